@@ -1,0 +1,52 @@
+# Every target makes its own virtual environment; only python3 with venv and a package index are assumed.
+PYTHON ?= python3
+# Requirement for PyTorch in the full environment (with torchvision and timm) ...
+TORCH ?= torch
+# ... and in the minimal one, which has neither.
+TORCH_MINIMAL ?= torch==2.13.0
+
+# Two single-threaded workers are faster than one test with two threads, whose tensors are small.
+PYTEST = -m pytest --numprocesses 2 --dist worksteal
+
+.PHONY: demo test test-slow test-minimal quality style clean
+
+demo: .venv/.installed
+	.venv/bin/python scripts/quickstart.py --output_dir outputs
+
+test: .venv/.installed
+	.venv/bin/python $(PYTEST) -m "not slow"
+
+test-slow: .venv/.installed
+	.venv/bin/python $(PYTEST) -m slow
+
+test-minimal: .venv-minimal/.installed
+	.venv-minimal/bin/python $(PYTEST) -m "not slow"
+
+quality: .venv-quality/.installed
+	.venv-quality/bin/ruff check .
+	.venv-quality/bin/ruff format --check .
+
+style: .venv-quality/.installed
+	.venv-quality/bin/ruff check --fix .
+	.venv-quality/bin/ruff format .
+
+clean:
+	rm -rf .venv .venv-minimal .venv-quality outputs
+
+.venv/.installed: setup.py
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	.venv/bin/python -m pip install --quiet "$(TORCH)" --editable ".[train,viz,test]"
+	touch $@
+
+.venv-minimal/.installed: setup.py
+	$(PYTHON) -m venv .venv-minimal
+	.venv-minimal/bin/python -m pip install --quiet --upgrade pip
+	.venv-minimal/bin/python -m pip install --quiet "$(TORCH_MINIMAL)" --editable ".[test]"
+	touch $@
+
+.venv-quality/.installed: setup.py
+	$(PYTHON) -m venv .venv-quality
+	.venv-quality/bin/python -m pip install --quiet --upgrade pip
+	.venv-quality/bin/python -m pip install --quiet "ruff>=0.9"
+	touch $@

@@ -1,0 +1,41 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""Packaging of cait-hf."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/cait_hf/__init__.py").read_text(), re.MULTILINE).group(1)
+
+setup(
+    name="cait-hf",
+    version=VERSION,
+    description='CaiT ("Going deeper with Image Transformers") as a native Hugging Face Transformers model',
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    package_data={"cait_hf": ["*.json"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "accelerate>=1.1",
+        "datasets>=4.0",
+        "evaluate>=0.4.6",
+        "huggingface-hub>=1.3",
+        "numpy",
+        "pillow>=10",
+        "safetensors>=0.5",
+        "torch>=2.11",
+        "transformers>=5.17",
+    ],
+    extras_require={
+        "train": ["timm>=1.0.20", "torchvision"],
+        "viz": ["matplotlib>=3.8"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "scikit-learn>=1.5"],
+        "quality": ["ruff>=0.9"],
+    },
+)
