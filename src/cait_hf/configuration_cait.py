@@ -1,0 +1,206 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""CaiT configuration: geometry and regularisation of "Going deeper with Image Transformers" (arXiv 2103.17239).
+
+Defaults are those of the smallest official checkpoint, `XXS24_224` (facebookresearch/deit, `cait_models.py`).
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils.generic import is_timm_config_dict
+
+from .checkpoints import config_kwargs_from_timm, default_layer_scale_init_value
+
+
+@strict
+class CaitConfig(PreTrainedConfig):
+    r"""Configuration of a [`CaitModel`].
+
+    Args:
+        hidden_size (`int`, defaults to 192):
+            Width of the patch and class embeddings. A multiple of `num_attention_heads` (48 channels a head in every
+            official checkpoint).
+        num_hidden_layers (`int`, defaults to 24):
+            Depth of the patch stage: layers of talking-heads self-attention and MLP over the patches.
+        num_class_attention_layers (`int`, defaults to 2):
+            Depth of the class stage: layers in which only the class token is updated.
+        num_attention_heads (`int`, defaults to 4):
+            Heads of both stages.
+        intermediate_size (`int`, defaults to 768):
+            Hidden width of the MLPs of both stages.
+        hidden_act (`str`, defaults to `"gelu"`):
+            Activation of the MLPs, a name in `transformers.activations.ACT2FN`. `"gelu"` is the exact (erf) form.
+        hidden_dropout_prob (`float`, defaults to 0.0):
+            Dropout after the position embeddings, the attention output and both MLP linears of the patch stage. The
+            class stage has none.
+        attention_probs_dropout_prob (`float`, defaults to 0.0):
+            Dropout on the patch stage's attention maps, after the second head mixing (where the official code has it).
+        drop_path_rate (`float`, defaults to 0.0):
+            Stochastic depth of both residual branches of every patch layer: the same rate at all depths (paper,
+            section 4), none in the class stage. In [0, 1).
+        layer_scale_init_value (`float`, *optional*):
+            Initial value of the LayerScale vectors of both stages. `None` takes the rule of the paper by
+            `num_hidden_layers`: 0.1 up to 18, 1e-5 up to 24, 1e-6 deeper; the number found is what is saved.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the truncated normal that draws linears, mixing matrices, class token and positions.
+        layer_norm_eps (`float`, defaults to 1e-6):
+            Epsilon of every LayerNorm.
+        image_size (`int` or `(height, width)`, defaults to 224):
+            Pixels of the pictures whose patches the position table covers. A multiple of `patch_size`.
+        patch_size (`int` or `(height, width)`, defaults to 16):
+            Pixels of a patch.
+        num_channels (`int`, defaults to 3):
+            Channels of the pictures.
+        qkv_bias (`bool`, defaults to `True`):
+            Whether queries, keys and values of both stages have a bias.
+        interpolate_pos_encoding (`bool`, defaults to `False`):
+            Whether the model resizes its position table when a picture has another size than `image_size`; the
+            argument of the same name of `forward` overrides it for one call.
+
+    Raises:
+        ValueError: for a value or a combination no CaiT can have; the sentence names field, value and what is allowed.
+        StrictDataclassFieldValidationError: (of `huggingface_hub`) for a field of the wrong type.
+
+    Example:
+
+    ```python
+    >>> from cait_hf import CaitConfig, CaitModel
+
+    >>> config = CaitConfig(num_hidden_layers=12)  # XXS width, 12 layers
+    >>> config.layer_scale_init_value
+    0.1
+    >>> model = CaitModel(config)  # random weights
+    ```"""
+
+    model_type = "cait"
+
+    hidden_size: int = 192
+    num_hidden_layers: int = 24
+    num_class_attention_layers: int = 2
+    num_attention_heads: int = 4
+    intermediate_size: int = 768
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    drop_path_rate: float | int = 0.0
+    layer_scale_init_value: float | int | None = None
+    initializer_range: float | int = 0.02
+    layer_norm_eps: float = 1e-6
+    image_size: int | list[int] | tuple[int, int] = 224
+    patch_size: int | list[int] | tuple[int, int] = 16
+    num_channels: int = 3
+    qkv_bias: bool = True
+    interpolate_pos_encoding: bool = False
+
+    def __post_init__(self, **kwargs):
+        for name in _COUNTS:
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "an integer >= 1")
+        for name in _RATES:
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a rate in [0, 1)")
+        for name in ("initializer_range", "layer_norm_eps"):
+            value = getattr(self, name)
+            _require(0 < value < math.inf, name, value, "a finite number > 0")
+        for name in ("image_size", "patch_size"):
+            setattr(self, name, _int_or_pair(name, getattr(self, name)))
+
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            "hidden_size",
+            self.hidden_size,
+            f"a multiple of num_attention_heads ({self.num_attention_heads})",
+        )
+        _require(self.hidden_act in ACT2FN, "hidden_act", repr(self.hidden_act), f"one of {', '.join(sorted(ACT2FN))}")
+        _require(
+            all(size % patch == 0 for size, patch in zip(as_pair(self.image_size), as_pair(self.patch_size))),
+            "image_size",
+            self.image_size,
+            f"a multiple of patch_size ({self.patch_size}) in height and width",
+        )
+
+        if self.layer_scale_init_value is None:
+            self.layer_scale_init_value = default_layer_scale_init_value(self.num_hidden_layers)
+        _require(
+            0 <= self.layer_scale_init_value < math.inf,
+            "layer_scale_init_value",
+            self.layer_scale_init_value,
+            "a finite number >= 0, or None for the paper's rule by depth",
+        )
+        super().__post_init__(**kwargs)
+
+    @property
+    def output_attentions(self) -> bool | None:
+        """`bool`: whether every call returns the attention maps, as if `output_attentions=True` were passed to it."""
+        return self._output_attentions
+
+    @output_attentions.setter
+    def output_attentions(self, value: bool | None):
+        self._output_attentions = value
+
+    def validate_output_attentions(self):
+        """Accepts `output_attentions` with every attention implementation.
+
+        The base class, here and in the setter, wants "eager" for it; CaiT's layers compute the maps eagerly whenever
+        they are asked for.
+        """
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read `config.json`; timm's own Hub format (`timm/cait_*`) is translated to the fields of this class."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if is_timm_config_dict(config_dict):
+            config_dict = {"model_type": cls.model_type, **config_kwargs_from_timm(config_dict)}
+        return config_dict, kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "CaitConfig":
+        """Build the configuration from a dictionary; `kwargs` that are fields override it and are validated with it.
+
+        Raises:
+            ValueError: if the dictionary is the configuration of another model.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"The configuration has model_type={model_type!r}, but {cls.__name__} reads only {cls.model_type!r} "
+                "and timm's cait_* configurations."
+            )
+        # The base class would assign overrides after the checks of __post_init__.
+        overrides = {name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs}
+        return super().from_dict({**config_dict, **overrides}, **kwargs)
+
+
+_COUNTS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_class_attention_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "num_channels",
+)
+_RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
+
+
+def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of a size in pixels that was given as one number for both or as the two."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _int_or_pair(name: str, size: int | Sequence[int]) -> int | tuple[int, int]:
+    pair = as_pair(size)
+    _require(len(pair) == 2 and min(pair) >= 1, name, size, "a number of pixels >= 1 or (height, width)")
+    return size if isinstance(size, int) else pair
+
+
+def _require(condition: bool, name: str, value: Any, allowed: str):
+    if not condition:
+        raise ValueError(f"CaitConfig: {name} is {value}, but it must be {allowed}.")
+
+
+__all__ = ["CaitConfig"]
