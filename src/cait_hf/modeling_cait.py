@@ -1,0 +1,692 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""CaiT, "Going deeper with Image Transformers" (Touvron et al. 2021, arXiv 2103.17239), as a Transformers model.
+
+Same mathematics as `cait_models.py` of facebookresearch/deit and as timm's `cait.py`, in the names and with the
+mechanisms of Transformers' own vision models. Shapes in comments: B pictures, N patches, C `hidden_size`.
+"""
+
+import copy
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, load_state_dict
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, cached_file
+from transformers.utils.generic import can_return_tuple, is_timm_config_dict, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .attention_cait import class_attention_forward, talking_heads_attention_forward
+from .configuration_cait import CaitConfig, as_pair
+from .state_dict import convert_official_state_dict
+
+
+@dataclass
+class CaitModelOutput(BaseModelOutputWithPooling):
+    """Output of [`CaitModel`].
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, 1 + patches, hidden_size)`):
+            The class token, then the patches, after the final LayerNorm.
+        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`):
+            The class token after the final LayerNorm.
+        hidden_states (`tuple(torch.FloatTensor)`, with `output_hidden_states=True`):
+            `num_hidden_layers + 1` tensors `(batch, patches, hidden_size)`: the embeddings and the output of every
+            patch layer, before the final LayerNorm.
+        attentions (`tuple(torch.FloatTensor)`, with `output_attentions=True`):
+            `num_hidden_layers` maps `(batch, heads, patches, patches)`: the weights that multiply the values, after
+            the second head mixing; their rows need not sum to 1.
+        class_attentions (`tuple(torch.FloatTensor)`, with `output_attentions=True` or `output_class_attentions=True`):
+            `num_class_attention_layers` maps `(batch, heads, 1, 1 + patches)`: what the class token looks at.
+        class_hidden_states (`tuple(torch.FloatTensor)`, with `output_class_hidden_states=True`):
+            `num_class_attention_layers` tensors `(batch, 1, hidden_size)`: the class token after every class layer.
+    """
+
+    class_attentions: tuple[torch.FloatTensor, ...] | None = None
+    class_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class CaitForImageClassificationOutput(ImageClassifierOutput):
+    """Output of [`CaitForImageClassification`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, with `labels`): the loss, in float32 or wider.
+        logits (`torch.FloatTensor` of shape `(batch, num_labels)`): class scores before any softmax or sigmoid.
+        hidden_states, attentions, class_attentions, class_hidden_states: as in [`CaitModelOutput`].
+    """
+
+    class_attentions: tuple[torch.FloatTensor, ...] | None = None
+    class_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+class CaitPatchEmbeddings(nn.Module):
+    """Non-overlapping patches, each projected linearly: `(B, channels, height, width)` to `(B, N, C)`."""
+
+    def __init__(self, config: CaitConfig):
+        super().__init__()
+        self.num_channels = config.num_channels
+        self.patch_size = as_pair(config.patch_size)
+        self.projection = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size
+        )
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.num_channels:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}, but it must be "
+                f"(batch, {self.num_channels}, height, width)."
+            )
+        height, width = pixel_values.shape[-2:]
+        if height % self.patch_size[0] or width % self.patch_size[1]:
+            raise ValueError(
+                f"pixel_values has height and width {height} x {width}, but both must be multiples of the patch size "
+                f"{self.patch_size[0]} x {self.patch_size[1]}."
+            )
+        return self.projection(pixel_values.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)
+
+
+class CaitEmbeddings(nn.Module):
+    """Patch embeddings with learned positions, and the class token, which has no position (paper, section 3)."""
+
+    def __init__(self, config: CaitConfig):
+        super().__init__()
+        self.image_size = as_pair(config.image_size)
+        self.patch_size = as_pair(config.patch_size)
+        self.patch_embeddings = CaitPatchEmbeddings(config)
+        height, width = self.grid_size
+        self.position_embeddings = nn.Parameter(torch.zeros(1, height * width, config.hidden_size))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of patches that the stored position table covers."""
+        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+
+    def interpolate_pos_encoding(self, height: int, width: int) -> torch.Tensor:
+        """The position table `(1, N, C)` for a picture of `height` x `width` pixels, resized if it has another grid.
+
+        Bicubic, `align_corners=False`, as the official fine-tuning does (facebookresearch/deit, `main.py`); computed
+        in float32 or wider, returned in the table's dtype.
+        """
+        table = self.position_embeddings
+        grid = (height // self.patch_size[0], width // self.patch_size[1])
+        if grid == self.grid_size:
+            return table
+        resized = table.to(torch.promote_types(table.dtype, torch.float32))
+        resized = resized.unflatten(1, self.grid_size).permute(0, 3, 1, 2)  # (1, C, rows, columns)
+        resized = nn.functional.interpolate(resized, size=grid, mode="bicubic", align_corners=False)
+        return resized.flatten(2).transpose(1, 2).to(table.dtype).contiguous()
+
+    def forward(
+        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        patch_embeddings = self.patch_embeddings(pixel_values)
+        height, width = pixel_values.shape[-2:]
+        if interpolate_pos_encoding:
+            position_embeddings = self.interpolate_pos_encoding(height, width)
+        elif (height, width) == self.image_size:
+            position_embeddings = self.position_embeddings
+        else:
+            raise ValueError(
+                f"pixel_values has height and width {height} x {width}, but the model's image_size is "
+                f"{self.image_size[0]} x {self.image_size[1]}; pass interpolate_pos_encoding=True to resize the "
+                "position embeddings."
+            )
+        class_token = self.cls_token.expand(pixel_values.shape[0], -1, -1)
+        return self.dropout(patch_embeddings + position_embeddings), class_token
+
+
+class CaitSelfAttention(nn.Module):
+    """Talking-heads self-attention over the patches (`Attention_talking_head` of the official code)."""
+
+    def __init__(self, config: CaitConfig):
+        super().__init__()
+        self.config = config
+        heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_probs_dropout_prob
+
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        # The head mixings are (heads, heads) parameters, not `nn.Linear`s, so that quantizers and adapters, which
+        # replace linears by name or type, leave these few numbers alone.
+        self.proj_l_weight = nn.Parameter(torch.zeros(heads, heads))  # mixes the scores ("logits")
+        self.proj_l_bias = nn.Parameter(torch.zeros(heads))
+        self.proj_w_weight = nn.Parameter(torch.zeros(heads, heads))  # mixes the probabilities ("weights")
+        self.proj_w_bias = nn.Parameter(torch.zeros(heads))
+
+    def forward(
+        self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        input_shape = hidden_states.shape[:-1]
+        hidden_shape = (*input_shape, -1, self.head_dim)
+
+        query_states = self.q_proj(hidden_states).view(hidden_shape).transpose(1, 2)
+        key_states = self.k_proj(hidden_states).view(hidden_shape).transpose(1, 2)
+        value_states = self.v_proj(hidden_states).view(hidden_shape).transpose(1, 2)
+
+        attn_output, attn_weights = talking_heads_attention_forward(
+            query_states,
+            key_states,
+            value_states,
+            self.proj_l_weight,
+            self.proj_l_bias,
+            self.proj_w_weight,
+            self.proj_w_bias,
+            scaling=self.scaling,
+            dropout=self.attention_dropout if self.training else 0.0,
+        )
+        attn_output = self.o_proj(attn_output.reshape(*input_shape, -1))
+        return attn_output, attn_weights
+
+
+class CaitClassAttention(nn.Module):
+    """Attention from the class token to [class token, patches] (`Class_Attention` of the official code)."""
+
+    def __init__(self, config: CaitConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        output_attentions: bool | None = None,
+        output_class_attentions: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch_size = hidden_states.shape[0]  # hidden_states: (B, 1 + N, C), the class token first
+        hidden_shape = (batch_size, -1, self.config.num_attention_heads, self.head_dim)
+
+        query_states = self.q_proj(hidden_states[:, :1]).view(hidden_shape).transpose(1, 2)
+        key_states = self.k_proj(hidden_states).view(hidden_shape).transpose(1, 2)
+        value_states = self.v_proj(hidden_states).view(hidden_shape).transpose(1, 2)
+
+        # Other implementations than the eager one return no map, so asking for maps means eager here.
+        attention_interface: Callable = class_attention_forward
+        if not output_class_attentions:
+            attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+                self.config._attn_implementation, class_attention_forward
+            )
+        attn_output, attn_weights = attention_interface(
+            self, query_states, key_states, value_states, None, scaling=self.scaling, **kwargs
+        )
+        attn_output = self.o_proj(attn_output.reshape(batch_size, 1, -1))
+        return attn_output, attn_weights
+
+
+class CaitMLP(nn.Module):
+    def __init__(self, config: CaitConfig, dropout: float):
+        super().__init__()
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.dropout(self.activation_fn(self.fc1(hidden_states)))
+        return self.dropout(self.fc2(hidden_states))
+
+
+class CaitLayerScale(nn.Module):
+    """A learned factor for each channel of a residual branch (paper, section 2, equation 4)."""
+
+    def __init__(self, config: CaitConfig):
+        super().__init__()
+        self.lambda1 = nn.Parameter(torch.full((config.hidden_size,), float(config.layer_scale_init_value)))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states * self.lambda1
+
+
+class CaitDropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): in training, drops a residual branch for whole pictures of the batch."""
+
+    def __init__(self, drop_prob: float):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.drop_prob == 0.0 or not self.training:
+            return hidden_states
+        keep_prob = 1.0 - self.drop_prob
+        kept = hidden_states.new_empty(hidden_states.shape[0], 1, 1).bernoulli_(keep_prob)
+        return hidden_states * (kept / keep_prob)
+
+    def extra_repr(self) -> str:
+        return f"drop_prob={self.drop_prob}"
+
+
+class CaitLayer(GradientCheckpointingLayer):
+    """A layer of the patch stage: talking-heads self-attention and MLP (`LayerScale_Block` of the official code)."""
+
+    def __init__(self, config: CaitConfig):
+        super().__init__()
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = CaitSelfAttention(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layer_scale1 = CaitLayerScale(config)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = CaitMLP(config, dropout=config.hidden_dropout_prob)
+        self.layer_scale2 = CaitLayerScale(config)
+        self.drop_path = CaitDropPath(config.drop_path_rate)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        residual = hidden_states
+        hidden_states, _ = self.attention(self.layernorm_before(hidden_states), **kwargs)
+        hidden_states = residual + self.drop_path(self.layer_scale1(self.dropout(hidden_states)))
+
+        residual = hidden_states
+        hidden_states = self.mlp(self.layernorm_after(hidden_states))
+        return residual + self.drop_path(self.layer_scale2(hidden_states))
+
+
+class CaitClassLayer(GradientCheckpointingLayer):
+    """A layer of the class stage: only the class token changes (`LayerScale_Block_CA` of the official code)."""
+
+    def __init__(self, config: CaitConfig):
+        super().__init__()
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = CaitClassAttention(config)
+        self.layer_scale1 = CaitLayerScale(config)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = CaitMLP(config, dropout=0.0)
+        self.layer_scale2 = CaitLayerScale(config)
+
+    def forward(
+        self, class_token: torch.Tensor, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        # class_token: (B, 1, C); hidden_states: (B, N, C), the same for every class layer
+        sequence = self.layernorm_before(torch.cat((class_token, hidden_states), dim=1))
+        attn_output, _ = self.attention(sequence, **kwargs)
+        class_token = class_token + self.layer_scale1(attn_output)
+        return class_token + self.layer_scale2(self.mlp(self.layernorm_after(class_token)))
+
+
+class CaitPreTrainedModel(PreTrainedModel):
+    """What every CaiT model shares: initialisation, loading (timm's format included), and its parameter groups."""
+
+    config: CaitConfig
+    base_model_prefix = "cait"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CaitEmbeddings", "CaitLayer", "CaitClassLayer"]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": CaitLayer,
+        "attentions": CaitSelfAttention,
+        "class_attentions": CaitClassAttention,
+        "class_hidden_states": CaitClassLayer,
+    }
+    _input_embed_layer = "patch_embeddings"
+    # The loss is a mean over the batch whatever keyword arguments come: Trainer must average it over accumulated
+    # batches itself.
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Official initialisation (facebookresearch/deit, `cait_models.py`): truncated normals and zeros, LayerScale
+        constant, the patch projection left at PyTorch's default for convolutions."""
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            fan_in = module.weight[0].numel()
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            init.uniform_(module.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        elif isinstance(module, CaitEmbeddings):
+            init.trunc_normal_(module.position_embeddings, std=std)
+            init.trunc_normal_(module.cls_token, std=std)
+        elif isinstance(module, CaitSelfAttention):
+            for weight, bias in (
+                (module.proj_l_weight, module.proj_l_bias),
+                (module.proj_w_weight, module.proj_w_bias),
+            ):
+                init.trunc_normal_(weight, std=std)
+                init.zeros_(bias)
+        elif isinstance(module, CaitLayerScale):
+            init.constant_(module.lambda1, self.config.layer_scale_init_value)
+        else:
+            super()._init_weights(module)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args,
+        config: CaitConfig | str | os.PathLike | None = None,
+        **kwargs,
+    ):
+        """Load a checkpoint in this package's format or in timm's (the files of the `timm/cait_*` repositories).
+
+        Beyond [`~transformers.PreTrainedModel.from_pretrained`], whose arguments all hold: with an `image_size` other
+        than the checkpoint's (as an argument or in `config`), the weights are loaded at the stored size and the
+        position table is then resized, see [`~CaitPreTrainedModel.resize_position_embeddings`].
+
+        Raises:
+            ValueError: if the checkpoint's configuration is another model's, or timm's weights do not fit a CaiT.
+            OSError: if the folder, repository or one of its files does not exist.
+        """
+        hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
+        if config is not None and not isinstance(config, PreTrainedConfig):
+            config = cls.config_class.from_pretrained(config, **hub_kwargs)
+        try:
+            stored_config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
+        except OSError:
+            # a folder of adapters, a bare state dict, or nothing: the base class loads it or says what is wrong
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+
+        requested_size = kwargs.pop("image_size", stored_config.image_size if config is None else config.image_size)
+        if config is not None:
+            config = copy.deepcopy(config)
+            config.image_size = stored_config.image_size
+
+        if _is_timm_checkpoint(pretrained_model_name_or_path, hub_kwargs):
+            if config is None:
+                fields = {*cls.config_class.__dataclass_fields__, "num_labels"} - {"dtype"}
+                overrides = {name: kwargs.pop(name) for name in fields.intersection(kwargs)}
+                config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub_kwargs, **overrides)
+            state_dict = _load_timm_state_dict(pretrained_model_name_or_path, hub_kwargs)
+            loaded = super().from_pretrained(None, *model_args, config=config, state_dict=state_dict, **kwargs)
+            model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info=True
+            model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        else:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+
+        if as_pair(requested_size) != as_pair(stored_config.image_size):
+            model.resize_position_embeddings(requested_size)
+        return loaded
+
+    @torch.no_grad()
+    def resize_position_embeddings(self, image_size: int | tuple[int, int]):
+        """Make another picture size the model's own: resize the stored position table and set `config.image_size`.
+
+        Args:
+            image_size (`int` or `(height, width)`): pixels, multiples of the patch size.
+
+        The table is resized as the official fine-tuning at a higher resolution does (facebookresearch/deit,
+        `main.py`): bicubic over the grid of patches, `align_corners=False`; the class token has no position.
+
+        Raises:
+            ValueError: if `image_size` is not a multiple of the patch size, or the table is offloaded.
+        """
+        embeddings = self.base_model.embeddings
+        # a configuration of the new size validates it
+        new_config = type(self.config)(
+            image_size=image_size if isinstance(image_size, int) else tuple(image_size),
+            patch_size=self.config.patch_size,
+        )
+        height, width = as_pair(new_config.image_size)
+        table = embeddings.position_embeddings
+        if table.device.type == "meta":
+            raise ValueError(
+                "The position embeddings are offloaded: load the model without offloading first."
+            )
+        resized = embeddings.interpolate_pos_encoding(height, width)
+        embeddings.position_embeddings = nn.Parameter(resized, requires_grad=table.requires_grad)
+        embeddings.image_size = (height, width)
+        self.config.image_size = new_config.image_size
+
+    def get_position_embeddings(self) -> nn.Parameter:
+        """The position table `(1, patches, hidden_size)`."""
+        return self.base_model.embeddings.position_embeddings
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters with two or more axes that the official recipe exempts from weight decay.
+
+        These are the position table and the class token (`no_weight_decay` of the official code); its optimizer also
+        exempts every parameter with one axis (LayerScale, LayerNorm, biases), which needs no list.
+        """
+        return {name for name, _ in self.named_parameters() if name.endswith((".position_embeddings", ".cls_token"))}
+
+    def layer_groups(self) -> dict[str, dict[str, nn.Parameter]]:
+        """All parameters in the order in which a picture meets them, every one in exactly one group.
+
+        The groups are `"embeddings"`, `"layers.0"`, ..., `"class_layers.0"`, ..., `"head"` (final LayerNorm and
+        classifier), each a dictionary from the names of `named_parameters()` to the parameters. Freeze a prefix of the
+        groups, or give a group `decay ** (groups behind it)` of the learning rate. The class token belongs to the
+        first class layer, where it enters; timm groups it with the embeddings.
+        """
+        config = self.config
+        groups: dict[str, dict[str, nn.Parameter]] = {"embeddings": {}}
+        groups |= {f"layers.{index}": {} for index in range(config.num_hidden_layers)}
+        groups |= {f"class_layers.{index}": {} for index in range(config.num_class_attention_layers)}
+        groups["head"] = {}
+        for name, parameter in self.named_parameters():
+            stage, *rest = name.removeprefix(f"{self.base_model_prefix}.").split(".")
+            if rest[0] == "cls_token":
+                group = "class_layers.0"
+            elif stage in ("layers", "class_layers"):
+                group = f"{stage}.{rest[0]}"
+            else:
+                group = stage if stage in groups else "head"
+            groups[group][name] = parameter
+        return groups
+
+
+_HUB_KWARGS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+)
+
+
+def _is_timm_checkpoint(name_or_path: str | os.PathLike, hub_kwargs: dict) -> bool:
+    config_dict, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub_kwargs)
+    return is_timm_config_dict(config_dict)
+
+
+def _load_timm_state_dict(name_or_path: str | os.PathLike, hub_kwargs: dict) -> dict[str, torch.Tensor]:
+    for filename in ("model.safetensors", "pytorch_model.bin"):
+        path = cached_file(name_or_path, filename, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
+        if path is not None:
+            return convert_official_state_dict(load_state_dict(path))
+    raise OSError(f"{name_or_path} holds timm's config.json but neither model.safetensors nor pytorch_model.bin.")
+
+
+def _class_attentions_with_attentions(forward: Callable) -> Callable:
+    """Make `output_attentions=True`, of the call or of the config, ask for the maps of both stages."""
+
+    @wraps(forward)
+    def wrapper(self, *args, **kwargs):
+        output_attentions = kwargs.get("output_attentions")
+        if output_attentions is None:
+            kwargs["output_attentions"] = output_attentions = self.config.output_attentions
+        if kwargs.get("output_class_attentions") is None:
+            kwargs["output_class_attentions"] = output_attentions
+        return forward(self, *args, **kwargs)
+
+    return wrapper
+
+
+class CaitModel(CaitPreTrainedModel):
+    """CaiT without a head: a patch stage, then a class stage in which the class token gathers what it needs.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from cait_hf import CaitConfig, CaitModel
+
+    >>> model = CaitModel(CaitConfig(num_hidden_layers=2)).eval()
+    >>> outputs = model(torch.zeros(1, 3, 224, 224))
+    >>> outputs.last_hidden_state.shape, outputs.pooler_output.shape
+    (torch.Size([1, 197, 192]), torch.Size([1, 192]))
+    ```"""
+
+    def __init__(self, config: CaitConfig):
+        super().__init__(config)
+        self.embeddings = CaitEmbeddings(config)
+        self.layers = nn.ModuleList([CaitLayer(config) for _ in range(config.num_hidden_layers)])
+        self.class_layers = nn.ModuleList([CaitClassLayer(config) for _ in range(config.num_class_attention_layers)])
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @_class_attentions_with_attentions
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CaitModelOutput:
+        r"""
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
+                Pictures as the image processor returns them; cast to the dtype of the weights.
+            interpolate_pos_encoding (`bool`, *optional*):
+                Whether to resize the position table to a picture of another size than `config.image_size`. `None`
+                takes the configuration's value.
+            output_attentions, output_hidden_states (`bool`, *optional*), `output_class_attentions` and
+            `output_class_hidden_states`:
+                What to record, see [`CaitModelOutput`]; `output_attentions` records both kinds of maps.
+            return_dict (`bool`, *optional*):
+                Whether to return a [`CaitModelOutput`] (the default) or a tuple.
+
+        Raises:
+            ValueError: if `pixel_values` is missing, has a wrong shape, or a size the position table does not cover.
+        """
+        if pixel_values is None:
+            raise ValueError("pixel_values is None, but it must be a tensor (batch, channels, height, width).")
+        if interpolate_pos_encoding is None:
+            interpolate_pos_encoding = self.config.interpolate_pos_encoding
+
+        hidden_states, class_token = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        for class_layer in self.class_layers:
+            class_token = class_layer(class_token, hidden_states, **kwargs)
+
+        sequence_output = self.layernorm(torch.cat((class_token, hidden_states), dim=1))
+        return CaitModelOutput(last_hidden_state=sequence_output, pooler_output=sequence_output[:, 0])
+
+
+def image_classification_loss(
+    labels: torch.Tensor, logits: torch.Tensor, config: CaitConfig, **kwargs
+) -> torch.Tensor:
+    """The loss of a batch, chosen by `config.problem_type` and the labels; the config is never changed.
+
+    Args:
+        labels (`torch.Tensor`): one of
+            - integers `(batch,)` in [0, num_labels), -100 is ignored: cross-entropy;
+            - floats `(batch, num_labels)`, a distribution over the classes: soft-target cross-entropy (mixup, cutmix,
+              distillation);
+            - `(batch, num_labels)` of 0 and 1 with `problem_type="multi_label_classification"`: binary cross-entropy;
+            - numbers of the shape of the logits, or `(batch,)` when `num_labels` is 1, with
+              `problem_type="regression"` or `num_labels=1`: mean squared error.
+        logits (`torch.Tensor` of shape `(batch, num_labels)`):
+            of any float dtype; the loss is computed in float32 or wider.
+
+    Raises:
+        ValueError: if the labels' shape or dtype fits none of these.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    batch_size, num_labels = logits.shape
+    labels = labels.to(logits.device)
+    if config.problem_type == "regression" or (config.problem_type is None and num_labels == 1):
+        if labels.numel() == logits.numel():
+            return nn.functional.mse_loss(logits, labels.view(logits.shape).to(logits.dtype))
+        allowed = f"({batch_size}, {num_labels})"
+    elif config.problem_type == "multi_label_classification":
+        if labels.shape == logits.shape:
+            return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        allowed = f"({batch_size}, {num_labels}) for multi-label classification"
+    else:
+        if labels.is_floating_point() and labels.shape == logits.shape:
+            return nn.functional.cross_entropy(logits, labels.to(logits.dtype))
+        if not labels.is_floating_point() and labels.shape == (batch_size,):
+            return nn.functional.cross_entropy(logits, labels.long())
+        allowed = f"({batch_size},) for class indices or, as floats, ({batch_size}, {num_labels}) for soft labels"
+    raise ValueError(f"labels has shape {tuple(labels.shape)} and dtype {labels.dtype}, but it must be {allowed}.")
+
+
+class CaitForImageClassification(CaitPreTrainedModel):
+    """CaiT with a linear classifier on the normalised class token.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from cait_hf import CaitConfig, CaitForImageClassification
+
+    >>> model = CaitForImageClassification(CaitConfig(num_hidden_layers=2, num_labels=10))
+    >>> outputs = model(torch.zeros(1, 3, 224, 224), labels=torch.tensor([3]))
+    >>> outputs.logits.shape
+    torch.Size([1, 10])
+    ```"""
+
+    def __init__(self, config: CaitConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.cait = CaitModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        # Set here because Transformers would choose the loss by the name of the class, which subclasses change.
+        self.loss_function = image_classification_loss
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CaitForImageClassificationOutput:
+        r"""
+        Args:
+            pixel_values, interpolate_pos_encoding: as in [`CaitModel.forward`], like what to record.
+            labels (`torch.Tensor`, *optional*):
+                Class indices `(batch,)`, soft labels `(batch, num_labels)`, multi-label or regression targets, see
+                [`image_classification_loss`].
+
+        Raises:
+            ValueError: as [`CaitModel.forward`], and if `labels` fits no loss.
+        """
+        outputs: CaitModelOutput = self.cait(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        logits = self.classifier(outputs.pooler_output)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels, logits, self.config, **kwargs)
+        return CaitForImageClassificationOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            class_attentions=outputs.class_attentions,
+            class_hidden_states=outputs.class_hidden_states,
+        )
+
+
+__all__ = ["CaitForImageClassification", "CaitModel", "CaitPreTrainedModel"]

@@ -1,0 +1,261 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""`from_pretrained` on timm's own Hub format and on ours, through Trainer's resume too, and what it refuses."""
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+from random_weights import pictures, randomize_, tiny_config
+from transformers import (
+    AutoModelForImageClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil, CaitModel
+from cait_hf.state_dict import convert_to_official_state_dict
+
+
+@pytest.fixture(scope="module")
+def timm_folder(tmp_path_factory):
+    """A folder as a `timm/cait_*` repository is, with random weights at the geometry of XXS24_224 and 1000 classes."""
+    folder = tmp_path_factory.mktemp("timm") / "cait_xxs24_224.fb_dist_in1k"
+    folder.mkdir()
+    model = randomize_(CaitForImageClassification(CaitConfig(num_labels=1000)))
+    official = convert_to_official_state_dict(model.state_dict())
+    safetensors.torch.save_file(official, folder / "model.safetensors", metadata={"format": "pt"})
+    pretrained_cfg = {
+        "tag": "fb_dist_in1k",
+        "input_size": [3, 224, 224],
+        "fixed_input_size": True,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "num_classes": 1000,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }
+    config = {
+        "architecture": "cait_xxs24_224",
+        "num_classes": 1000,
+        "num_features": 192,
+        "global_pool": "token",
+        "pretrained_cfg": pretrained_cfg,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(timm_folder) -> torch.Tensor:
+    model = randomize_(CaitForImageClassification(CaitConfig(num_labels=1000)))
+    with torch.no_grad():
+        return model(pictures(1, 224)).logits
+
+
+@torch.no_grad()
+def test_timm_repository_loads_directly(timm_folder, expected):
+    model = CaitForImageClassification.from_pretrained(timm_folder)
+    assert not model.training
+    assert torch.equal(model(pictures(1, 224)).logits, expected)
+    assert (model.config.hidden_size, model.config.num_hidden_layers, model.config.image_size) == (192, 24, 224)
+    assert model.config.layer_scale_init_value == 1e-5
+    assert model.config.id2label[0] == "tench, Tinca tinca"
+    assert model.config.label2id["toilet tissue, toilet paper, bathroom tissue"] == 999
+    assert model.name_or_path == str(timm_folder)
+
+    base = CaitModel.from_pretrained(timm_folder)
+    assert torch.equal(model.classifier(base(pictures(1, 224)).pooler_output), expected)
+
+    processor = CaitImageProcessorPil.from_pretrained(timm_folder)
+    assert processor.size["shortest_edge"] == 224
+
+
+@torch.no_grad()
+def test_what_was_loaded_from_timm_is_saved_in_our_names(timm_folder, expected, tmp_path):
+    CaitForImageClassification.from_pretrained(timm_folder).save_pretrained(tmp_path)
+    with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(CaitForImageClassification(CaitConfig(num_labels=1000)).state_dict())
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert torch.equal(loaded(pictures(1, 224)).logits, expected)
+    assert loaded.config.id2label[0] == "tench, Tinca tinca"
+
+
+@torch.no_grad()
+def test_arguments_of_from_pretrained_hold_for_timm_repositories(timm_folder):
+    model, info = CaitForImageClassification.from_pretrained(
+        timm_folder,
+        num_labels=3,
+        ignore_mismatched_sizes=True,
+        image_size=(192, 256),
+        drop_path_rate=0.2,
+        dtype=torch.bfloat16,
+        attn_implementation="eager",
+        output_loading_info=True,
+    )
+    assert model.classifier.out_features == 3
+    assert {key for key, *_ in info["mismatched_keys"]} == {"classifier.weight", "classifier.bias"}
+    assert model.dtype == torch.bfloat16
+    assert model.config._attn_implementation == "eager"
+    assert model.config.drop_path_rate == model.cait.layers[0].drop_path.drop_prob == 0.2
+    assert model.config.image_size == (192, 256)
+    assert model(pictures(1, 192, 256)).logits.isfinite().all()
+
+    config = CaitConfig.from_pretrained(timm_folder, image_size=256)
+    resized = CaitForImageClassification.from_pretrained(timm_folder, config=config)
+    reference = CaitForImageClassification.from_pretrained(timm_folder)
+    assert torch.equal(
+        resized(pictures(1, 256)).logits, reference(pictures(1, 256), interpolate_pos_encoding=True).logits
+    )
+    assert config.image_size == 256  # the caller's object is not touched
+
+
+def test_key_names_are_not_rewritten_by_a_global_mapping(tmp_path):
+    """A registered conversion mapping would make Trainer's resume lose every weight: there is none for "cait"."""
+    model = randomize_(CaitForImageClassification(tiny_config()))
+    model.save_pretrained(tmp_path)
+    with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(model.state_dict())
+    loaded = CaitForImageClassification.from_pretrained(tmp_path)
+    assert not getattr(loaded, "_weight_conversions", None)
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+def train(folder, stop_at=None, resume=None, **arguments):
+    model = randomize_(CaitForImageClassification(tiny_config(drop_path_rate=0.1)))
+    x, y = pictures(24, 32), torch.arange(24) % 5
+    dataset = [{"pixel_values": x[i], "labels": y[i]} for i in range(24)]
+    args = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=6,
+        per_device_train_batch_size=4,
+        learning_rate=1e-3,
+        save_steps=3,
+        logging_steps=100,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        seed=3,
+        **arguments,
+    )
+    callbacks = [StopAt(stop_at)] if stop_at else []
+    trainer = Trainer(model, args, train_dataset=dataset, eval_dataset=dataset[:8], callbacks=callbacks)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def test_trainer_resume_restores_every_tensor(tmp_path):
+    whole = train(tmp_path / "whole").model.state_dict()
+    train(tmp_path / "parts", stop_at=3)
+    resumed = train(tmp_path / "parts", resume=str(tmp_path / "parts" / "checkpoint-3")).model.state_dict()
+    start = randomize_(CaitForImageClassification(tiny_config())).state_dict()
+    for name, tensor in whole.items():
+        assert torch.equal(resumed[name], tensor), name
+        assert not torch.equal(start[name], tensor) or name.endswith(("proj_l_bias", "k_proj.bias")), name
+
+
+def test_trainer_loads_the_best_model(tmp_path):
+    trainer = train(
+        tmp_path,
+        eval_strategy="steps",
+        eval_steps=3,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+    )
+    best = CaitForImageClassification.from_pretrained(trainer.state.best_model_checkpoint).state_dict()
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(best[name], tensor), name
+
+
+def test_accumulated_gradients_equal_the_large_batch(tmp_path):
+    """Four batches of 4 with accumulation move the weights as one batch of 16 does; soft labels included (T5)."""
+
+    def one_step(folder, batch, accumulation, labels):
+        model = randomize_(CaitForImageClassification(tiny_config()))
+        x = pictures(16, 32)
+        dataset = [{"pixel_values": x[i], "labels": labels[i]} for i in range(16)]
+        args = TrainingArguments(
+            output_dir=str(folder),
+            max_steps=1,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            learning_rate=0.1,
+            optim="sgd",
+            max_grad_norm=0.0,
+            lr_scheduler_type="constant",
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        result = Trainer(model, args, train_dataset=dataset).train()
+        return model.state_dict(), result.training_loss
+
+    soft = torch.rand(16, 5, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    for labels in (torch.arange(16) % 5, soft):
+        large, large_loss = one_step(tmp_path / "large", 16, 1, labels)
+        small, small_loss = one_step(tmp_path / "small", 4, 4, labels)
+        assert small_loss == pytest.approx(large_loss, rel=1e-5)
+        for name, tensor in large.items():
+            torch.testing.assert_close(small[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+# --- refusals
+
+
+def test_other_models_are_refused(tmp_path):
+    config = ViTConfig(hidden_size=48, num_hidden_layers=1, num_attention_heads=4, image_size=32)
+    vit = ViTForImageClassification(config)
+    vit.save_pretrained(tmp_path / "vit")
+    with pytest.raises(ValueError, match="model_type='vit'"):
+        CaitForImageClassification.from_pretrained(tmp_path / "vit")
+
+
+def test_timm_repository_of_another_architecture_is_refused(timm_folder, tmp_path):
+    config = json.loads((timm_folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architecture": "vit_base_patch16_224"}))
+    with pytest.raises(ValueError, match="vit_base_patch16_224"):
+        CaitForImageClassification.from_pretrained(tmp_path)
+
+
+def test_timm_repository_with_wrong_weights_is_refused(timm_folder, tmp_path):
+    (tmp_path / "config.json").write_bytes((timm_folder / "config.json").read_bytes())
+    with pytest.raises(OSError, match="neither model.safetensors nor pytorch_model.bin"):
+        CaitForImageClassification.from_pretrained(tmp_path)
+    weights = safetensors.torch.load_file(timm_folder / "model.safetensors")
+    weights.pop("blocks.3.attn.proj_w.weight")
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"blocks\.3\.attn\.proj_w\.weight"):
+        CaitForImageClassification.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["empty", "missing"])
+def test_folders_without_a_model_are_refused(tmp_path, what):
+    folder = tmp_path / "folder"
+    if what == "empty":
+        folder.mkdir()
+    with pytest.raises(OSError, match="folder"):
+        CaitForImageClassification.from_pretrained(folder)
+
+
+def test_state_dict_and_config_objects_load(tmp_path):
+    model = randomize_(CaitForImageClassification(tiny_config()))
+    loaded = CaitForImageClassification.from_pretrained(None, config=model.config, state_dict=model.state_dict())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    model.save_pretrained(tmp_path)
+    by_path = CaitForImageClassification.from_pretrained(tmp_path, config=str(tmp_path))
+    assert torch.equal(by_path.classifier.weight, model.classifier.weight)
