@@ -1,0 +1,57 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""CaiT ("Going deeper with Image Transformers", arXiv 2103.17239) for Hugging Face Transformers.
+
+Importing the package registers model type `"cait"` with `AutoConfig`, `AutoModel`, `AutoModelForImageClassification`
+and `AutoImageProcessor`.
+"""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers.utils import is_torchvision_available
+
+from .checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint
+from .configuration_cait import CaitConfig
+from .image_processing_pil_cait import CaitImageProcessorPil
+from .modeling_cait import (
+    CaitForImageClassification,
+    CaitForImageClassificationOutput,
+    CaitModel,
+    CaitModelOutput,
+    CaitPreTrainedModel,
+)
+
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CHECKPOINTS",
+    "CaitCheckpoint",
+    "CaitConfig",
+    "CaitForImageClassification",
+    "CaitForImageClassificationOutput",
+    "CaitImageProcessorPil",
+    "CaitModel",
+    "CaitModelOutput",
+    "CaitPreTrainedModel",
+    "find_checkpoint",
+]
+
+_image_processor_classes = {"pil": CaitImageProcessorPil}
+if is_torchvision_available():
+    from .image_processing_cait import CaitImageProcessor
+
+    __all__ += ["CaitImageProcessor"]
+    _image_processor_classes["torchvision"] = CaitImageProcessor
+
+else:
+
+    def __getattr__(name: str):
+        if name == "CaitImageProcessor":
+            raise ImportError("CaitImageProcessor needs torchvision: install it, or use CaitImageProcessorPil.")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# exist_ok: importing twice (a reload, a remote-code copy beside the package) registers again
+AutoConfig.register(CaitConfig.model_type, CaitConfig, exist_ok=True)
+AutoModel.register(CaitConfig, CaitModel, exist_ok=True)
+AutoModelForImageClassification.register(CaitConfig, CaitForImageClassification, exist_ok=True)
+AutoImageProcessor.register(CaitConfig, image_processor_classes=_image_processor_classes, exist_ok=True)
