@@ -5,6 +5,8 @@ Importing the package registers model type `"cait"` with `AutoConfig`, `AutoMode
 and `AutoImageProcessor`.
 """
 
+from contextlib import suppress
+
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 from transformers.utils import is_torchvision_available
 
@@ -54,4 +56,5 @@ else:
 AutoConfig.register(CaitConfig.model_type, CaitConfig, exist_ok=True)
 AutoModel.register(CaitConfig, CaitModel, exist_ok=True)
 AutoModelForImageClassification.register(CaitConfig, CaitForImageClassification, exist_ok=True)
-AutoImageProcessor.register(CaitConfig, image_processor_classes=_image_processor_classes, exist_ok=True)
+with suppress(ImportError):  # the first Transformers 5 releases have no AutoImageProcessor without torchvision
+    AutoImageProcessor.register(CaitConfig, image_processor_classes=_image_processor_classes, exist_ok=True)
