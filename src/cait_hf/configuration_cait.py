@@ -98,8 +98,9 @@ class CaitConfig(PreTrainedConfig):
     interpolate_pos_encoding: bool = False
 
     def __post_init__(self, **kwargs):
-        for name in _COUNTS:
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "an integer >= 1")
+        for name, largest in _LARGEST.items():
+            value = getattr(self, name)
+            _require(1 <= value <= largest, name, value, f"an integer from 1 to {largest}")
         for name in _RATES:
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a rate in [0, 1)")
         for name in ("initializer_range", "layer_norm_eps"):
@@ -176,14 +177,15 @@ class CaitConfig(PreTrainedConfig):
         return super().from_dict({**config_dict, **overrides}, **kwargs)
 
 
-_COUNTS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_class_attention_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "num_channels",
-)
+# Far above any model, and low enough that a damaged or hostile file is refused before memory is asked for.
+_LARGEST = {
+    "hidden_size": 2**20,
+    "num_hidden_layers": 2**10,
+    "num_class_attention_layers": 2**10,
+    "num_attention_heads": 2**20,
+    "intermediate_size": 2**20,
+    "num_channels": 2**20,
+}
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
 
 
