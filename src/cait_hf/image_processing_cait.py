@@ -1,0 +1,62 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""CaiT image processor on torchvision: the pipeline of `image_processing_pil_cait.py` on tensors, on any device."""
+
+import PIL.Image
+import torch
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_utils import ChannelDimension, SizeDict
+
+from .image_processing_pil_cait import CaitImageProcessorMixin, pil_resize, to_pixels
+
+
+# The filters that torchvision has for tensors and that agree with Pillow's, which does the others on the CPU.
+_TENSOR_FILTERS = (PIL.Image.Resampling.BILINEAR, PIL.Image.Resampling.BICUBIC)
+
+
+class CaitImageProcessor(CaitImageProcessorMixin, TorchvisionBackend):
+    r"""CaiT image processor on torchvision: the shortest edge to `size`, center crop, values to [0, 1], normalisation.
+
+    Arguments, accepted pictures and errors are those of [`CaitImageProcessorPil`]; the result differs from it by at
+    most 2/255 a pixel before normalisation (measured on the CPU), because torchvision rounds the bicubic filter's
+    weights otherwise. Two more arguments:
+
+    - `device` (`str` or `torch.device`, *optional*): where to compute; tensors stay on their own device by default.
+    - `disable_grouping` (`bool`, *optional*): whether not to stack the pictures for rescaling and normalisation. By
+      default they are stacked except on the CPU.
+
+    Example:
+
+    ```python
+    >>> from cait_hf import CaitImageProcessor
+
+    >>> image_processor = CaitImageProcessor.from_pretrained("timm/cait_xxs24_224.fb_dist_in1k")
+    >>> pixel_values = image_processor("picture.jpg", return_tensors="pt").pixel_values  # (1, 3, 224, 224)
+    ```"""
+
+    def process_image(
+        self,
+        image,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        device: str | torch.device | None = None,
+        name: str = "images",
+        **kwargs,
+    ) -> torch.Tensor:
+        """Pixels of one picture as uint8 or float32 (channels, height, width); `name` is for error messages."""
+        return to_pixels(image, name, do_convert_rgb, input_data_format).to(device)
+
+    def _from_tensor(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels
+
+    def _resize_full(
+        self, pixels: torch.Tensor, height: int, width: int, resample: PIL.Image.Resampling
+    ) -> torch.Tensor:
+        # From 13.0 on Pillow resizes pictures that lose much height over the height first (2:1 and taller, if the
+        # aspect is kept), torch never; the clipping between the passes would make a visible difference.
+        rows, columns = pixels.shape[-2] - height, pixels.shape[-1] - width
+        if resample not in _TENSOR_FILTERS or (rows > 0 and rows > 2 * columns):
+            return pil_resize(pixels, height, width, resample)
+        return self.resize(pixels, SizeDict(height=height, width=width), resample)
+
+
+__all__ = ["CaitImageProcessor"]

@@ -1,0 +1,505 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""Image processors: parity with timm's evaluation transform, every kind of picture, what is refused, timm's files."""
+
+import base64
+import http.server
+import io
+import json
+import threading
+from functools import cache, partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, image_processing_base
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.image_utils import IMAGENET_DEFAULT_STD
+from transformers.utils import is_torchvision_available
+
+import cait_hf
+from cait_hf import CaitConfig, CaitImageProcessorPil, image_processing_pil_cait
+from cait_hf.image_processing_pil_cait import to_pixels
+
+
+CaitImageProcessor = cait_hf.CaitImageProcessor if is_torchvision_available() else None
+needs_torchvision = pytest.mark.skipif(CaitImageProcessor is None, reason="CaitImageProcessor needs torchvision")
+both_classes = pytest.mark.parametrize(
+    "processor_class", [CaitImageProcessorPil, pytest.param(CaitImageProcessor, marks=needs_torchvision)]
+)
+
+# (width, height): offsets of the crop with every rounding, tiny, long, square, large
+SIZES = [(1, 1), (2, 3), (16, 17), (224, 224), (225, 224), (226, 224), (224, 227), (231, 224), (384, 384), (448, 451)]
+SIZES += [(375, 500), (640, 427), (997, 991), (50, 700), (700, 50), (468, 1288), (1288, 468), (1500, 1100)]
+LEVEL = 1 / 255 / min(IMAGENET_DEFAULT_STD)  # one 8-bit step after normalisation
+
+
+def synthetic(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Noise beside a smooth part, the same for the same size."""
+    rng = np.random.default_rng([width, height])
+    smooth = Image.fromarray(rng.integers(0, 256, (3, 3, 3), dtype=np.uint8)).resize((width, height), 3)
+    pixels = np.array(smooth)
+    pixels[: height // 2] = rng.integers(0, 256, (height // 2, width, 3))
+    return Image.fromarray(pixels).convert(mode)
+
+
+@cache
+def real_pictures() -> tuple[Image.Image, ...]:
+    try:
+        from sklearn.datasets import load_sample_image
+    except ImportError:
+        return (synthetic(640, 427),)
+    return tuple(Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg"))
+
+
+def run(processor_class, images, size: int = 224, **kwargs) -> torch.Tensor:
+    return processor_class(size=size, crop_size=size)(images, return_tensors="pt", **kwargs).pixel_values
+
+
+def assert_equal(processor_class, images, reference, **kwargs):
+    """The class makes of `images` what the Pil class makes of the RGB picture: bit-equal, or within 2/255."""
+    actual, expected = run(processor_class, images, **kwargs), run(CaitImageProcessorPil, reference)
+    assert actual.dtype == expected.dtype
+    assert (actual - expected).abs().max() <= (0 if processor_class is CaitImageProcessorPil else 2.01 * LEVEL)
+
+
+@pytest.mark.parametrize("size", [224, 384, 448])
+def test_parity_with_timm(size):
+    reason = "parity needs timm, which needs torchvision"
+    pytest.importorskip("timm", reason=reason)
+    create_transform = pytest.importorskip("timm.data", reason=reason).create_transform
+    reference = create_transform((3, size, size), is_training=False, interpolation="bicubic", crop_pct=1.0)
+    std = torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None]
+    for picture in [*(synthetic(*wh) for wh in SIZES), *real_pictures()]:
+        expected = reference(picture)
+        assert torch.equal(run(CaitImageProcessorPil, picture, size)[0], expected), picture.size
+        difference = (run(CaitImageProcessor, picture, size)[0] - expected).abs() * std * 255
+        assert difference.max() < 2.01, picture.size
+        assert difference.mean() < 0.05, picture.size  # two processors that are off by one level fail here
+
+
+@both_classes
+@pytest.mark.parametrize(
+    "mode", ["RGB", "L", "1", "P", "PA", "LA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "F"]
+)
+def test_every_mode_is_converted_as_pillow_does(processor_class, mode):
+    picture = synthetic(61, 50, "L" if mode in ("I", "F") else "RGB").convert(mode)
+    if mode in ("LA", "RGBA"):
+        picture.putalpha(synthetic(61, 50, "L"))
+    assert_equal(processor_class, picture, picture.convert("RGB"))
+
+
+@both_classes
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("transparency", [3, bytes(range(256))])
+def test_palette_transparency_is_dropped(processor_class, transparency):
+    picture = synthetic(61, 50).quantize(64)
+    opaque = picture.convert("RGB")
+    picture.info["transparency"] = transparency
+    assert_equal(processor_class, picture, opaque)
+    assert picture.info["transparency"] == transparency  # the user's picture is left alone
+
+
+@both_classes
+def test_16_bits_are_scaled_not_clipped(processor_class, tmp_path):
+    gray = synthetic(61, 50, "L")
+    wide = np.asarray(gray).astype(np.uint16) * 257
+    picture = Image.fromarray(wide)
+    assert picture.mode == "I;16"
+    picture.save(tmp_path / "16.png")
+    rgb = np.stack([wide] * 3, -1)
+    for images in (
+        picture,
+        Image.open(tmp_path / "16.png"),
+        str(tmp_path / "16.png"),
+        Image.frombytes("I;16B", picture.size, wide.astype(">u2").tobytes()),
+        Image.fromarray(wide.astype(np.int32)),  # mode I
+        wide,
+        rgb,
+        rgb.astype(">u2"),
+        rgb.astype(np.int64),
+        torch.from_numpy(rgb).permute(2, 0, 1),
+    ):
+        assert_equal(processor_class, images, gray.convert("RGB"))
+
+
+def test_16_bits_round_to_nearest_and_8_bits_in_wide_types_stay():
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    expected = np.round(values / 257).astype(np.uint8)
+    assert np.array_equal(to_pixels(values)[0], expected)
+    assert np.array_equal(to_pixels(values[:1])[0], expected[:1])  # uint16 is 16 bits even where it is dark
+    assert np.array_equal(to_pixels(Image.fromarray(values[:1].astype(np.int32)))[0], values[:1])
+
+
+@both_classes
+def test_mode_f_is_cut_off_or_scaled_from_1(processor_class):
+    gray = synthetic(61, 50, "L")
+    unit = Image.fromarray(np.asarray(gray, dtype=np.float32) / 255)
+    assert_equal(processor_class, unit, gray.convert("RGB"))
+    fractions = Image.fromarray(np.asarray(gray, dtype=np.float32) * 0.9)
+    assert_equal(processor_class, fractions, fractions.convert("RGB"))
+
+
+@both_classes
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(processor_class, orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    synthetic(90, 50).save(tmp_path / "picture.png", exif=exif)
+    stored = np.asarray(Image.open(tmp_path / "picture.png"))
+    # what a viewer does with the stored rows (EXIF 2.3, tag Orientation)
+    upright = stored.transpose(1, 0, 2) if orientation > 4 else stored
+    upright = upright[:, ::-1] if orientation in (2, 3, 6, 7) else upright
+    upright = upright[::-1] if orientation in (3, 4, 7, 8) else upright
+    expected = Image.fromarray(np.ascontiguousarray(upright))
+    for images in (Image.open(tmp_path / "picture.png"), tmp_path / "picture.png"):
+        assert_equal(processor_class, images, expected)
+
+
+@both_classes
+def test_layouts_and_types_of_arrays(processor_class):
+    picture = synthetic(61, 50)
+    hwc = np.asarray(picture)
+    chw = hwc.transpose(2, 0, 1)
+    rgba = np.concatenate([hwc, hwc[..., :1]], -1)
+    for images in (
+        hwc,
+        chw,
+        rgba,
+        rgba.transpose(2, 0, 1),
+        hwc.astype(np.int64),
+        hwc[None],
+        chw[None],
+        [hwc],
+        ((chw,),),
+    ):
+        assert_equal(processor_class, images, picture)
+        if not isinstance(images, list | tuple):
+            assert_equal(processor_class, torch.tensor(images), picture)
+    assert_equal(processor_class, hwc[::-1], picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM))
+
+    gray = synthetic(61, 50, "L")
+    values = np.asarray(gray)
+    for images in (values, values[None], values[..., None], torch.tensor(values), [values, values]):
+        assert_equal(processor_class, images, gray.convert("RGB"))
+    assert_equal(processor_class, values > 99, Image.fromarray(values > 99).convert("RGB"))
+
+
+@both_classes
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_follow_do_rescale(processor_class, dtype):
+    """[0, 255] with do_rescale and [0, 1] without are the 8-bit picture."""
+    picture = synthetic(61, 50)
+    hwc = np.asarray(picture).astype(dtype)
+    for images, do_rescale in ((hwc, True), (torch.tensor(hwc), True), (hwc / dtype(255), False)):
+        assert_equal(processor_class, images, picture, do_rescale=do_rescale)
+    # values outside the range are neither clipped nor rounded: a user may have normalised them before
+    signed = hwc[..., 0] / dtype(255) - dtype(0.5)
+    options = {"do_rescale": False, "do_normalize": False}
+    expected = Image.fromarray(signed.astype(np.float32)).resize((273, 224), Image.Resampling.BICUBIC)
+    actual = run(processor_class, signed, do_center_crop=False, **options)[0]
+    assert actual.min() < -0.5 and np.allclose(actual, np.asarray(expected), atol=1e-5)
+
+
+@both_classes
+def test_channels_axis_of_thin_arrays(processor_class):
+    row, column = synthetic(50, 1), synthetic(1, 50)
+    for picture in (row, column):
+        hwc = np.asarray(picture)
+        assert_equal(processor_class, hwc, picture)
+        assert_equal(processor_class, hwc.transpose(2, 0, 1), picture)
+    three = synthetic(50, 3)  # 3 x 50 x 3: only the caller can know
+    assert_equal(processor_class, np.asarray(three), three, input_data_format="channels_last")
+    assert_equal(processor_class, np.asarray(three).transpose(2, 0, 1), three, input_data_format="channels_first")
+
+
+@both_classes
+@pytest.mark.parametrize("wh", [(1, 300), (300, 1), (2, 301), (3, 500), (500, 3), (7, 499)])
+def test_window_of_a_strip_equals_the_full_resize(processor_class, wh, monkeypatch):
+    picture = synthetic(*wh)
+    for resample in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS):
+        kwargs = {"size": 64, "resample": resample}
+        expected = run(CaitImageProcessorPil, picture, **kwargs)
+        with monkeypatch.context() as patch:
+            patch.setattr(image_processing_pil_cait, "_MAX_RESIZED_PIXELS", 64)
+            patch.setattr(processor_class, "_resize_full", None)
+            difference = (run(processor_class, picture, **kwargs) - expected).abs()
+        if processor_class is CaitImageProcessorPil:
+            assert difference.max() < 1.01 * LEVEL
+            assert (difference > 0).float().mean() < 0.002
+        assert difference.max() < 2.01 * LEVEL
+
+
+@both_classes
+def test_very_long_strips(processor_class):
+    strip = synthetic(1, 5000, "L")
+    channel = strip.resize((224, 224 * 5000), Image.Resampling.BICUBIC)  # a quarter of a GB, RGB would take one
+    middle = 224 * 2499 + 112
+    expected = run(CaitImageProcessorPil, channel.crop((0, middle, 224, middle + 224)))
+    turned = strip.transpose(Image.Transpose.TRANSPOSE)
+    exact = processor_class is CaitImageProcessorPil
+    for picture, pixels in ((strip, expected), (turned, expected.mT)):
+        assert (run(processor_class, picture) - pixels).abs().max() <= (0 if exact else 2.01 * LEVEL)
+    assert run(processor_class, synthetic(1, 65535), 448).shape == (1, 3, 448, 448)  # resized 39 GB
+
+
+@both_classes
+def test_mixed_batch_equals_its_pictures(processor_class):
+    pictures = [synthetic(61, 50), synthetic(300, 400, "CMYK"), np.asarray(synthetic(30, 31)), *real_pictures()]
+    batch = processor_class()(pictures, return_tensors="np")["pixel_values"]
+    assert isinstance(batch, np.ndarray) and batch.shape == (len(pictures), 3, 224, 224) and batch.dtype == np.float32
+    for picture, pixels in zip(pictures, batch, strict=True):
+        assert np.array_equal(run(processor_class, picture)[0], pixels)
+
+
+def data_of(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+@both_classes
+def test_paths_and_texts(processor_class, tmp_path):
+    picture = synthetic(61, 50)
+    (tmp_path / "picture.png").write_bytes(data_of(picture))
+    text = base64.encodebytes(data_of(picture)).decode()
+    for images in (tmp_path / "picture.png", str(tmp_path / "picture.png"), text, f"data:image/png;base64,{text}"):
+        assert_equal(processor_class, images, picture)
+    (opened,) = processor_class().fetch_images([str(tmp_path / "picture.png")])
+    assert np.array_equal(opened, picture)
+
+
+@both_classes
+def test_url(processor_class, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    (tmp_path / "picture.png").write_bytes(data_of(synthetic(61, 50)))
+
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert_equal(processor_class, f"{address}/picture.png", synthetic(61, 50))
+        with pytest.raises(OSError, match=r"images is http://.*missing.png, from which no picture could be read"):
+            processor_class()(f"{address}/missing.png")
+        server.shutdown()
+
+
+NAN = np.full((8, 8, 3), np.nan, dtype=np.float32)
+REFUSED = {
+    "none": (None, "images is of type NoneType, but it must be a PIL picture"),
+    "dict": ({"image": 1}, "images is of type dict, but it must be a PIL picture"),
+    "number": ([[1, 2], [3, 4]], r"images\[0\]\[0\] is of type int, but"),
+    "empty list": ([], "images is empty, but"),
+    "empty batch": (np.zeros((0, 8, 8, 3), np.uint8), "images is empty, but"),
+    "text": ("a cat", "images is 'a cat', but a text must be the path of an existing picture file, a URL or"),
+    "base64 of something else": (base64.b64encode(b"x" * 99).decode(), r"images is 'eHh4.{76}\.\.\.', but a text"),
+    "second of a list": ([synthetic(9, 9), None], r"images\[1\] is of type NoneType"),
+    "0 dimensions": (np.array(1), r"images has the shape \(\), but it must be \(height, width\)"),
+    "1 dimension": (torch.zeros(9), r"images has the shape \(9,\), but"),
+    "5 dimensions": (np.zeros((1, 1, 8, 8, 3)), r"images has the shape \(1, 1, 8, 8, 3\), but .* 1, 3 or 4 channels"),
+    "2 channels": (np.zeros((2, 8, 8)), r"images has the shape \(2, 8, 8\), but"),
+    "7 channels": (torch.zeros(2, 8, 8, 7), r"images\[0\] has the shape \(8, 8, 7\), but"),
+    "no pixels": (np.zeros((0, 8, 3), np.uint8), r"images has the shape \(0, 8, 3\), but .* at least one pixel"),
+    "no pixels, gray": (np.zeros((8, 0), np.uint8), r"images has the shape \(8, 0\), but"),
+    "no pixels, PIL": (Image.new("RGB", (0, 8)), "images is a picture of 0 x 8 pixels, but"),
+    "NaN": (NAN, "images has values that are NaN or infinite, but"),
+    "NaN in a tensor": ([torch.tensor(NAN)], r"images\[0\] has values that are NaN or infinite"),
+    "NaN, PIL": (Image.fromarray(NAN[..., 0]), "images has values that are NaN or infinite"),
+    "infinite as float32": (np.full((8, 8), 1e300), "images has values that are NaN or infinite"),
+    "mode F": (Image.new("F", (8, 8), 256), r"images is a picture of mode F with values from 256.0 to 256.0, but"),
+    "mode I": (Image.new("I", (8, 8), 65536), "images has integers from 65536 to 65536, but they must lie in"),
+    "negative": (np.full((8, 8), -1), "images has integers from -1 to -1, but they must lie in"),
+    "complex": (torch.zeros(8, 8, dtype=torch.complex64), "images is of type Tensor, but"),
+    "objects": (np.full((8, 8), None), "images is an array of dtype object, but"),
+}
+
+
+@both_classes
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_picture_is_refused(processor_class, case):
+    images, words = REFUSED[case]
+    with pytest.raises(ValueError, match=words):
+        processor_class()(images)
+
+
+@both_classes
+def test_damaged_files_are_refused(processor_class, tmp_path):
+    data = data_of(synthetic(61, 50))
+    for name, content in (("text.png", b"not a picture"), ("cut.png", data[: len(data) // 2]), ("empty.png", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(OSError, match=rf"images\[0\] is .*{name}, from which no picture could be read"):
+            processor_class()([tmp_path / name])
+    with pytest.raises(OSError, match="images is a picture of mode RGB which Pillow cannot read"):
+        processor_class()(Image.open(tmp_path / "cut.png"))  # Pillow reads the pixels only now
+
+
+@both_classes
+def test_arguments_of_a_call(processor_class):
+    picture = synthetic(61, 50)
+    processor = processor_class()
+    plain = processor(picture, do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
+    assert np.array_equal(plain["pixel_values"][0], np.asarray(picture).transpose(2, 0, 1))
+    assert processor(picture, size=32, do_center_crop=False)["pixel_values"][0].shape == (3, 32, 39)
+    assert processor(picture, size=(20, 30), do_center_crop=False)["pixel_values"][0].shape == (3, 20, 30)
+    unit = processor(picture, do_resize=False, do_center_crop=False, do_normalize=False)["pixel_values"][0]
+    assert np.allclose(unit, np.asarray(picture).transpose(2, 0, 1) / 255, atol=1e-6)
+    # smaller than the crop: zeros around, one more after than before, as torchvision pads
+    padded = processor(picture, do_resize=False, crop_size=64, do_rescale=False, do_normalize=False)["pixel_values"][0]
+    assert np.array_equal(padded, np.pad(np.asarray(picture).transpose(2, 0, 1), ((0, 0), (7, 7), (1, 2))))
+    cropped = processor(picture, do_resize=False, crop_size=47, do_rescale=False, do_normalize=False)
+    assert np.array_equal(cropped["pixel_values"][0], plain["pixel_values"][0][:, 2:49, 7:54])  # 1.5 rounds to 2
+    for resample in Image.Resampling:
+        by_pillow = run(CaitImageProcessorPil, picture, resample=resample)
+        assert (run(processor_class, picture, resample=resample) - by_pillow).abs().max() < 2.01 * LEVEL
+    gray = processor(synthetic(61, 50, "L"), do_convert_rgb=False, image_mean=[0.5], image_std=[0.25])
+    assert gray["pixel_values"][0].shape == (1, 224, 224)
+    assert processor.size == {"shortest_edge": 224} and processor.do_resize  # a call changes nothing for the next
+
+
+@both_classes
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"size": 0}, "size is {'shortest_edge': 0}, but it must be an int >= 1"),
+        ({"size": {"longest_edge": 224}}, "size is {'longest_edge': 224}, but"),
+        ({"crop_size": {"shortest_edge": 224}}, "crop_size is {'shortest_edge': 224}, but .* {height, width}"),
+        ({"crop_size": -1}, "crop_size is .*-1"),
+        ({"resample": 9}, "resampl"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean has 2 numbers, but the picture has 3 channels"),
+        ({"do_convert_rgb": False, "images": synthetic(9, 9, "L")}, "image_mean has 3 numbers, but .* 1 channels"),
+        ({"input_data_format": "channels_first"}, "shape .* with input_data_format='channels_first', but"),
+        ({"input_data_format": "middle"}, "middle"),
+    ],
+)
+def test_wrong_arguments_are_refused(processor_class, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        processor_class()(**{"images": np.asarray(synthetic(9, 9)), **arguments})
+    with pytest.raises(ValueError, match="resample is 'cubic', but it must be a PIL.Image.Resampling: NEAREST, "):
+        processor_class(resample="cubic")
+
+
+@both_classes
+def test_round_trip_and_auto_class(processor_class, tmp_path):
+    processor_class(size=384, crop_size=384, image_mean=[0.5, 0.4, 0.3]).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    flags = {f"do_{name}": True for name in ("convert_rgb", "resize", "center_crop", "rescale", "normalize")}
+    assert saved == flags | {
+        "image_processor_type": "CaitImageProcessor",
+        "size": {"shortest_edge": 384},
+        "crop_size": {"height": 384, "width": 384},
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": list(IMAGENET_DEFAULT_STD),
+    }
+    picture = synthetic(61, 50)
+    expected = run(processor_class, picture, 384, image_mean=[0.5, 0.4, 0.3])
+    assert torch.equal(processor_class.from_pretrained(tmp_path)(picture, return_tensors="pt").pixel_values, expected)
+
+    CaitConfig().save_pretrained(tmp_path)
+    assert isinstance(AutoImageProcessor.from_pretrained(tmp_path), CaitImageProcessor or CaitImageProcessorPil)
+    backend = "pil" if processor_class is CaitImageProcessorPil else "torchvision"
+    loaded = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
+    assert type(loaded) is processor_class and loaded.to_dict() == saved | {
+        "image_mean": (0.5, 0.4, 0.3),
+        "image_std": tuple(IMAGENET_DEFAULT_STD),
+    }
+
+
+def test_remote_code_is_two_files():
+    assert get_relative_import_files(image_processing_pil_cait.__file__) == []
+    other = image_processing_pil_cait.__file__.replace("image_processing_pil", "image_processing")
+    assert get_relative_import_files(other) == [image_processing_pil_cait.__file__]
+
+
+def timm_folder(folder, architecture="cait_xxs24_224", model_args=None, **pretrained_cfg):
+    """config.json as timm writes it beside the weights of a CaiT."""
+    pretrained_cfg = {
+        "input_size": [3, 224, 224],
+        "fixed_input_size": True,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+    } | pretrained_cfg
+    config = {"architecture": architecture, "num_classes": 10, "pretrained_cfg": pretrained_cfg}
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config | ({"model_args": model_args} if model_args else {})))
+    return folder
+
+
+@both_classes
+@pytest.mark.parametrize(
+    ("arguments", "size", "crop", "resample"),
+    [
+        ({}, 224, 224, 3),
+        ({"input_size": [3, 384, 384]}, 384, 384, 3),
+        ({"crop_pct": 0.9, "interpolation": "bilinear"}, 248, 224, 2),  # 224 / 0.9 = 248.9 is rounded down
+        ({"model_args": {"img_size": 448}}, 448, 448, 3),
+        ({"model_args": {"img_size": [128, 128], "drop_path_rate": 0.1}, "crop_pct": None}, 146, 128, 3),
+    ],
+)
+def test_timm_folder(processor_class, arguments, size, crop, resample, tmp_path):
+    processor = processor_class.from_pretrained(timm_folder(tmp_path, **arguments))
+    assert processor.size == {"shortest_edge": size} and processor.crop_size == {"height": crop, "width": crop}
+    assert processor.resample == resample
+    assert processor.image_mean == (0.1, 0.2, 0.3) and processor.image_std == (0.4, 0.5, 0.6)
+    assert processor_class.from_pretrained(tmp_path, size=99, do_normalize=False).size == {"shortest_edge": 99}
+    processor.save_pretrained(tmp_path)  # from now on there is a preprocessor_config.json, which wins
+    timm_folder(tmp_path, crop_pct=0.5)
+    assert processor_class.from_pretrained(tmp_path).to_dict() == processor.to_dict()
+
+
+@both_classes
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"architecture": "vit_tiny_patch16_224"}, "architecture is 'vit_tiny_patch16_224' in timm's .* cait_*"),
+        ({"crop_mode": "squash"}, "crop_mode is 'squash' in timm's config.json, but .* 'center'"),
+        ({"interpolation": "random"}, "interpolation is 'random' in timm's config.json, but .* bicubic"),
+        ({"input_size": [3, 224, 384]}, r"input_size is \(3, 224, 384\) in timm's config.json, but"),
+        ({"input_size": [1, 224, 224]}, r"input_size is \(1, 224, 224\)"),
+        ({"crop_pct": -1}, "crop_pct is -1 in timm's"),
+    ],
+)
+def test_timm_folder_that_no_processor_fits(processor_class, arguments, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        processor_class.from_pretrained(timm_folder(tmp_path, **arguments))
+
+
+@both_classes
+def test_folder_without_a_processor(processor_class, tmp_path):
+    with pytest.raises(OSError, match="has no preprocessor_config.json and no config.json of timm"):
+        processor_class.from_pretrained(tmp_path)
+    CaitConfig().save_pretrained(tmp_path)  # a config.json, not timm's
+    with pytest.raises(OSError, match="preprocessor_config.json"):
+        processor_class.from_pretrained(tmp_path)
+
+
+@both_classes
+def test_hub_arguments_reach_every_file(processor_class, tmp_path, monkeypatch):
+    asked = []
+
+    def cached_file(repo, filename, **kwargs):
+        asked.append((repo, filename, {name: kwargs[name] for name in hub}))
+        return str(timm_folder(tmp_path) / "config.json") if filename == "config.json" else None
+
+    hub = {"revision": "0" * 40, "token": "t", "cache_dir": "c", "subfolder": "s", "local_files_only": True}
+    monkeypatch.setattr(image_processing_base, "cached_file", cached_file)
+    processor = processor_class.from_pretrained("timm/cait_xxs24_224.fb_dist_in1k", **hub)
+    assert processor.image_mean == (0.1, 0.2, 0.3)
+    assert "config.json" in [filename for _, filename, _ in asked]
+    assert all(repo == "timm/cait_xxs24_224.fb_dist_in1k" and kwargs == hub for repo, _, kwargs in asked)
+
+
+def test_folder_written_by_timm(tmp_path):
+    timm = pytest.importorskip("timm", reason="needs timm to write its own config.json")
+    model = timm.create_model("cait_xxs24_224", depth=1, img_size=160)
+    timm.models.save_for_hf(model, tmp_path, model_config={"pretrained_cfg": {"crop_pct": 0.8}})
+    processor = CaitImageProcessorPil.from_pretrained(tmp_path)
+    data_config = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{tmp_path}"))
+    for picture in (synthetic(61, 50), *real_pictures()):
+        pixels = processor(picture, return_tensors="pt").pixel_values[0]
+        assert pixels.shape == (3, 160, 160)
+        assert torch.equal(pixels, timm.data.create_transform(**data_config)(picture))
