@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 from random_weights import pictures, randomize_, tiny_config
+from timm_format import write_timm_folder
 from transformers import (
     AutoModelForImageClassification,
     Trainer,
@@ -17,39 +18,12 @@ from transformers import (
 )
 
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil, CaitModel
-from cait_hf.state_dict import convert_to_official_state_dict
 
 
 @pytest.fixture(scope="module")
 def timm_folder(tmp_path_factory):
     """A folder as a `timm/cait_*` repository is, with random weights at the geometry of XXS24_224 and 1000 classes."""
-    folder = tmp_path_factory.mktemp("timm") / "cait_xxs24_224.fb_dist_in1k"
-    folder.mkdir()
-    model = randomize_(CaitForImageClassification(CaitConfig(num_labels=1000)))
-    official = convert_to_official_state_dict(model.state_dict())
-    safetensors.torch.save_file(official, folder / "model.safetensors", metadata={"format": "pt"})
-    pretrained_cfg = {
-        "tag": "fb_dist_in1k",
-        "input_size": [3, 224, 224],
-        "fixed_input_size": True,
-        "interpolation": "bicubic",
-        "crop_pct": 1.0,
-        "crop_mode": "center",
-        "mean": [0.485, 0.456, 0.406],
-        "std": [0.229, 0.224, 0.225],
-        "num_classes": 1000,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-    }
-    config = {
-        "architecture": "cait_xxs24_224",
-        "num_classes": 1000,
-        "num_features": 192,
-        "global_pool": "token",
-        "pretrained_cfg": pretrained_cfg,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    return write_timm_folder(tmp_path_factory.mktemp("timm") / "cait_xxs24_224.fb_dist_in1k")
 
 
 @pytest.fixture(scope="module")
