@@ -36,7 +36,7 @@ clean:
 .venv/.installed: setup.py
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
-	.venv/bin/python -m pip install --quiet "$(TORCH)" --editable ".[train,viz,test]"
+	.venv/bin/python -m pip install --quiet "$(TORCH)" --editable ".[train,test]"
 	touch $@
 
 .venv-minimal/.installed: setup.py

@@ -1,0 +1,105 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""Who imports whom, and that the model's files can be copied beside a checkpoint (CONTRIBUTING.md)."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from transformers.dynamic_module_utils import get_relative_import_files
+
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "cait_hf"
+REMOTE_CODE = {"configuration_cait", "attention_cait", "state_dict", "checkpoints", "modeling_cait"}
+# What command lines are made of: may import the whole package; only each other import them.
+COMMANDS = {"cli", "convert", "model_card", "publish"}
+# Modules of the package that another module may import; one that is not listed may import none.
+MAY_IMPORT = {
+    "modeling_cait": {"configuration_cait", "attention_cait", "state_dict", "checkpoints"},
+    "configuration_cait": {"checkpoints"},
+    "state_dict": {"checkpoints"},
+    "image_processing_cait": {"image_processing_pil_cait"},
+    "training.data": {"image_processing_pil_cait"},
+}
+OPTIONAL = {"timm", "torchvision", "sklearn", "matplotlib", "evaluate"}
+MAY_IMPORT_OPTIONAL = {"topk_accuracy": {"evaluate"}, "convert": {"timm"}}
+
+
+def modules() -> dict[str, Path]:
+    files = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    assert "training.data" in files and len(files) > 8
+    return files
+
+
+def imports(name: str, path: Path) -> list[tuple[str, bool]]:
+    """(module, whether it is of this package); relative imports are resolved to names such as "checkpoints"."""
+    found = []
+    package = name.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, alias.name.startswith("cait_hf")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.append((node.module, node.module.startswith("cait_hf")))
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) - node.level + 1]
+            found.append((".".join([*parents, *filter(None, [node.module])]), True))
+    return found
+
+
+@pytest.mark.parametrize("name, path", modules().items(), ids=modules())
+def test_module_imports_only_what_lies_to_its_right(name, path):
+    inner = {module for module, own in imports(name, path) if own}
+    if name == "__init__":
+        assert inner and not inner & COMMANDS
+    elif name not in COMMANDS:
+        assert inner <= MAY_IMPORT.get(name, set())
+    assert not any(module.split(".")[0] in ("tests", "scripts", "conversion") for module, _ in imports(name, path))
+
+
+@pytest.mark.parametrize("name, path", modules().items(), ids=modules())
+def test_optional_packages_stay_in_leaves(name, path):
+    outer = {module.split(".")[0] for module, own in imports(name, path) if not own}
+    assert outer & OPTIONAL <= MAY_IMPORT_OPTIONAL.get(name, set())
+    if name in REMOTE_CODE:
+        assert outer <= {*sys.stdlib_module_names, "torch", "transformers", "huggingface_hub"}
+
+
+def test_remote_code_is_flat_and_complete():
+    files = get_relative_import_files(PACKAGE / "modeling_cait.py")
+    assert {Path(file).stem for file in files} | {"modeling_cait"} == REMOTE_CODE
+    assert all(Path(file).parent == PACKAGE and Path(file).is_file() for file in files)
+    for name in REMOTE_CODE:
+        text = (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
+        assert not re.search(r"^\s*(from \. import|import \.)", text, re.MULTILINE)
+        in_code = [module for module, own in imports(name, PACKAGE / f"{name}.py") if own]
+        # Transformers reads lines, docstrings included: it must find just what the code imports.
+        assert sorted(re.findall(r"^\s*from\s+\.(\S+)\s+import", text, re.MULTILINE)) == sorted(in_code)
+
+
+def repository_files() -> list[Path]:
+    skipped = {"build", "dist", "outputs"}  # besides hidden folders: not part of the repository
+    folders = [path for path in ROOT.iterdir() if path.is_dir() and path.name not in skipped]
+    folders = [path for path in folders if not path.name.startswith(".") or path.name == ".ci"]
+    files = [path for path in ROOT.iterdir() if path.is_file()]
+    files += [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if "__pycache__" not in path.parts and ".egg-info" not in str(path)]
+
+
+def test_no_machine_paths():
+    """No file names a place of the machine on which it was written."""
+    assert len(repository_files()) > 30
+    places = re.compile(r"(?<![\w./])/(home|root|tmp|work|Users|mnt)/")
+    found = []
+    for path in repository_files():
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if places.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert found == []
+
+
+def test_every_python_file_names_its_licence():
+    files = [path for path in repository_files() if path.suffix == ".py"]
+    header = "# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.\n"
+    assert [str(path) for path in files if not path.read_text(encoding="utf-8").startswith(header)] == []

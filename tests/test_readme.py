@@ -1,0 +1,123 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""README's commands and Python run as they stand, and its table is the one of `checkpoints.py`.
+
+Only what has to come from the Hub is replaced, by a local folder of the same format with random weights.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_scripts import load_script, write_pictures
+from timm_format import write_timm_folder
+
+from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification
+from cait_hf.checkpoints import README as AUTHORS_README
+from cait_hf.state_dict import convert_to_official_state_dict
+
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HUB_ID = "timm/cait_xxs24_224.fb_dist_in1k"
+FEW_STEPS = "--max_steps 1 --per_device_train_batch_size 2 --per_device_eval_batch_size 2 --disable_tqdm true"
+CONVERT = "python conversion/convert_cait_to_hf.py"
+NOT_RUN = {
+    "make demo": "CI and test_scripts.py run the script; the target makes an environment",
+    "make test": "CI runs it; it is what runs this test",
+    "pip install --editable .": "the make targets install the package so, for this test too",
+    f"{CONVERT} --source XXS24_224 --output_dir cait-xxs24-224": "network",
+    f"{CONVERT} --source timm/cait_s24_224.fb_dist_in1k --output_dir cait-s24-224": "network",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    return [" ".join(shlex.split(line, comments=True)) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A working directory with what README takes for granted: a picture, folders of pictures, an official file."""
+    folder = tmp_path_factory.mktemp("readme")
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "picture.jpg")
+    write_pictures(folder / "pictures" / "train", range(3), 5)
+    write_pictures(folder / "pictures" / "validation", range(3), 2, skip=5)
+    write_timm_folder(folder / HUB_ID)
+    model = CaitForImageClassification(CaitConfig(num_labels=1000))
+    official = convert_to_official_state_dict(model.state_dict())
+    torch.save({"model": {f"module.{key}": value for key, value in official.items()}}, folder / "XXS24_224.pth")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _in_workplace(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+
+
+def test_python_blocks_run_in_order(capsys, workplace):
+    namespace = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert "torch.Size([1, 4, 196, 196])\ntorch.Size([1, 4, 1, 197])" in printed
+    assert "'score'" in printed
+    assert namespace["model"].config.image_size == 384
+    with Image.open(workplace / "overlay.png") as overlay:
+        assert overlay.size == (400, 300)
+
+
+def test_classification_commands_run(workplace):
+    main = load_script("run_image_classification").main
+    ran = [command for command in commands() if command.startswith("python scripts/run_image_classification.py ")]
+    assert len(ran) == 3
+    for command in ran:
+        results = main([*shlex.split(command)[2:], *FEW_STEPS.split()])
+        assert 0 <= results["eval_top1"] <= 1
+    for name in ("finetuned", "evaluated", "scratch"):
+        assert (workplace / "outputs" / name / "all_results.json").is_file()
+
+
+def test_conversion_commands_run(workplace):
+    pytest.importorskip("timm", reason="--verify and timm's format need timm")
+    scripts = {name: load_script(name, ROOT / "conversion") for name in ("convert_cait_to_hf", "convert_hf_to_timm")}
+    for command in commands():
+        script = Path(shlex.split(command)[1]).stem
+        if script in scripts and command not in NOT_RUN:
+            scripts[script].main(shlex.split(command)[2:])
+    loaded = CaitForImageClassification.from_pretrained(workplace / "cait-xxs24-224-timm")
+    stored = CaitForImageClassification.from_pretrained(workplace / "cait-xxs24-224")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), stored.state_dict().values()))
+
+
+def test_every_command_is_run_or_has_a_reason():
+    scripts = ("python scripts/run_image_classification.py ", "python conversion/")
+    assert [c for c in commands() if c not in NOT_RUN and not c.startswith(scripts)] == []
+    assert [c for c in NOT_RUN if c not in commands()] == []
+
+
+def test_table_of_checkpoints():
+    rows = []
+    for checkpoint in CHECKPOINTS:
+        published = "" if checkpoint.published_top1 is None else f"{checkpoint.published_top1}"
+        if checkpoint.published_top1_source not in (None, AUTHORS_README):
+            published += " (quoted)"
+        top1, top5 = checkpoint.timm_accuracy.imagenet
+        rows.append(
+            f"| {checkpoint.official_name} | `{checkpoint.timm_repo}` | {checkpoint.image_size} | "
+            f"{checkpoint.num_parameters:,} | {checkpoint.timm_gmacs} | {published} | {top1:.2f} / {top5:.2f} |"
+        )
+    assert "\n".join(rows) in README
+
+
+def test_links_lead_to_files():
+    targets = re.findall(r"\]\((?!https?://|#)([^)]+)\)", README)
+    assert targets and [target for target in targets if not (ROOT / target).exists()] == []
