@@ -446,9 +446,7 @@ class CaitPreTrainedModel(PreTrainedModel):
         height, width = as_pair(new_config.image_size)
         table = embeddings.position_embeddings
         if table.device.type == "meta":
-            raise ValueError(
-                "The position embeddings are offloaded: load the model without offloading first."
-            )
+            raise ValueError("The position embeddings are offloaded: load the model without offloading first.")
         resized = embeddings.interpolate_pos_encoding(height, width)
         embeddings.position_embeddings = nn.Parameter(resized, requires_grad=table.requires_grad)
         embeddings.image_size = (height, width)
