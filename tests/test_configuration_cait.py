@@ -84,6 +84,11 @@ def test_round_trip(tmp_path, image_size):
         assert loaded.id2label == {0: "cat", 1: "dog", 2: "owl"}
 
 
+def test_label2id_follows_id2label():
+    assert CaitConfig(id2label={0: "cat", 1: "dog"}).label2id == {"cat": 0, "dog": 1}
+    assert CaitConfig(num_labels=2).label2id == {"LABEL_0": 0, "LABEL_1": 1}
+
+
 def test_configuration_of_another_model_is_refused(tmp_path):
     ViTConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="model_type='vit'"):

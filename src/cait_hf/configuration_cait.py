@@ -132,6 +132,8 @@ class CaitConfig(PreTrainedConfig):
             "a finite number >= 0, or None for the paper's rule by depth",
         )
         super().__post_init__(**kwargs)
+        if self.label2id is None:
+            self.label2id = {label: index for index, label in self.id2label.items()}
 
     @property
     def output_attentions(self) -> bool | None:
