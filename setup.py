@@ -19,7 +19,8 @@ setup(
     license="Apache-2.0",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"cait_hf": ["*.json"]},
+    package_data={"cait_hf": ["*.json", "*.md"]},
+    entry_points={"console_scripts": ["cait-hf = cait_hf.cli:main"]},
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.1",
