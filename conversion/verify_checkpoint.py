@@ -1,0 +1,261 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""Load a converted CaiT through the Auto classes and compare its logits with recorded ones, or with timm's.
+
+    python conversion/verify_checkpoint.py cait-xxs24-224
+    python conversion/verify_checkpoint.py cait-xxs24-224 --against timm
+
+The input are two pictures given by a formula (`formula_pictures`), larger than the model's so that resizing and
+cropping count, prepared by the checkpoint's own image processor on Pillow. The model runs in float32 on the CPU.
+
+`expected_logits.json` holds an entry for each of the ten official checkpoints and one for a small synthetic one; that
+of a checkpoint is found by the geometry in its configuration. Logits in it are timm's, for weights that were converted
+back by `cait_hf.state_dict`; an entry without logits says why. `--record` fills in the entry in a file of the kind,
+after the checkpoint has been found to agree with timm. The exit code is 0 if all logits agree and 1 otherwise.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from safetensors import SafetensorError
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from cait_hf import CaitConfig, CaitForImageClassification
+from cait_hf.checkpoints import timm_model_args
+from cait_hf.configuration_cait import as_pair
+from cait_hf.convert import run_command
+from cait_hf.state_dict import convert_to_official_state_dict
+
+
+EXPECTED_LOGITS = Path(__file__).with_name("expected_logits.json")
+TOLERANCE = 1e-4  # largest difference of two logits, in units of the largest expected logit
+# The part of a configuration that decides which entry is a checkpoint's.
+GEOMETRY = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_class_attention_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "image_size",
+    "patch_size",
+    "num_labels",
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own); return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", metavar="REPO_OR_DIR", help="Repository on the Hub, or folder, of a CaiT.")
+    parser.add_argument("--revision", default="main", help="Branch, tag or commit of the repository.")
+    parser.add_argument(
+        "--against",
+        choices=("recorded", "timm"),
+        default="recorded",
+        help="What to compare with: the recorded logits, or timm's CaiT on the spot with the same weights.",
+    )
+    parser.add_argument("--record", action="store_true", help="Compare with timm, then write timm's logits down.")
+    parser.add_argument("--expected", type=Path, default=EXPECTED_LOGITS, help="File of the recorded logits.")
+    return run_command(verify, parser.parse_args(argv))
+
+
+@torch.no_grad()
+def verify(args: argparse.Namespace):
+    """Compare, report, and write down if asked to.
+
+    Raises:
+        ValueError: if the logits differ, none are recorded, or this is not a CaiT with all its weights.
+        OSError: if the checkpoint or the file of expected logits cannot be read.
+        ImportError: if timm is needed and absent.
+    """
+    against_timm = args.record or args.against == "timm"
+    if against_timm:
+        timm_class = import_timm_class()
+    model = load_model(args.checkpoint, args.revision)
+    if args.record or not against_timm:
+        expected_file = read_expected(args.expected)
+        name = find_entry(expected_file, model.config, args.expected)
+    if not against_timm:
+        expected, tolerance = recorded_logits(expected_file["checkpoints"][name], name, args.expected)
+
+    pixel_values = prepare_pictures(args.checkpoint, args.revision, model.config)
+    logits = model(pixel_values).logits
+    if against_timm:
+        expected, tolerance = timm_logits(timm_class, model, pixel_values), TOLERANCE
+    reference = "timm's" if against_timm else f"those recorded for {name}"
+    print(f"{args.checkpoint}: {compare(logits, expected, reference, tolerance)}.")
+
+    if args.record:
+        expected_file["checkpoints"][name] |= new_entry(args.checkpoint, model.config, expected)
+        write_expected(args.expected, expected_file)
+        print(f"Recorded {name} in {args.expected}.")
+
+
+def import_timm_class() -> type[torch.nn.Module]:
+    try:
+        from timm.models.cait import Cait
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
+        raise ImportError(f"--against timm and --record need timm, which cannot be imported: {error}") from error
+    return Cait
+
+
+def timm_logits(
+    timm_class: type[torch.nn.Module], model: CaitForImageClassification, pixel_values: torch.Tensor
+) -> torch.Tensor:
+    """Logits of timm's CaiT with the weights of `model`, converted back."""
+    timm_model = timm_class(**timm_model_args(model.config)).eval()
+    timm_model.load_state_dict(convert_to_official_state_dict(model.state_dict()))
+    return timm_model(pixel_values)
+
+
+def load_model(source: str, revision: str) -> CaitForImageClassification:
+    """The model in float32, from the class that the Auto classes choose."""
+    try:
+        model, loading = AutoModelForImageClassification.from_pretrained(
+            source, revision=revision, dtype=torch.float32, output_loading_info=True
+        )
+    except (RuntimeError, SafetensorError) as error:  # other shapes than the configuration's, a damaged file
+        raise ValueError(f"The weights of {source} cannot be loaded: {error}") from error
+    if not isinstance(model, CaitForImageClassification):
+        raise ValueError(
+            f"{source} is a {type(model).__name__}, but it must be a converted CaitForImageClassification."
+        )
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise ValueError(f"{source} lacks {len(missing)} tensors, the first are {', '.join(missing[:5])}.")
+    return model
+
+
+def prepare_pictures(source: str, revision: str, config: CaitConfig) -> torch.Tensor:
+    """The formula's pictures as `pixel_values`, by the checkpoint's own image processor.
+
+    The one on Pillow, whose pixels are the same everywhere; the one on torchvision rounds otherwise.
+    """
+    image_processor = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
+    pixel_values = image_processor(formula_pictures(config), return_tensors="pt").pixel_values
+    expected = (2, config.num_channels, *as_pair(config.image_size))
+    if tuple(pixel_values.shape) != expected:
+        raise ValueError(
+            f"The image processor of {source} makes pictures of shape {tuple(pixel_values.shape)}, but the model "
+            f"needs {expected}."
+        )
+    return pixel_values
+
+
+def formula_pictures(config: CaitConfig) -> list[PIL.Image.Image]:
+    """Two RGB pictures of 5/4 and 3/2 of the model's size, one wide and one tall.
+
+    The value of channel c at column x and row y of picture k is `((2k + c + 1) x + (3 - c) y + x y // 16) mod 256`:
+    integers only, so it is the same on every machine.
+    """
+    size = max(as_pair(config.image_size))
+    shorter, longer = size * 5 // 4, size * 3 // 2
+    pictures = []
+    for index, (height, width) in enumerate(((shorter, longer), (longer, shorter))):
+        y, x, channel = np.ogrid[:height, :width, :3]
+        values = (2 * index + channel + 1) * x + (3 - channel) * y + x * y // 16
+        pictures.append(PIL.Image.fromarray((values % 256).astype(np.uint8)))
+    return pictures
+
+
+def compare(logits: torch.Tensor, expected: torch.Tensor, reference: str, tolerance: float) -> str:
+    """A summary of the difference.
+
+    Raises:
+        ValueError: if it is more than `tolerance` of the largest expected logit, or not a number.
+    """
+    if logits.shape != expected.shape:
+        raise ValueError(f"The logits have shape {tuple(logits.shape)}, but {reference} have {tuple(expected.shape)}.")
+    difference = ((logits - expected).abs().max() / expected.abs().max()).item()
+    summary = f"the logits differ from {reference} by at most {difference:.1e} of the largest"
+    if not difference <= tolerance:
+        raise ValueError(f"{summary[0].upper()}{summary[1:]}, more than the {tolerance:.0e} allowed.")
+    return summary
+
+
+def read_expected(path: Path) -> dict[str, Any]:
+    """The file of expected logits.
+
+    Raises:
+        ValueError: if it is not such a file.
+        OSError: if it cannot be read.
+    """
+    try:
+        expected = json.loads(path.read_text(encoding="utf-8"))
+        valid = all("geometry" in entry and "logits" in entry for entry in expected["checkpoints"].values())
+    except (ValueError, TypeError, KeyError, AttributeError):
+        valid = False
+    if not valid:
+        raise ValueError(f"expected is {path}, but it must be JSON with a geometry and logits for every checkpoint.")
+    return expected
+
+
+def geometry(config: CaitConfig) -> dict[str, int]:
+    """The values of `config` by which an entry is found."""
+    return {name: getattr(config, name) for name in GEOMETRY}
+
+
+def find_entry(expected_file: dict[str, Any], config: CaitConfig, path: Path) -> str:
+    """Name of the entry with the geometry of `config`."""
+    for name, entry in expected_file["checkpoints"].items():
+        if entry["geometry"] == geometry(config):
+            return name
+    values = ", ".join(f"{name} {value}" for name, value in geometry(config).items())
+    raise ValueError(f"{path.name} has no entry for {values}; pass --against timm.")
+
+
+def recorded_logits(entry: dict[str, Any], name: str, path: Path) -> tuple[torch.Tensor, float]:
+    """Logits (pictures, labels) of the entry `name`, and the tolerance for them.
+
+    Raises:
+        ValueError: if none were recorded, or they or the tolerance are no numbers.
+    """
+    if entry["logits"] is None:
+        reason = entry.get("reason", "they were not recorded")
+        raise ValueError(f"{path.name} has no logits for {name} ({reason}); pass --against timm.")
+    try:
+        return torch.tensor(entry["logits"], dtype=torch.float32), float(entry["tolerance"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path.name} has logits or a tolerance for {name} that are not numbers.") from None
+
+
+def new_entry(source: str, config: CaitConfig, logits: torch.Tensor) -> dict[str, Any]:
+    """What is written down of logits that timm has just computed."""
+    commit = getattr(config, "_commit_hash", None)
+    packages = ("torch", "timm", "transformers", "pillow")
+    return {
+        "logits": [[float(f"{value:.7g}") for value in row] for row in logits.tolist()],
+        "reason": None,
+        "tolerance": TOLERANCE,
+        "recorded": {
+            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+            "checkpoint": Path(source).name if Path(source).is_dir() else source,
+            "revision": commit,
+            "computed_by": "timm, float32 on the CPU",
+            "versions": {package: version(package) for package in packages},
+        },
+    }
+
+
+def write_expected(path: Path, expected_file: dict[str, Any]):
+    """Replace the file as a whole, one line a row of logits."""
+    text = json.dumps(expected_file, indent=2)
+    text = re.sub(r"\[[-+.,\d\seE]+\]", lambda row: " ".join(row[0].split()), text)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
