@@ -45,6 +45,10 @@ def test_resolved_layer_scale_is_saved_and_an_explicit_one_kept(tmp_path):
         ({"initializer_range": float("inf")}, ["initializer_range is inf", "> 0"]),
         ({"layer_scale_init_value": -1.0}, ["layer_scale_init_value is -1.0", ">= 0"]),
         ({"layer_scale_init_value": float("nan")}, ["layer_scale_init_value is nan", ">= 0"]),
+        ({"num_labels": 10**9}, ["num_labels is 1000000000", "at most"]),
+        ({"image_size": 2**24, "patch_size": 2**24}, ["patch_size is 16777216", "at most"]),
+        ({"image_size": 160000000}, ["image_size is 160000000", "patches"]),
+        ({"problem_type": "multilabel"}, ["problem_type", "multilabel"]),
         ({"hidden_act": "gelo"}, ["hidden_act is 'gelo'", "gelu"]),
     ],
 )
@@ -82,6 +86,15 @@ def test_round_trip(tmp_path, image_size):
         assert {**loaded.to_dict(), "_name_or_path": ""} == config.to_dict()
         assert loaded.image_size == image_size
         assert loaded.id2label == {0: "cat", 1: "dog", 2: "owl"}
+
+
+def test_subclasses_are_checked_at_load_too():
+    class Relative(CaitConfig):
+        model_type = "cait_relative"
+
+    with pytest.raises(ValueError, match="hidden_size is 193"):
+        Relative.from_dict({"model_type": "cait_relative"}, hidden_size=193)
+    assert Relative.from_dict({}, num_hidden_layers=36).layer_scale_init_value == 1e-6
 
 
 def test_label2id_follows_id2label():

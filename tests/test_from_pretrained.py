@@ -90,6 +90,41 @@ def test_arguments_of_from_pretrained_hold_for_timm_repositories(timm_folder):
     assert config.image_size == 256  # the caller's object is not touched
 
 
+def test_adapter_trained_on_a_timm_repository_finds_its_base(timm_folder, tmp_path):
+    peft = pytest.importorskip("peft", reason="adapters need PEFT")
+    base = CaitForImageClassification.from_pretrained(timm_folder)
+    model = peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    with torch.no_grad():
+        expected = model.eval()(pictures(1, 224)).logits
+    model.save_pretrained(tmp_path)
+    loaded = CaitForImageClassification.from_pretrained(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(pictures(1, 224)).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_timm_repository_honours_or_refuses_each_argument(timm_folder, tmp_path):
+    asked = CaitForImageClassification.from_pretrained(timm_folder, output_attentions=True)
+    assert len(asked(pictures(1, 224)).class_attentions) == 2
+    with pytest.raises(OSError, match="pytorch_model.bin"):
+        CaitForImageClassification.from_pretrained(timm_folder, use_safetensors=False)
+    for argument in ({"variant": "fp16"}, {"state_dict": asked.state_dict()}):
+        with pytest.raises(ValueError, match=next(iter(argument))):
+            CaitForImageClassification.from_pretrained(timm_folder, **argument)
+
+
+@pytest.mark.parametrize("config", [ViTConfig(), {"hidden_size": 48}], ids=["ViT", "dict"])
+def test_config_of_another_class_is_refused(timm_folder, config):
+    with pytest.raises(ValueError, match="must be a CaitConfig"):
+        CaitForImageClassification.from_pretrained(timm_folder, config=config)
+
+
+def test_subfolder(tmp_path):
+    model = randomize_(CaitForImageClassification(tiny_config()))
+    model.save_pretrained(tmp_path / "inner")
+    loaded = CaitForImageClassification.from_pretrained(tmp_path, subfolder="inner", image_size=48)
+    assert loaded.config.image_size == 48
+
+
 def test_key_names_are_not_rewritten_by_a_global_mapping(tmp_path):
     """A registered conversion mapping would make Trainer's resume lose every weight: there is none for "cait"."""
     model = randomize_(CaitForImageClassification(tiny_config()))

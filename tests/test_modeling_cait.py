@@ -11,10 +11,11 @@ import torch
 from random_weights import pictures, randomize_, tiny_config
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModel, AutoModelForImageClassification, pipeline
+from transformers import AttentionInterface, AutoModel, AutoModelForImageClassification, pipeline
 
 import cait_hf
 from cait_hf import CaitForImageClassification, CaitImageProcessorPil, CaitModel
+from cait_hf.attention_cait import class_attention_forward
 
 
 IMPLEMENTATIONS = ("eager", "sdpa")
@@ -264,6 +265,7 @@ def test_one_label_is_a_regression():
         (None, torch.tensor([0, 1, 2])),
         ("multi_label_classification", torch.tensor([0, 1])),
         ("regression", torch.zeros(2, 4)),
+        ("regression", torch.zeros(5, 2)),
     ],
 )
 def test_wrong_labels_are_refused_in_a_sentence(model, problem_type, labels):
@@ -272,6 +274,12 @@ def test_wrong_labels_are_refused_in_a_sentence(model, problem_type, labels):
         model(pictures(2, 32), labels=labels)
     assert f"labels has shape {tuple(labels.shape)}" in str(error.value)
     assert "must be (2," in str(error.value)
+
+
+def test_unknown_problem_type_is_refused(model):
+    model.config.problem_type = "multilabel"
+    with pytest.raises(ValueError, match="multilabel"):
+        model(pictures(2, 32), labels=torch.zeros(2, 5))
 
 
 def test_loss_does_not_depend_on_the_class_name():
@@ -383,6 +391,38 @@ def test_no_weight_decay_and_layer_groups(model):
         "classifier.weight",
         "classifier.bias",
     }
+
+
+def test_subclasses_may_add_parameters():
+    class Warm(CaitForImageClassification):
+        def __init__(self, config):
+            super().__init__(config)
+            self.temperature = torch.nn.Parameter(torch.ones(()))
+            self.extra = torch.nn.Conv2d(3, 3, 1, bias=False)
+            self.post_init()
+
+    groups = Warm(tiny_config()).layer_groups()
+    assert {"temperature", "extra.weight"} <= set(groups["head"])
+
+
+def test_empty_batch(model):
+    model.set_attn_implementation("eager")  # Transformers' function for "sdpa" refuses it
+    assert model(pictures(0, 32)).logits.shape == (0, 5)
+
+
+def test_class_attention_takes_any_registered_implementation(model):
+    calls = []
+
+    def counted(module, query, key, value, attention_mask, **kwargs):
+        calls.append(query.shape)
+        return class_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    expected = model(pictures(1, 32)).logits
+    AttentionInterface.register("counted", counted)
+    model.set_attn_implementation("counted")
+    torch.testing.assert_close(model(pictures(1, 32)).logits, expected)
+    assert calls == [(1, 4, 1, 12)] * 2
+    assert isinstance(model.get_input_embeddings(), torch.nn.Module)
 
 
 # --- Auto classes, saving, pipelines

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""The two attentions of CaiT as plain functions of tensors: the reference that every faster path must equal.
+"""The two attentions of CaiT as plain functions of tensors, as the paper writes them.
 
 Sources: "Going deeper with Image Transformers" (arXiv 2103.17239), section 3 (class-attention) and appendix (talking
 heads, from arXiv 2003.02436); facebookresearch/deit, `cait_models.py`, `Attention_talking_head` and `Class_Attention`.
@@ -44,8 +44,8 @@ def talking_heads_attention_forward(
 
 def mix_heads(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """`mixed[b, h] = sum over g of weight[h, g] * maps[b, g] + bias[h]` for maps `(B, H, N, M)`, without a permute."""
-    mixed = torch.matmul(weight, maps.flatten(2)) + bias[:, None]
-    return mixed.view(maps.shape)
+    mixed = torch.matmul(weight, maps.flatten(2))
+    return (mixed + bias[:, None].to(mixed.dtype)).view(maps.shape)
 
 
 def class_attention_forward(
@@ -55,7 +55,6 @@ def class_attention_forward(
     value: torch.Tensor,
     attention_mask: None,
     scaling: float,
-    dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Softmax attention of the class token over the class token and the patches, in transformers' interface.
@@ -69,7 +68,6 @@ def class_attention_forward(
         The attended values `(B, 1, H, D)` and the map `(B, H, 1, 1 + N)`, whose rows sum to 1.
     """
     attention = _softmax(torch.matmul(query * scaling, key.transpose(-1, -2))).to(value.dtype)
-    attention = nn.functional.dropout(attention, p=dropout, training=module.training)
     return torch.matmul(attention, value).transpose(1, 2), attention
 
 

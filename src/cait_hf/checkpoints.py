@@ -466,7 +466,10 @@ def config_kwargs_from_timm(timm_config: dict[str, Any]) -> dict[str, Any]:
         kwargs[name] = int_if_square(kwargs[name])
 
     num_classes = timm_config.get("num_classes", pretrained_cfg.get("num_classes", IMAGENET_1K_CLASSES))
-    return kwargs | label_kwargs(_timm_labels(timm_config, model_args.get("num_classes", num_classes)))
+    num_classes = model_args.get("num_classes", num_classes)
+    if not isinstance(num_classes, int) or not 0 <= num_classes <= 2**20:
+        raise ValueError(f"num_classes is {num_classes} in the timm configuration, but it must be from 0 to {2**20}.")
+    return kwargs | label_kwargs(_timm_labels(timm_config, num_classes))
 
 
 def timm_model_args(config: Any) -> dict[str, Any]:
@@ -531,7 +534,7 @@ def _timm_labels(timm_config: dict[str, Any], num_classes: int) -> dict[int, str
         descriptions = timm_config.get("label_descriptions") or pretrained_cfg.get("label_descriptions") or {}
         described = {index: descriptions.get(name, name) for index, name in names.items()}
         return described if len(set(described.values())) == len(described) else names
-    if num_classes == IMAGENET_1K_CLASSES and "in1k" in pretrained_cfg.get("tag", ""):
+    if num_classes == IMAGENET_1K_CLASSES and "in1k" in (pretrained_cfg.get("tag") or ""):
         try:
             return imagenet_1k_labels()
         except FileNotFoundError:  # only the Python files travel with weights that are loaded as remote code

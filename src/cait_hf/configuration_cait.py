@@ -90,7 +90,7 @@ class CaitConfig(PreTrainedConfig):
     drop_path_rate: float | int = 0.0
     layer_scale_init_value: float | int | None = None
     initializer_range: float | int = 0.02
-    layer_norm_eps: float = 1e-6
+    layer_norm_eps: float | int = 1e-6
     image_size: int | list[int] | tuple[int, int] = 224
     patch_size: int | list[int] | tuple[int, int] = 16
     num_channels: int = 3
@@ -98,6 +98,8 @@ class CaitConfig(PreTrainedConfig):
     interpolate_pos_encoding: bool = False
 
     def __post_init__(self, **kwargs):
+        num_labels = kwargs.get("num_labels")
+        _require(num_labels is None or num_labels <= 2**20, "num_labels", num_labels, f"at most {2**20}")
         for name, largest in _LARGEST.items():
             value = getattr(self, name)
             _require(1 <= value <= largest, name, value, f"an integer from 1 to {largest}")
@@ -117,10 +119,25 @@ class CaitConfig(PreTrainedConfig):
         )
         _require(self.hidden_act in ACT2FN, "hidden_act", repr(self.hidden_act), f"one of {', '.join(sorted(ACT2FN))}")
         _require(
+            max(as_pair(self.patch_size)) <= _LARGEST_PATCH,
+            "patch_size",
+            self.patch_size,
+            f"at most {_LARGEST_PATCH} pixels",
+        )
+        _require(
             all(size % patch == 0 for size, patch in zip(as_pair(self.image_size), as_pair(self.patch_size))),
             "image_size",
             self.image_size,
             f"a multiple of patch_size ({self.patch_size}) in height and width",
+        )
+
+        rows, columns = (size // patch for size, patch in zip(as_pair(self.image_size), as_pair(self.patch_size)))
+        _require(rows * columns <= _MOST_PATCHES, "image_size", self.image_size, f"of at most {_MOST_PATCHES} patches")
+        _require(
+            self.problem_type in (None, *PROBLEM_TYPES),
+            "problem_type",
+            repr(self.problem_type),
+            f"None or one of {', '.join(PROBLEM_TYPES)}",
         )
 
         if self.layer_scale_init_value is None:
@@ -157,9 +174,13 @@ class CaitConfig(PreTrainedConfig):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read `config.json`; timm's own Hub format (`timm/cait_*`) is translated to the fields of this class."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if is_timm_config_dict(config_dict):
-            config_dict = {"model_type": cls.model_type, **config_kwargs_from_timm(config_dict)}
-        return config_dict, kwargs
+        return cls._translated(config_dict), kwargs
+
+    @classmethod
+    def _translated(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
+        if not is_timm_config_dict(config_dict):
+            return config_dict
+        return {"model_type": cls.model_type, **config_kwargs_from_timm(config_dict)}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "CaitConfig":
@@ -168,6 +189,7 @@ class CaitConfig(PreTrainedConfig):
         Raises:
             ValueError: if the dictionary is the configuration of another model.
         """
+        config_dict = cls._translated(config_dict)
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
@@ -175,7 +197,8 @@ class CaitConfig(PreTrainedConfig):
                 "and timm's cait_* configurations."
             )
         # The base class would assign overrides after the checks of __post_init__.
-        overrides = {name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs}
+        own_fields = cls.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
+        overrides = {name: kwargs.pop(name) for name in own_fields.intersection(kwargs)}
         return super().from_dict({**config_dict, **overrides}, **kwargs)
 
 
@@ -188,6 +211,9 @@ _LARGEST = {
     "intermediate_size": 2**20,
     "num_channels": 2**20,
 }
+_LARGEST_PATCH = 2**10
+_MOST_PATCHES = 2**20
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
 
 

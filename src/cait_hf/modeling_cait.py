@@ -6,6 +6,7 @@ mechanisms of Transformers' own vision models. Shapes in comments: B pictures, N
 """
 
 import copy
+import json
 import math
 import os
 from collections.abc import Callable
@@ -21,12 +22,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, load_state_dict
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, cached_file
+from transformers.utils import (
+    TransformersKwargs,
+    cached_file,
+    find_adapter_config_file,
+    is_peft_available,
+)
 from transformers.utils.generic import can_return_tuple, is_timm_config_dict, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention_cait import class_attention_forward, talking_heads_attention_forward
-from .configuration_cait import CaitConfig, as_pair
+from .configuration_cait import PROBLEM_TYPES, CaitConfig, as_pair
 from .state_dict import convert_official_state_dict
 
 
@@ -152,8 +158,8 @@ class CaitSelfAttention(nn.Module):
 
     def __init__(self, config: CaitConfig):
         super().__init__()
-        self.config = config
         heads = config.num_attention_heads
+        self.num_attention_heads = heads
         self.head_dim = config.hidden_size // heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_probs_dropout_prob
@@ -173,7 +179,7 @@ class CaitSelfAttention(nn.Module):
         self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         input_shape = hidden_states.shape[:-1]
-        hidden_shape = (*input_shape, -1, self.head_dim)
+        hidden_shape = (*input_shape, self.num_attention_heads, self.head_dim)
 
         query_states = self.q_proj(hidden_states).view(hidden_shape).transpose(1, 2)
         key_states = self.k_proj(hidden_states).view(hidden_shape).transpose(1, 2)
@@ -190,7 +196,7 @@ class CaitSelfAttention(nn.Module):
             scaling=self.scaling,
             dropout=self.attention_dropout if self.training else 0.0,
         )
-        attn_output = self.o_proj(attn_output.reshape(*input_shape, -1))
+        attn_output = self.o_proj(attn_output.flatten(2))
         return attn_output, attn_weights
 
 
@@ -217,9 +223,9 @@ class CaitClassAttention(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         batch_size = hidden_states.shape[0]  # hidden_states: (B, 1 + N, C), the class token first
-        hidden_shape = (batch_size, -1, self.config.num_attention_heads, self.head_dim)
+        hidden_shape = (batch_size, hidden_states.shape[1], self.config.num_attention_heads, self.head_dim)
 
-        query_states = self.q_proj(hidden_states[:, :1]).view(hidden_shape).transpose(1, 2)
+        query_states = self.q_proj(hidden_states[:, :1]).view(batch_size, 1, *hidden_shape[2:]).transpose(1, 2)
         key_states = self.k_proj(hidden_states).view(hidden_shape).transpose(1, 2)
         value_states = self.v_proj(hidden_states).view(hidden_shape).transpose(1, 2)
 
@@ -232,7 +238,7 @@ class CaitClassAttention(nn.Module):
         attn_output, attn_weights = attention_interface(
             self, query_states, key_states, value_states, None, scaling=self.scaling, **kwargs
         )
-        attn_output = self.o_proj(attn_output.reshape(batch_size, 1, -1))
+        attn_output = self.o_proj(attn_output.flatten(2))
         return attn_output, attn_weights
 
 
@@ -356,10 +362,10 @@ class CaitPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv2d):
-            fan_in = module.weight[0].numel()
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            init.uniform_(module.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        elif isinstance(module, CaitPatchEmbeddings):
+            bound = module.projection.weight[0].numel() ** -0.5
+            init.kaiming_uniform_(module.projection.weight, a=math.sqrt(5))
+            init.uniform_(module.projection.bias, -bound, bound)
         elif isinstance(module, CaitEmbeddings):
             init.trunc_normal_(module.position_embeddings, std=std)
             init.trunc_normal_(module.cls_token, std=std)
@@ -393,33 +399,48 @@ class CaitPreTrainedModel(PreTrainedModel):
             ValueError: if the checkpoint's configuration is another model's, or timm's weights do not fit a CaiT.
             OSError: if the folder, repository or one of its files does not exist.
         """
+        source = pretrained_model_name_or_path
         hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
-        if config is not None and not isinstance(config, PreTrainedConfig):
+        if isinstance(config, str | os.PathLike):
             config = cls.config_class.from_pretrained(config, **hub_kwargs)
+        if not isinstance(config, CaitConfig | None):
+            raise ValueError(f"config is a {type(config).__name__}, but it must be a CaitConfig, a path or a Hub id.")
+        if source is None:  # a bare state dict
+            return super().from_pretrained(None, *model_args, config=config, **kwargs)
         try:
-            stored_config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
+            config_dict, _ = PreTrainedConfig.get_config_dict(source, **hub_kwargs)
         except OSError:
-            # a folder of adapters, a bare state dict, or nothing: the base class loads it or says what is wrong
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+            config_dict = {}
+        if not config_dict:  # adapters, or nothing: the base class loads them or says what is wrong
+            base = _timm_base_of_adapter(source, hub_kwargs)
+            if base is None:
+                return super().from_pretrained(source, *model_args, config=config, **kwargs)
+            loaded = cls.from_pretrained(base, *model_args, config=config, **kwargs)
+            (loaded[0] if isinstance(loaded, tuple) else loaded).load_adapter(source)
+            return loaded
 
+        is_timm = is_timm_config_dict(config_dict)
+        stored_config = cls.config_class.from_dict(config_dict)
         requested_size = kwargs.pop("image_size", stored_config.image_size if config is None else config.image_size)
         if config is not None:
             config = copy.deepcopy(config)
             config.image_size = stored_config.image_size
-
-        if _is_timm_checkpoint(pretrained_model_name_or_path, hub_kwargs):
+        if is_timm:
+            refused = [name for name in ("state_dict", "gguf_file", "variant") if kwargs.get(name) is not None]
+            if refused:
+                raise ValueError(f"{refused[0]} is given, but timm's repositories load without it.")
+            state_dict = _load_timm_state_dict(source, kwargs.pop("use_safetensors", None), hub_kwargs)
             if config is None:
-                fields = {*cls.config_class.__dataclass_fields__, "num_labels"} - {"dtype"}
-                overrides = {name: kwargs.pop(name) for name in fields.intersection(kwargs)}
-                config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub_kwargs, **overrides)
-            state_dict = _load_timm_state_dict(pretrained_model_name_or_path, hub_kwargs)
+                held_back = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
+                config, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **kwargs)
+                kwargs |= held_back
             loaded = super().from_pretrained(None, *model_args, config=config, state_dict=state_dict, **kwargs)
-            model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info=True
-            model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         else:
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            loaded = super().from_pretrained(source, *model_args, config=config, **kwargs)
 
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info=True
+        if is_timm:
+            model.name_or_path = model.config.name_or_path = str(source)
         if as_pair(requested_size) != as_pair(stored_config.image_size):
             model.resize_position_embeddings(requested_size)
         return loaded
@@ -434,15 +455,13 @@ class CaitPreTrainedModel(PreTrainedModel):
         The table is resized as the official fine-tuning at a higher resolution does (facebookresearch/deit,
         `main.py`): bicubic over the grid of patches, `align_corners=False`; the class token has no position.
 
+        The table is a new parameter: make an optimizer afterwards.
+
         Raises:
             ValueError: if `image_size` is not a multiple of the patch size, or the table is offloaded.
         """
         embeddings = self.base_model.embeddings
-        # a configuration of the new size validates it
-        new_config = type(self.config)(
-            image_size=image_size if isinstance(image_size, int) else tuple(image_size),
-            patch_size=self.config.patch_size,
-        )
+        new_config = CaitConfig(image_size=image_size, patch_size=self.config.patch_size)  # validates the size
         height, width = as_pair(new_config.image_size)
         table = embeddings.position_embeddings
         if table.device.type == "meta":
@@ -460,7 +479,8 @@ class CaitPreTrainedModel(PreTrainedModel):
         """Names of the parameters with two or more axes that the official recipe exempts from weight decay.
 
         These are the position table and the class token (`no_weight_decay` of the official code); its optimizer also
-        exempts every parameter with one axis (LayerScale, LayerNorm, biases), which needs no list.
+        exempts every parameter with one axis (LayerScale, LayerNorm, biases). Plain `Trainer` knows neither rule; the
+        Trainer in `cait_hf.training` follows both.
         """
         return {name for name, _ in self.named_parameters() if name.endswith((".position_embeddings", ".cls_token"))}
 
@@ -479,7 +499,7 @@ class CaitPreTrainedModel(PreTrainedModel):
         groups["head"] = {}
         for name, parameter in self.named_parameters():
             stage, *rest = name.removeprefix(f"{self.base_model_prefix}.").split(".")
-            if rest[0] == "cls_token":
+            if rest[:1] == ["cls_token"]:
                 group = "class_layers.0"
             elif stage in ("layers", "class_layers"):
                 group = f"{stage}.{rest[0]}"
@@ -500,17 +520,33 @@ _HUB_KWARGS = (
 )
 
 
-def _is_timm_checkpoint(name_or_path: str | os.PathLike, hub_kwargs: dict) -> bool:
-    config_dict, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub_kwargs)
-    return is_timm_config_dict(config_dict)
-
-
-def _load_timm_state_dict(name_or_path: str | os.PathLike, hub_kwargs: dict) -> dict[str, torch.Tensor]:
-    for filename in ("model.safetensors", "pytorch_model.bin"):
+def _load_timm_state_dict(
+    name_or_path: str | os.PathLike, use_safetensors: bool | None, hub_kwargs: dict
+) -> dict[str, torch.Tensor]:
+    """The weights of a timm repository in our names; `use_safetensors` `True` or `False` allows one file alone."""
+    filenames = ["model.safetensors"] if use_safetensors is not False else []
+    filenames += ["pytorch_model.bin"] if not use_safetensors else []
+    for filename in filenames:
         path = cached_file(name_or_path, filename, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
         if path is not None:
             return convert_official_state_dict(load_state_dict(path))
-    raise OSError(f"{name_or_path} holds timm's config.json but neither model.safetensors nor pytorch_model.bin.")
+    raise OSError(f"{name_or_path} holds timm's config.json but neither {' nor '.join(filenames)}.")
+
+
+def _timm_base_of_adapter(name_or_path: str | os.PathLike, hub_kwargs: dict) -> str | None:
+    """Where a PEFT adapter was trained on a timm repository: that repository, which the base class cannot read."""
+    if not is_peft_available():
+        return None
+    adapter_config = find_adapter_config_file(name_or_path, **hub_kwargs)
+    if adapter_config is None:
+        return None
+    with open(adapter_config, encoding="utf-8") as file:
+        base = json.load(file).get("base_model_name_or_path")
+    try:
+        config_dict, _ = PreTrainedConfig.get_config_dict(base)
+    except OSError:
+        return None
+    return base if is_timm_config_dict(config_dict) else None
 
 
 def _class_attentions_with_attentions(forward: Callable) -> Callable:
@@ -522,7 +558,9 @@ def _class_attentions_with_attentions(forward: Callable) -> Callable:
         if output_attentions is None:
             kwargs["output_attentions"] = output_attentions = self.config.output_attentions
         if kwargs.get("output_class_attentions") is None:
-            kwargs["output_class_attentions"] = output_attentions
+            kwargs["output_class_attentions"] = output_attentions or getattr(
+                self.config, "output_class_attentions", False
+            )
         return forward(self, *args, **kwargs)
 
     return wrapper
@@ -567,9 +605,10 @@ class CaitModel(CaitPreTrainedModel):
             interpolate_pos_encoding (`bool`, *optional*):
                 Whether to resize the position table to a picture of another size than `config.image_size`. `None`
                 takes the configuration's value.
-            output_attentions, output_hidden_states (`bool`, *optional*), `output_class_attentions` and
-            `output_class_hidden_states`:
+            output_attentions, output_class_attentions, output_class_hidden_states (`bool`, *optional*):
                 What to record, see [`CaitModelOutput`]; `output_attentions` records both kinds of maps.
+            output_hidden_states (`bool`, `int` or `list[int]`, *optional*):
+                Whether to record the hidden states, or which of them.
             return_dict (`bool`, *optional*):
                 Whether to return a [`CaitModelOutput`] (the default) or a tuple.
 
@@ -614,13 +653,15 @@ def image_classification_loss(
     batch_size, num_labels = logits.shape
     labels = labels.to(logits.device)
     if config.problem_type == "regression" or (config.problem_type is None and num_labels == 1):
-        if labels.numel() == logits.numel():
+        if labels.shape == logits.shape or (num_labels == 1 and labels.shape == (batch_size,)):
             return nn.functional.mse_loss(logits, labels.view(logits.shape).to(logits.dtype))
         allowed = f"({batch_size}, {num_labels})"
     elif config.problem_type == "multi_label_classification":
         if labels.shape == logits.shape:
             return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
         allowed = f"({batch_size}, {num_labels}) for multi-label classification"
+    elif config.problem_type not in (None, "single_label_classification"):
+        raise ValueError(f"config.problem_type is {config.problem_type!r}, but it must be one of {PROBLEM_TYPES}.")
     else:
         if labels.is_floating_point() and labels.shape == logits.shape:
             return nn.functional.cross_entropy(logits, labels.to(logits.dtype))
@@ -687,4 +728,11 @@ class CaitForImageClassification(CaitPreTrainedModel):
         )
 
 
-__all__ = ["CaitForImageClassification", "CaitModel", "CaitPreTrainedModel"]
+__all__ = [
+    "CaitForImageClassification",
+    "CaitForImageClassificationOutput",
+    "CaitModel",
+    "CaitModelOutput",
+    "CaitPreTrainedModel",
+    "image_classification_loss",
+]
