@@ -22,13 +22,13 @@ from sklearn.linear_model import LogisticRegression
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
-    Trainer,
     TrainingArguments,
     pipeline,
     set_seed,
 )
 
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
+from cait_hf.training.trainer import ImageClassificationTrainer
 from cait_hf.visualization import class_attention_maps, overlay_attention, prediction_grid
 
 
@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--skip_training", action="store_true", help="use the model of an earlier run")
     args = parser.parse_args(argv)
 
+    # Tensors this small gain little from more threads, which wait long for each other on a machine that is busy.
+    torch.set_num_threads(1)
     model_dir, picture_file = args.output_dir / "cait-digits", args.output_dir / "demo.png"
     if args.skip_training:
         classify(model_dir, picture_file)
@@ -82,6 +84,7 @@ def train(model_dir: Path, args: argparse.Namespace):
         # With the usual 0.02 a narrow model hardly tells positions apart at first, and starts to learn late.
         initializer_range=0.1,
         id2label={digit: str(digit) for digit in range(10)},
+        label2id={str(digit): digit for digit in range(10)},
     )
     model = CaitForImageClassification(config)
     image_processor = CaitImageProcessorPil(size=IMAGE_SIZE, crop_size=IMAGE_SIZE)
@@ -102,7 +105,7 @@ def train(model_dir: Path, args: argparse.Namespace):
     test_set = pictures.select(range(len(images) - HELD_OUT, len(images)))
 
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(
+        trainer = ImageClassificationTrainer(
             model=model,
             args=TrainingArguments(
                 output_dir=scratch,

@@ -23,13 +23,13 @@ from pathlib import Path
 
 import evaluate
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     HfArgumentParser,
     PreTrainedConfig,
-    Trainer,
     TrainingArguments,
     set_seed,
 )
@@ -48,6 +48,7 @@ from cait_hf.training.data import (
     load_data,
     option,
 )
+from cait_hf.training.trainer import ImageClassificationTrainer
 
 
 logger = logging.getLogger(__name__)
@@ -63,14 +64,6 @@ class ModelArguments:
     image_size: int | None = option("CaiT only: resolution to work at; the positions are resized to it.")
     drop_path_rate: float | None = option("Rate of stochastic depth, in [0, 1).")
     ignore_mismatched_sizes: bool = option("Start a new classifier if the number of classes differs.", default=False)
-
-
-class ImageClassificationTrainer(Trainer):
-    """`Trainer` with the weight decay of the official recipe: none on vectors, positions and class token."""
-
-    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
-        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2 and name not in exempt]
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -91,7 +84,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             train_data.prepare(train_transform, config.label2id)
         if eval_data:
             eval_data.prepare(EvalTransform(image_processor), config.label2id)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")
 
     trainer = ImageClassificationTrainer(
@@ -211,7 +204,7 @@ def set_labels(
 ):
     """Make the classes of the training pictures the model's, unless it has just these, in its own order."""
     pretrained = model_args.model_name_or_path is not None
-    if train_data is not None and not (pretrained and set(train_data.class_names) == set(config.label2id)):
+    if train_data is not None and not (pretrained and set(train_data.class_names) == set(config.id2label.values())):
         names = train_data.class_names
         if len(names) < 2:
             raise ValueError(f"the training pictures have {len(names)} class, but there must be at least 2.")
@@ -223,7 +216,7 @@ def set_labels(
         if pretrained and len(names) == config.num_labels:
             logger.warning("The classifier was trained for other classes than those of the data; it is trained on.")
         config.id2label = dict(enumerate(names))
-        config.label2id = {name: index for index, name in config.id2label.items()}
+    config.label2id = {name: index for index, name in config.id2label.items()}  # stored ones may lack it
     if eval_data is not None:
         unknown = [name for name in eval_data.class_names if name not in config.label2id]
         if unknown:
