@@ -31,6 +31,7 @@ setup(
         "pillow>=10.1",
         "safetensors>=0.5",
         "torch>=2.11",
+        "tqdm",
         "transformers>=5.17",
     ],
     extras_require={

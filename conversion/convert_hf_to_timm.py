@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from convert_cait_to_hf import REPO_ID, new_folder, run_command  # the script beside this one
 
-from cait_hf import CHECKPOINTS, CaitCheckpoint, CaitConfig, CaitForImageClassification, CaitImageProcessorPil
+from cait_hf import CHECKPOINTS, CaitCheckpoint, CaitConfig, CaitImageProcessorPil
 from cait_hf.checkpoints import timm_model_args
 from cait_hf.configuration_cait import as_pair
+from cait_hf.convert import load_model, new_folder, run_command
 from cait_hf.state_dict import convert_to_official_state_dict
 
 
@@ -43,25 +43,6 @@ def convert(args: argparse.Namespace):
         tensors = convert_to_official_state_dict(model.state_dict())
         safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     print(f"Wrote {args.output_dir}: {timm_config['architecture']}, model_args {timm_config['model_args']}.")
-
-
-def load_model(source: str) -> CaitForImageClassification:
-    """The model in the dtype of its file.
-
-    Raises:
-        ValueError: if tensors are damaged, missing, or of other shapes than the configuration says.
-        OSError: if `source` does not exist or has no weights.
-    """
-    if not Path(source).is_dir() and not REPO_ID.fullmatch(source):
-        raise FileNotFoundError(f"source is {source}, which is neither a folder nor the id of a repository.")
-    try:
-        model, loading = CaitForImageClassification.from_pretrained(source, dtype="auto", output_loading_info=True)
-    except (RuntimeError, safetensors.SafetensorError) as error:
-        raise ValueError(f"The weights of {source} cannot be loaded: {error}") from error
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
-        raise ValueError(f"{source} lacks {len(missing)} tensors, the first are {', '.join(missing[:5])}.")
-    return model
 
 
 def load_image_processor(source: str, config: CaitConfig) -> CaitImageProcessorPil:

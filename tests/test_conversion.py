@@ -5,10 +5,16 @@ The weights are random and such that every part matters (see `random_weights`); 
 in timm's own model, so that nothing of this package is on the side of the reference.
 """
 
+import errno
 import json
 import pickle
+import shutil
+import signal
 import subprocess
 import sys
+import zipfile
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -16,12 +22,21 @@ import pytest
 import safetensors.torch
 import torch
 from huggingface_hub import ModelCard
+from official_files import (
+    TINY_TIMM,
+    official_tensors,
+    tiny_checkpoint,
+    tiny_official_tensors,
+    write_pth,
+    write_timm_folder,
+    write_tiny_timm_folder,
+)
 from random_weights import pictures, randomize_, tiny_config
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
-from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil, find_checkpoint
+from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
 from cait_hf.checkpoints import imagenet_1k_labels
-from cait_hf.state_dict import convert_official_state_dict, convert_to_official_state_dict
+from cait_hf.state_dict import convert_official_state_dict
 
 
 CONVERSION = Path(__file__).parent.parent / "conversion"
@@ -29,29 +44,10 @@ sys.path.insert(0, str(CONVERSION))
 import convert_cait_to_hf  # noqa: E402
 import convert_hf_to_timm  # noqa: E402
 
+from cait_hf import convert  # noqa: E402
+
 
 WRITTEN = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
-TINY_TIMM = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 4, "num_classes": 5}
-
-
-def official_tensors(config: CaitConfig) -> dict[str, torch.Tensor]:
-    return convert_to_official_state_dict(randomize_(CaitForImageClassification(config)).state_dict())
-
-
-def write_pth(file: Path, official) -> Path:
-    torch.save({"model": {f"module.{key}": tensor for key, tensor in official.items()}}, file)
-    return file
-
-
-def write_timm_folder(folder: Path, official, **config) -> Path:
-    """As timm's `save_for_hf` writes it, for tests that run without timm."""
-    folder.mkdir()
-    safetensors.torch.save_file(official, folder / "model.safetensors", metadata={"format": "pt"})
-    model_args = {**TINY_TIMM, "mlp_ratio": 2.0, "mlp_ratio_token_only": 2.0}
-    pretrained_cfg = {"input_size": [3, 32, 32], "interpolation": "bicubic", "crop_pct": 1.0, "num_classes": 5}
-    config = {"architecture": "cait_xxs24_224", "model_args": model_args, "pretrained_cfg": pretrained_cfg, **config}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @torch.no_grad()
@@ -267,7 +263,7 @@ def test_verify_finds_swapped_tensors(first, second, official, tmp_path, workpla
             renamed[key.replace(name, swap[name]) if name else key] = tensor
         return renamed
 
-    monkeypatch.setattr(convert_cait_to_hf, "convert_official_state_dict", swapped)
+    monkeypatch.setattr(convert, "convert_official_state_dict", swapped)
     exit_code = to_hf(write_pth(tmp_path / "weights.pth", official), workplace / "model", "--verify")
     assert_refused(exit_code, capsys, "--verify: the logits differ from timm's by at most", workplace)
 
@@ -281,80 +277,129 @@ def test_verify_without_timm(official, tmp_path, workplace, capsys, monkeypatch)
 # Sources on the network
 
 
-def test_official_name_is_downloaded(tmp_path, monkeypatch):
-    checkpoint = find_checkpoint("XXS24_224")
-    pth = write_pth(tmp_path / "source.pth", official_tensors(tiny_config(num_labels=1000)))
-    fetched = []
+@pytest.fixture
+def tiny_xxs24(monkeypatch):
+    """XXS24_224, as small as a test wants it."""
+    checkpoint = tiny_checkpoint("XXS24_224")
+    monkeypatch.setattr(convert, "find_checkpoint", lambda name: checkpoint)
+    return checkpoint
+
+
+@pytest.fixture
+def torch_hub(tmp_path, monkeypatch):
+    """Files that `torch.hub` fetches instead of those on the network, and the addresses that it was asked for."""
+    files, fetched = {}, []
 
     def fetch(url, destination):
         fetched.append(url)
-        Path(destination).write_bytes(pth.read_bytes())
+        if url not in files:
+            raise URLError("no route")
+        Path(destination).write_bytes(files[url].read_bytes())
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    return files, fetched
+
+
+def test_official_name_is_downloaded(tiny_xxs24, torch_hub, tmp_path):
+    files, fetched = torch_hub
+    files[tiny_xxs24.url] = write_pth(tmp_path / "source.pth", tiny_official_tensors(tiny_xxs24))
     assert to_hf("xxs24_224", tmp_path / "model") == 0
     assert to_hf("cait_XXS24_224", tmp_path / "model", "--overwrite") == 0
-    assert fetched == [checkpoint.url]  # the second time it is in the cache
+    assert fetched == [tiny_xxs24.url]  # the second time it is in the cache
     card = ModelCard.load(tmp_path / "model" / "README.md")
     assert card.data.license == "apache-2.0" and card.data.datasets == ["imagenet-1k"]
     assert "XXS24_224.pth" in card.text and "78.4" in card.text and str(tmp_path) not in card.text
 
 
-def test_timm_repository(tmp_path, monkeypatch):
-    repo_id = "timm/cait_xxs24_224.fb_dist_in1k"
-    official = official_tensors(CaitConfig(**find_checkpoint(repo_id).config_kwargs, num_labels=1000))
-    cache = write_timm_folder(tmp_path / "cache", official, model_args={}, pretrained_cfg={"tag": "fb_dist_in1k"})
-    asked = []
-    monkeypatch.setattr(
-        convert_cait_to_hf, "snapshot_download", lambda repo_id, **kwargs: asked.append(repo_id) or str(cache)
-    )
-    assert to_hf(repo_id, tmp_path / "model") == 0
-    assert asked == [repo_id]
+def test_download_that_is_too_short_is_fetched_again(tiny_xxs24, torch_hub, tmp_path, workplace, capsys):
+    files, fetched = torch_hub
+    whole = write_pth(tmp_path / "source.pth", tiny_official_tensors(tiny_xxs24))
+    files[tiny_xxs24.url] = tmp_path / "short.pth"
+    files[tiny_xxs24.url].write_bytes(whole.read_bytes()[: 4 * tiny_xxs24.num_parameters - 1])
+    sentence = f"The download of XXS24_224 has {4 * tiny_xxs24.num_parameters - 1:,} bytes, but it must have"
+    assert_refused(to_hf("XXS24_224", workplace / "model"), capsys, sentence, workplace)
+    files[tiny_xxs24.url] = whole
+    assert to_hf("XXS24_224", workplace / "model") == 0
+    assert len(fetched) == 2
+
+
+def test_download_of_another_checkpoint(tiny_xxs24, torch_hub, tmp_path, workplace, capsys):
+    files, _ = torch_hub
+    deeper = CaitConfig(**{**tiny_xxs24.config_kwargs, "num_hidden_layers": 4}, num_labels=1000)
+    files[tiny_xxs24.url] = write_pth(tmp_path / "source.pth", official_tensors(deeper))
+    sentence = "num_hidden_layers is 4 in the source, but in XXS24_224 it is 3"
+    assert_refused(to_hf("XXS24_224", workplace / "model"), capsys, sentence, workplace)
+
+
+def publish(hub, folder, repo_id, **more):
+    """Put a folder to the loopback Hub in a repository of its own name, new where there was one."""
+    hub.create(repo_id)
+    hub.write(repo_id, {file.name: file.read_bytes() for file in folder.iterdir()} | more)
+
+
+def test_timm_repository(hub, tiny_xxs24, tmp_path):
+    folder = write_tiny_timm_folder(
+        tmp_path / "timm", tiny_xxs24, tiny_official_tensors(tiny_xxs24, seed=7)
+    )  # in no cache
+    publish(hub, folder, tiny_xxs24.timm_repo, **{"pytorch_model.bin": b"not needed"})
+    assert to_hf(tiny_xxs24.timm_repo, tmp_path / "model") == 0
+    assert hub.count(r"GET .*resolve/.*/model\.safetensors") == 1 and hub.count(r"resolve/.*pytorch_model") == 0
     card = ModelCard.load(tmp_path / "model" / "README.md")
-    assert card.data.base_model == repo_id
+    assert card.data.base_model == tiny_xxs24.timm_repo
     assert AutoConfig.from_pretrained(tmp_path / "model").id2label == imagenet_1k_labels()
 
 
-def test_download_that_fails(tmp_path, workplace, capsys, monkeypatch):
-    def fetch(url, destination):
-        raise URLError("no route")
+@pytest.mark.parametrize("known", ["sha256", "size"])
+def test_timm_repository_with_other_weights(known, hub, tmp_path, workplace, capsys, monkeypatch):
+    """The SHA-256 where one is known at first hand, else the size; what was refused is fetched again."""
+    checkpoint = tiny_checkpoint("XXS24_224")
+    official = tiny_official_tensors(checkpoint)
+    good = write_tiny_timm_folder(tmp_path / "good", checkpoint, official)
+    if known == "sha256":
+        checkpoint = replace(checkpoint, timm_file_sha256=convert.sha256_of(good / "model.safetensors"))
+        bad = write_tiny_timm_folder(tmp_path / "bad", checkpoint, tiny_official_tensors(checkpoint, seed=1))
+        sentence = f"but it must have SHA-256 {checkpoint.timm_file_sha256}"
+    else:
+        half = {key: tensor.half() for key, tensor in official.items()}
+        bad = write_tiny_timm_folder(tmp_path / "bad", checkpoint, half)
+        sentence = f"but it must have {4 * checkpoint.num_parameters:,} bytes"
+    monkeypatch.setattr(convert, "find_checkpoint", lambda name: checkpoint)
+    publish(hub, bad, checkpoint.timm_repo)
+    assert_refused(to_hf(checkpoint.timm_repo, workplace / "model"), capsys, sentence, workplace)
+    hub.requests.clear()
+    assert to_hf(checkpoint.timm_repo, workplace / "model") == 1
+    assert hub.count(r"GET .*resolve/.*/model\.safetensors") == 1
+    publish(hub, good, checkpoint.timm_repo)
+    assert to_hf(checkpoint.timm_repo, workplace / "model") == 0
 
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+
+def test_file_names_that_leave_the_folder(hub, repo_id, official, tmp_path, workplace):
+    folder = write_timm_folder(tmp_path / "timm", official)
+    evil = {
+        "../evil.txt": b"1",
+        "../../model.safetensors": b"1",
+        "/tmp/cait-hf-evil.txt": b"1",
+        "..\\config.json": b"1",
+    }
+    publish(hub, folder, repo_id, **evil)
+    before = set(tmp_path.rglob("*"))
+    assert to_hf(repo_id, workplace / "model") == 0
+    assert set(workplace.rglob("*")) == {workplace / "model", *(workplace / "model" / name for name in WRITTEN)}
+    assert set(tmp_path.rglob("*")) - set(workplace.rglob("*")) == before - {workplace} | {workplace}
+    assert hub.count("evil") == 0 and not Path("/tmp/cait-hf-evil.txt").exists()
+
+
+def test_download_that_fails(torch_hub, workplace, capsys):
     exit_code = to_hf("M48_448", workplace / "model")
     assert_refused(
         exit_code, capsys, "https://dl.fbaipublicfiles.com/deit/M48_448.pth could not be downloaded", workplace
     )
 
 
-def test_repository_out_of_reach(workplace, capsys, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def test_repository_out_of_reach(hub, workplace, capsys):
     exit_code = to_hf("nobody/cait_nowhere", workplace / "model")
     assert_refused(exit_code, capsys, "nobody/cait_nowhere, neither a local path nor a repository", workplace)
-
-
-def test_push_to_hub(official, tmp_path, capsys, monkeypatch):
-    calls = []
-
-    class Api:
-        def create_repo(self, repo_id, private, exist_ok):
-            calls.append((repo_id, private, exist_ok))
-            return type("RepoUrl", (), {"repo_id": f"me/{repo_id}"})
-
-        def upload_folder(self, repo_id, folder_path, commit_message):
-            calls.append((repo_id, sorted(file.name for file in folder_path.iterdir())))
-            return type("CommitInfo", (), {"repo_url": f"hub/{repo_id}"})
-
-    monkeypatch.setattr(convert_cait_to_hf, "HfApi", Api)
-    pth = write_pth(tmp_path / "weights.pth", official)
-    assert to_hf(pth, tmp_path / "model", "--push_to_hub", "cait-tiny", "--private") == 0
-    assert calls == [("cait-tiny", True, True), ("me/cait-tiny", WRITTEN)]
-    assert 'model="cait-tiny"' in (tmp_path / "model" / "README.md").read_text()
-
-    monkeypatch.setattr(Api, "upload_folder", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("no route")))
-    assert to_hf(pth, tmp_path / "other", "--push_to_hub", "cait-tiny") == 1
-    assert "other was written, but it could not be pushed to me/cait-tiny: no route" in capsys.readouterr().err
-    assert (tmp_path / "other" / "config.json").exists()
 
 
 def test_model_card_of_weights_of_ones_own(official, tmp_path):
@@ -373,29 +418,104 @@ def without(official, key):
     return {name: tensor for name, tensor in official.items() if name != key}
 
 
-class Code:
-    """A pickle of this writes a file when it is opened."""
+CODE = "open(%r, 'w').close()"
+OPCODES = {  # each calls exec with a text
+    "REDUCE": b"cbuiltins\nexec\n(V%s\ntR.",
+    "INST": b"(V%s\nibuiltins\nexec\n.",
+    "OBJ": b"(cbuiltins\nexec\nV%s\no.",
+    "STACK_GLOBAL": b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93V%s\n\x85R.",
+    "behind a dictionary": b"}0cbuiltins\nexec\n(V%s\ntR.",
+}
 
-    def __init__(self, marker):
-        self.marker = marker
 
-    def __reduce__(self):
-        return Path.write_text, (self.marker, "the code ran")
-
-
-@pytest.mark.parametrize("wrapped", [False, True], ids=["bare pickle", "torch.save"])
-def test_code_in_a_pickle_does_not_run(official, wrapped, tmp_path, workplace, capsys):
-    marker, source = tmp_path / "marker", tmp_path / "weights.pth"
-    content = {"model": official, "args": Code(marker)}
-    if wrapped:
-        torch.save(content, source)
+def write_pickle(file: Path, content: bytes, container: str):
+    """A pickle by itself, as torch's files before 1.6 (header pickles in front) or as its zip files."""
+    if container == "zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("archive/data.pkl", content)
+            archive.writestr("archive/version", "3\n")
     else:
-        source.write_bytes(pickle.dumps(content))
-    exit_code = to_hf(source, workplace / "model")
-    assert_refused(exit_code, capsys, "holds more than tensors", workplace)
+        header = [torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {"little_endian": True}]
+        legacy = b"".join(pickle.dumps(value, protocol=2) for value in header)
+        file.write_bytes((legacy if container == "legacy" else b"") + content)
+
+
+@pytest.mark.parametrize("container", ["bare pickle", "legacy", "zip"])
+@pytest.mark.parametrize("opcode", OPCODES)
+def test_code_in_a_pickle_does_not_run(opcode, container, tmp_path, workplace, capsys):
+    marker, source = tmp_path / "marker", tmp_path / "weights.pth"
+    write_pickle(source, OPCODES[opcode] % (CODE % str(marker)).encode(), container)
+    assert_refused(to_hf(source, workplace / "model"), capsys, "holds more than tensors", workplace)
     assert not marker.exists()
-    torch.load(source, weights_only=False) if wrapped else pickle.loads(source.read_bytes())
+    if container == "bare pickle":
+        pickle.loads(source.read_bytes())
+    else:
+        with suppress(Exception):  # there is no model behind the code
+            torch.load(source, weights_only=False)
     assert marker.exists()  # the file does have the code
+
+
+def test_code_in_a_pickle_of_a_repository_does_not_run(official, tmp_path, workplace, capsys):
+    """timm's format has pickles too, and `from_pretrained` reads it by itself."""
+    marker, folder = tmp_path / "marker", write_timm_folder(tmp_path / "timm", official)
+    (folder / "model.safetensors").unlink()
+    write_pickle(folder / "pytorch_model.bin", OPCODES["REDUCE"] % (CODE % str(marker)).encode(), "zip")
+    assert_refused(to_hf(folder, workplace / "model"), capsys, "holds more than tensors", workplace)
+    with pytest.raises(Exception, match="(?i)weights_only|unsupported"):
+        CaitForImageClassification.from_pretrained(folder)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("member", ["../evil.txt", "/tmp/cait-hf-evil.txt", "archive/../../evil.txt"])
+def test_archive_members_that_leave_the_folder(member, official, tmp_path, workplace, capsys):
+    """A file of torch's is a zip archive; nothing is ever unpacked from it."""
+    source = write_pth(tmp_path / "weights.pth", official)
+    with zipfile.ZipFile(source, "a") as archive:
+        archive.writestr(member, b"evil")
+    files = set(tmp_path.rglob("*"))
+    assert_refused(to_hf(source, workplace / "model"), capsys, f"{source} is damaged", workplace)
+    assert set(tmp_path.rglob("*")) == files and not Path("/tmp/cait-hf-evil.txt").exists()
+
+
+def lying_header(content: bytes, lie: str) -> bytes:
+    """A safetensors file whose header says something else than is there."""
+    length = int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    if lie == "length":
+        return (2**63).to_bytes(8, "little") + content[8:]
+    entry = header["norm.bias"]
+    start, stop = entry["data_offsets"]
+    if lie == "beyond the end":
+        entry["data_offsets"] = [start, 2**40]
+    elif lie == "overlap":
+        entry["data_offsets"] = [0, stop - start]
+    elif lie == "shape":
+        entry["shape"] = [2**40]
+    elif lie == "product overflows":
+        entry["shape"] = [2**32, 2**32, 48]
+    elif lie == "negative":
+        entry["shape"] = [-48]
+    header = json.dumps(header).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
+@pytest.mark.parametrize("lie", ["length", "beyond the end", "overlap", "shape", "product overflows", "negative"])
+def test_safetensors_header_that_lies(lie, official, tmp_path, workplace, capsys):
+    source = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(official, source)
+    assert lying_header(source.read_bytes(), "none")[8:9] == b"{"
+    source.write_bytes(lying_header(source.read_bytes(), "none"))
+    assert to_hf(source, workplace / "honest") == 0
+    shutil.rmtree(workplace / "honest")
+    capsys.readouterr()
+    source.write_bytes(lying_header(source.read_bytes(), lie))
+    assert_refused(to_hf(source, workplace / "model"), capsys, f"{source} is damaged", workplace)
+
+
+@pytest.mark.parametrize("size", ["depth", "depth_token_only", "embed_dim", "num_heads"])
+def test_configuration_of_a_billion(size, official, tmp_path, workplace, capsys):
+    folder = write_timm_folder(tmp_path / "timm", official, model_args={**TINY_TIMM, size: 10**9})
+    assert_refused(to_hf(folder, workplace / "model"), capsys, "is 1000000000, but it must be", workplace)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
@@ -526,27 +646,80 @@ def test_interrupted_while_writing(moment, interruption, official, tmp_path, wor
     if moment == "rename":
         monkeypatch.setattr(Path, "rename", interrupt)
     else:
-        monkeypatch.setattr(getattr(convert_cait_to_hf, moment), "save_pretrained", interrupt)
+        monkeypatch.setattr(getattr(convert, moment), "save_pretrained", interrupt)
     assert_refused(to_hf(pth, workplace / "new" / "model"), capsys, "error: ", workplace)
 
 
-def test_terminated_while_writing(official, tmp_path, workplace):
+def killed_while_writing(pth, output, kill, *options):
     """A real signal in a child process, after the weights were written."""
-    pth = write_pth(tmp_path / "weights.pth", official)
     program = f"""
 import os, runpy, signal, sys
 from cait_hf import CaitImageProcessorPil
 def terminate(self, folder):
     assert os.path.exists(os.path.join(folder, "model.safetensors"))
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.{kill})
 CaitImageProcessorPil.save_pretrained = terminate
-sys.argv = ["convert", "--source", {str(pth)!r}, "--output_dir", {str(workplace / "model")!r}]
-sys.path.insert(0, {str(CONVERSION)!r})
+sys.argv = ["convert", "--source", {str(pth)!r}, "--output_dir", {str(output)!r}, *{options!r}]
 runpy.run_path({str(CONVERSION / "convert_cait_to_hf.py")!r}, run_name="__main__")
 """
-    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
+def test_killed_while_writing(official, tmp_path, workplace):
+    """Not even then is the target half-written; what was begun stays as a hidden folder."""
+    folder = workplace / "model"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    child = killed_while_writing(write_pth(tmp_path / "weights.pth", official), folder, "SIGKILL", "--overwrite")
+    assert child.returncode == -signal.SIGKILL
+    assert [file.name for file in folder.iterdir()] == ["notes.txt"]
+    assert [file.name[:7] for file in workplace.iterdir() if file != folder] == [".model."]
+
+
+def test_terminated_while_writing(official, tmp_path, workplace):
+    child = killed_while_writing(write_pth(tmp_path / "weights.pth", official), workplace / "model", "SIGTERM")
     assert (child.returncode, child.stderr.strip().splitlines()[-1]) == (1, "error: interrupted.")
     assert list(workplace.iterdir()) == []
+
+
+def test_full_disk_leaves_the_old_folder(official, tmp_path, workplace, capsys, monkeypatch):
+    pth, folder = write_pth(tmp_path / "weights.pth", official), workplace / "model"
+    assert to_hf(pth, folder) == 0
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def full(self, *args, **kwargs):
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_text", full)  # the last file
+    assert to_hf(pth, folder, "--overwrite") == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert list(workplace.iterdir()) == [folder]
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_at_once_do_not_mix(overwrite, tmp_path, workplace, capsys, monkeypatch):
+    """The second begins and ends while the first writes: without --overwrite it is there to stay."""
+    slow, fast = (
+        write_pth(tmp_path / f"{labels}.pth", official_tensors(tiny_config(num_labels=labels))) for labels in (3, 4)
+    )
+    options = ["--overwrite"] if overwrite else []
+    save_pretrained, begun = CaitImageProcessorPil.save_pretrained, []
+
+    def meanwhile(self, folder):
+        if not begun:
+            begun.append(folder)
+            assert to_hf(fast, workplace / "model", *options) == 0
+        return save_pretrained(self, folder)
+
+    monkeypatch.setattr(CaitImageProcessorPil, "save_pretrained", meanwhile)
+    assert to_hf(slow, workplace / "model", *options) == (0 if overwrite else 1)
+    assert ("is not empty" in capsys.readouterr().err) == (not overwrite)
+    assert [file.name for file in workplace.iterdir()] == ["model"]
+    assert sorted(file.name for file in (workplace / "model").iterdir()) == WRITTEN
+    model = CaitForImageClassification.from_pretrained(workplace / "model")
+    assert model.config.num_labels == model.classifier.out_features == (3 if overwrite else 4)
 
 
 def test_output_folder_that_is_in_use(official, tmp_path, workplace, capsys):

@@ -1,0 +1,279 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""The command `cait-hf`: list, classify, convert, verify, push, info.
+
+Each subcommand imports what it needs when it runs, so that help is there at once. Results go to the standard output,
+errors and progress bars to the standard error.
+"""
+
+import argparse
+import glob
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+
+DEFAULT_MODEL = "XXS24_224"
+MODEL_HELP = "Folder or repository of a CaiT, ours or timm's, or an official name such as XXS24_224"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own); return its exit code."""
+    args = parse_args(argv)
+    if argv is None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up when terminated, too
+    from .convert import run_command
+
+    try:
+        return run_command(args.command, args)
+    except Exception as error:  # not of the kinds that users cause
+        if args.debug:
+            raise
+        print(f"error: {type(error).__name__}: {' '.join(str(error).split())} (see --debug)", file=sys.stderr)
+        return 1
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="cait-hf",
+        description="CaiT models for Hugging Face Transformers.\n\nexample:\n  cait-hf classify picture.jpg",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def subcommand(name: str, command, text: str, example: str) -> argparse.ArgumentParser:
+        subparser = subparsers.add_parser(
+            name,
+            help=text,
+            description=f"{text}\n\nexample:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        subparser.add_argument("--debug", action="store_true", help="Show where an error comes from.")
+        subparser.set_defaults(command=command)
+        return subparser
+
+    subcommand("list", list_checkpoints, "The ten official checkpoints, their sizes and accuracies.", "cait-hf list")
+
+    text = "Classify pictures. A file that cannot be read is reported, the rest goes on; the exit code is then 1."
+    example = "cait-hf classify cat.jpg holidays/ 'more/*.png' --model XXS24_224 --top_k 3"
+    classifying = subcommand("classify", classify, text, example)
+    classifying.add_argument("images", nargs="+", metavar="IMAGE", help="File, folder (and all below) or pattern.")
+    classifying.add_argument("--model", default=DEFAULT_MODEL, help=f"{MODEL_HELP} (default: %(default)s).")
+    classifying.add_argument("--top_k", type=positive, default=5, help="Classes to show (default: %(default)s).")
+    classifying.add_argument(
+        "--batch_size", type=positive, default=8, help="Pictures at a time (default: %(default)s)."
+    )
+    classifying.add_argument("--json", action="store_true", help="Print a JSON list.")
+
+    text = "Convert an official checkpoint, or timm's copy of one, to a folder that from_pretrained loads."
+    example = "cait-hf convert --source XXS24_224.pth --output_dir cait-xxs24-224 --verify"
+    add_convert_arguments(subcommand("convert", convert, text, example))
+
+    text = "Compare a model with timm's CaiT on random pictures with the same weights (needs timm)."
+    verifying = subcommand("verify", verify, text, "cait-hf verify cait-xxs24-224")
+    verifying.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}.")
+
+    text = "Upload a converted folder to the Hub, in one commit, or none where nothing has changed."
+    pushing = subcommand("push", push, text, "cait-hf push cait-xxs24-224 me/cait-xxs24-224 --private")
+    pushing.add_argument("folder", type=Path, metavar="FOLDER", help="What `cait-hf convert` wrote.")
+    pushing.add_argument("repo", metavar="REPO", help="Repository, OWNER/NAME.")
+    add_push_arguments(pushing)
+
+    text = "Parameters, multiply-adds, input size and memory of a model; of an official one without its weights."
+    subcommand("info", info, text, "cait-hf info S24_224").add_argument(
+        "model", metavar="MODEL", help=f"{MODEL_HELP}."
+    )
+    return parser.parse_args(argv)
+
+
+def positive(text: str) -> int:
+    """An integer > 0 of the command line."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"it is {text!r}, but it must be an integer > 0.")
+    return int(text)
+
+
+# Options that the scripts in conversion/ have as well
+
+
+def add_convert_arguments(parser: argparse.ArgumentParser):
+    parser.add_argument("--source", required=True, help="File, official name, timm repository or timm folder.")
+    parser.add_argument("--output_dir", required=True, type=Path, help="Folder to write.")
+    parser.add_argument("--push_to_hub", metavar="REPO", help="Upload the folder to this repository on the Hub.")
+    add_folder_arguments(parser)
+    add_push_arguments(parser)
+
+
+def add_folder_arguments(parser: argparse.ArgumentParser):
+    parser.add_argument("--overwrite", action="store_true", help="Replace an output folder that is not empty.")
+    parser.add_argument("--verify", action="store_true", help="Compare the logits with timm's before writing.")
+    parser.add_argument(
+        "--remote_code",
+        action="store_true",
+        help="Add the modeling files, for trust_remote_code=True where this package is not installed.",
+    )
+
+
+def add_push_arguments(parser: argparse.ArgumentParser):
+    parser.add_argument("--private", action="store_true", help="Create the repository as a private one.")
+    parser.add_argument("--revision", metavar="BRANCH", help="Branch to push to, created if need be (default: main).")
+    parser.add_argument("--tag", help="Name to give the pushed revision.")
+
+
+# The subcommands
+
+
+def list_checkpoints(args: argparse.Namespace):
+    from .checkpoints import CHECKPOINTS, SECOND_HAND
+
+    print("                          multiply-adds  file       top-1 in %          top-5 in %")
+    print("checkpoint    parameters  in 1e9         in MB      published  by timm  by timm")
+    for checkpoint in CHECKPOINTS:
+        published = "-" if checkpoint.published_top1 is None else f"{checkpoint.published_top1:.1f}"
+        published += "*" if checkpoint.published_top1_source == SECOND_HAND else ""
+        top1, top5 = checkpoint.timm_accuracy.imagenet
+        print(
+            f"{checkpoint.official_name:<12}  {checkpoint.num_parameters:>10,}  {checkpoint.timm_gmacs:<13}  "
+            f"{4e-6 * checkpoint.num_parameters:<9.1f}  {published:<9}  {top1:<7.3f}  {top5:.3f}"
+        )
+    print("ImageNet-1k. Multiply-adds as timm counts them. * quoted by others, not in the authors' own files.")
+
+
+def classify(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    files = list(expand(args.images))
+    classifier = Classifier(args.model, args.top_k)
+    results = []
+    with tqdm(total=len(files), unit="picture", disable=None) as progress:  # None: only on a terminal
+        for start in range(0, len(files), args.batch_size):
+            batch = files[start : start + args.batch_size]
+            for result in classifier(batch):
+                results.append(result)
+                if "error" in result:
+                    progress.write(f"error: {result['file']}: {result['error']}", file=sys.stderr)
+                elif not args.json:
+                    progress.write(result["file"], file=sys.stdout)
+                    for prediction in result["predictions"]:
+                        progress.write(f"  {prediction['score']:.4f}  {prediction['label']}", file=sys.stdout)
+            progress.update(len(batch))
+    if args.json:
+        print(json.dumps(results, indent=2))
+    return int(any("error" in result for result in results))
+
+
+def expand(arguments: list[str]) -> Iterator[str]:
+    """Files of the command line in order, each once: of a folder all pictures below it, of a pattern its matches.
+
+    What does not exist is handed on, for its reader to complain.
+    """
+    from PIL import Image
+
+    suffixes = Image.registered_extensions().keys()
+    seen = set()
+    for argument in arguments:
+        paths = [argument] if Path(argument).exists() else sorted(glob.glob(argument, recursive=True)) or [argument]
+        for path in map(Path, paths):
+            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+            for file in below if path.is_dir() else [path]:
+                if file not in seen:
+                    seen.add(file)
+                    yield str(file)
+
+
+class Classifier:
+    """A model with the preparation of its pictures, from their files to the `top_k` most probable classes."""
+
+    def __init__(self, model: str, top_k: int):
+        from .convert import load_model
+        from .image_processing_pil_cait import CaitImageProcessorPil
+
+        source = source_of(model)
+        self.model = load_model(source).eval()
+        self.image_processor = CaitImageProcessorPil.from_pretrained(source)
+        self.top_k = min(top_k, self.model.config.num_labels)
+
+    def __call__(self, files: list[str]) -> list[dict]:
+        """For each file `{"file", "predictions"}` or `{"file", "error"}`."""
+        import torch
+
+        results, pixel_values = [], []
+        for file in files:
+            try:
+                pixel_values.append(self.image_processor(Path(file), return_tensors="pt").pixel_values)
+                results.append({"file": file})
+            except (OSError, ValueError) as error:
+                results.append({"file": file, "error": " ".join(str(error).split())})
+        if pixel_values:
+            with torch.inference_mode():
+                logits = self.model(torch.cat(pixel_values)).logits.float()
+            multi_label = self.model.config.problem_type == "multi_label_classification"
+            scores = iter(logits.sigmoid() if multi_label else logits.softmax(-1))
+            for result in results:
+                if "error" not in result:
+                    result["predictions"] = self._predictions(next(scores))
+        return results
+
+    def _predictions(self, scores) -> list[dict]:
+        best = scores.topk(self.top_k)
+        labels = (self.model.config.id2label[index] for index in best.indices.tolist())
+        return [{"label": label, "score": score} for label, score in zip(labels, best.values.tolist())]
+
+
+def source_of(model: str) -> str:
+    """What `from_pretrained` loads: an official name stands for timm's copy of the weights."""
+    from .checkpoints import find_checkpoint
+
+    try:
+        return model if Path(model).exists() else find_checkpoint(model).timm_repo
+    except ValueError:
+        return model
+
+
+def convert(args: argparse.Namespace):
+    from .convert import convert_command
+
+    convert_command(args)
+
+
+def verify(args: argparse.Namespace):
+    from .convert import compare_model_with_timm, difference_text, load_model, require_timm
+
+    require_timm()
+    print(f"Verified: {difference_text(compare_model_with_timm(load_model(source_of(args.model))))}.")
+
+
+def push(args: argparse.Namespace):
+    from .publish import push_folder
+
+    print(f"Pushed: {push_folder(args.folder, args.repo, args.private, args.revision, args.tag)}")
+
+
+def info(args: argparse.Namespace):
+    import torch
+
+    from .checkpoints import find_checkpoint
+    from .configuration_cait import CaitConfig, as_pair
+    from .model_card import multiply_adds
+    from .modeling_cait import CaitForImageClassification
+
+    try:
+        config = CaitConfig(**find_checkpoint(args.model).config_kwargs, num_labels=1000)
+    except ValueError:
+        config = CaitConfig.from_pretrained(args.model)
+    with torch.device("meta"):
+        parameters = CaitForImageClassification(config).num_parameters()
+    height, width = as_pair(config.image_size)
+    for name, value in {
+        "parameters": f"{parameters:,}",
+        "multiply-adds": f"{multiply_adds(config):,} for one picture",
+        "input size": f"{height} x {width} pixels, {config.num_channels} channels",
+        "classes": f"{config.num_labels:,}",
+        "weights in memory": f"{4e-6 * parameters:,.1f} MB in float32, {2e-6 * parameters:,.1f} MB in bfloat16",
+    }.items():
+        print(f"{name:<18} {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

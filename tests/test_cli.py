@@ -1,0 +1,265 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""The command `cait-hf`: what each subcommand prints, which errors it reports, and that help needs no torch."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import HfApi
+from official_files import official_tensors, write_pth, write_timm_folder
+from PIL import Image
+from random_weights import randomize_, tiny_config
+
+from cait_hf import CHECKPOINTS, CaitForImageClassification, CaitImageProcessorPil, cli, convert
+from cait_hf.model_card import multiply_adds
+
+
+SUBCOMMANDS = ["list", "classify", "convert", "verify", "push", "info"]
+
+
+def run(*arguments) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def pth(tmp_path):
+    return write_pth(tmp_path / "weights.pth", official_tensors(tiny_config()))
+
+
+@pytest.fixture
+def model(pth, tmp_path, capsys):
+    assert run("convert", "--source", pth, "--output_dir", tmp_path / "model") == 0
+    capsys.readouterr()
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Five pictures in two folders, a text and a damaged picture."""
+    (tmp_path / "images" / "below").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for index, name in enumerate(["a.png", "b.jpg", "c.PNG", "below/d.png", "below/e.webp"]):
+        pixels = generator.integers(0, 256, (40 + index, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / name)
+    (tmp_path / "images" / "notes.txt").write_text("not a picture")
+    (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize("subcommand", SUBCOMMANDS)
+def test_help_has_an_example(subcommand, capsys):
+    with pytest.raises(SystemExit) as exit:
+        run(subcommand, "--help")
+    assert exit.value.code == 0
+    example = re.search(r"example:\n +cait-hf (.+)", capsys.readouterr().out)[1]
+    assert cli.parse_args(re.sub("'", "", example).split()).command is not None
+    assert example.startswith(subcommand)
+
+
+def test_help_lists_the_subcommands_without_torch(tmp_path):
+    """Of the command line's own file; `import cait_hf` registers the Auto classes, which needs Transformers."""
+    program = f"""
+import runpy, sys
+sys.argv = ["cait-hf", "--help"]
+try:
+    runpy.run_path({cli.__file__!r}, run_name="__main__")
+finally:
+    print([name for name in ("torch", "transformers", "cait_hf") if name in sys.modules])
+"""
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert child.returncode == 0 and child.stdout.endswith("[]\n"), child.stderr
+    assert all(re.search(rf"^    {name} ", child.stdout, re.MULTILINE) for name in SUBCOMMANDS)
+
+
+def test_list(capsys):
+    assert run("list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, checkpoint in zip(lines[2:12], CHECKPOINTS, strict=True):
+        name, parameters, gmacs, megabytes, published, top1, top5 = line.split()
+        assert (name, parameters) == (checkpoint.official_name, f"{checkpoint.num_parameters:,}")
+        assert (
+            float(gmacs) == checkpoint.timm_gmacs and (float(top1), float(top5)) == checkpoint.timm_accuracy.imagenet
+        )
+        assert published == "-" or float(published.rstrip("*")) == checkpoint.published_top1
+        assert published.endswith("*") == (
+            checkpoint.published_top1_source is not None and "others" in checkpoint.published_top1_source
+        )
+        if checkpoint.timm_file_megabytes is not None:
+            assert float(megabytes) == pytest.approx(checkpoint.timm_file_megabytes, abs=0.6)
+
+
+# classify
+
+
+def classified(capsys, *arguments) -> list[dict]:
+    assert run("classify", "--json", *arguments) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_classify(model, images, capsys):
+    """The batches, the order and the preparation change nothing."""
+    network = CaitForImageClassification.from_pretrained(model)
+    processor = CaitImageProcessorPil.from_pretrained(model)
+    results = classified(capsys, images, "--model", model, "--top_k", 3, "--batch_size", 2)
+    assert [result["file"] for result in results] == [
+        str(images / name) for name in ("a.png", "b.jpg", "below/d.png", "below/e.webp", "c.PNG")
+    ]
+    for result in results:
+        with torch.no_grad():
+            logits = network(processor(Image.open(result["file"]), return_tensors="pt").pixel_values).logits[0]
+        scores, indices = logits.softmax(-1).topk(3)
+        assert [prediction["label"] for prediction in result["predictions"]] == [
+            network.config.id2label[index] for index in indices.tolist()
+        ]
+        found = torch.tensor([prediction["score"] for prediction in result["predictions"]])
+        assert (found - scores).abs().max() < 1e-5
+    assert len({json.dumps(result["predictions"]) for result in results}) == 5
+
+
+def test_classify_files_folders_and_patterns(model, images, capsys):
+    found = classified(capsys, images / "b.jpg", f"{images}/**/*.png", images / "below", "--model", model)
+    assert [result["file"] for result in found] == [
+        str(images / name) for name in ("b.jpg", "a.png", "below/d.png", "below/e.webp")
+    ]
+
+
+def test_classify_prints_a_text(model, images, capsys):
+    assert run("classify", images / "a.png", "--model", model, "--top_k", 2) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(images / "a.png") and len(lines) == 3
+    assert all(re.fullmatch(r"  0\.\d{4}  LABEL_\d", line) for line in lines[1:])
+
+
+def test_classify_goes_on_after_an_unreadable_file(model, images, capsys):
+    bad = [images.parent / "damaged.png", images / "missing.png", images / "*.gif", images / "notes.txt"]
+    assert run("classify", *bad[:2], images / "a.png", *bad[2:], "--json", "--model", model, "--batch_size", 2) == 1
+    captured = capsys.readouterr()
+    results = json.loads(captured.out)
+    assert ["error" in result for result in results] == [True, True, False, True, True]
+    assert len(results[2]["predictions"]) == 5
+    errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 4 and all(str(file) in error for file, error in zip(bad, errors))
+
+
+def test_classify_with_a_repository_of_timm_and_multi_label(hub, repo_id, images, tmp_path, capsys):
+    folder = write_timm_folder(tmp_path / "timm", official_tensors(tiny_config()), label_names=list("abcde"))
+    HfApi().create_repo(repo_id)
+    HfApi().upload_folder(repo_id=repo_id, folder_path=folder)
+    single = classified(capsys, images / "a.png", "--model", repo_id, "--top_k", 99)[0]["predictions"]
+    assert sum(prediction["score"] for prediction in single) == pytest.approx(1, abs=1e-5) and len(single) == 5
+    config = tiny_config(problem_type="multi_label_classification", id2label=dict(enumerate("abcde")))
+    randomize_(CaitForImageClassification(config)).save_pretrained(tmp_path / "multi")
+    CaitImageProcessorPil.from_pretrained(repo_id).save_pretrained(tmp_path / "multi")
+    multi = classified(capsys, images / "a.png", "--model", tmp_path / "multi")[0]["predictions"]
+    assert [p["label"] for p in multi] == [p["label"] for p in single]
+    odds = [p["score"] / (1 - p["score"]) for p in multi]  # exp(logit), which the softmax normalises
+    assert [odd / sum(odds) for odd in odds] == pytest.approx([p["score"] for p in single], rel=1e-3)
+
+
+def test_official_name_stands_for_the_copy_of_timm(tmp_path, monkeypatch):
+    assert cli.source_of("xs24_384") == "timm/cait_xs24_384.fb_dist_in1k"
+    assert cli.source_of("someone/model") == "someone/model"
+    (tmp_path / "XS24_384").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert cli.source_of("XS24_384") == "XS24_384"
+
+
+# convert, push, verify, info
+
+
+def test_convert_and_push(hub, repo_id, pth, tmp_path, capfd):
+    folder = tmp_path / "model"
+    assert run("convert", "--source", pth, "--output_dir", folder, "--remote_code") == 0
+    assert run("push", folder, repo_id, "--private", "--tag", "v1") == 0
+    output = capfd.readouterr()
+    assert f"Pushed: {hub.url}/{repo_id}/commit/" in output.out and hub.token not in output.out + output.err
+    info = HfApi().model_info(repo_id, revision="v1")
+    assert info.private and {"modeling_cait.py", "model.safetensors"} <= {file.rfilename for file in info.siblings}
+    assert run("push", folder, repo_id) == 0
+    assert hub.count("POST .*/commit/") == 1
+
+
+def test_verify(model, capsys, monkeypatch):
+    pytest.importorskip("timm", reason="the reference is timm's CaiT")
+    assert run("verify", model) == 0
+    assert "Verified: the logits differ from timm's by at most" in capsys.readouterr().out
+    forward = CaitForImageClassification.forward
+
+    def wrong(self, pixel_values):
+        return forward(self, 1.01 * pixel_values)
+
+    monkeypatch.setattr(CaitForImageClassification, "forward", wrong)
+    assert run("verify", model) == 1
+    assert "more than 1e-04" in capsys.readouterr().err
+
+
+def test_verify_without_timm(model, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert run("verify", model) == 1
+    assert "compares with timm, which cannot be imported" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda checkpoint: checkpoint.official_name)
+def test_info_of_an_official_checkpoint(checkpoint, capsys):
+    """Nothing is downloaded."""
+    assert run("info", checkpoint.official_name) == 0
+    text = capsys.readouterr().out
+    assert f" {checkpoint.num_parameters:,}\n" in text
+    assert f"{checkpoint.image_size} x {checkpoint.image_size} pixels, 3 channels" in text
+    macs = int(re.search(r"multiply-adds +([\d,]+) ", text)[1].replace(",", ""))
+    assert macs == pytest.approx(1e9 * checkpoint.timm_gmacs, rel=0.02)
+    assert f"{4e-6 * checkpoint.num_parameters:,.1f} MB in float32" in text
+
+
+def test_info_of_a_folder(model, capsys):
+    assert run("info", model) == 0
+    network = CaitForImageClassification.from_pretrained(model)
+    text = capsys.readouterr().out
+    assert f" {network.num_parameters():,}\n" in text and f" {multiply_adds(network.config):,} for" in text
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["classify", "a.png", "--model", "{tmp}/nowhere"], "which is neither a folder nor the id of a repository"),
+        (["classify", "a.png", "--model", "tester/nowhere"], "tester/nowhere"),
+        (["convert", "--source", "{tmp}/missing.pth", "--output_dir", "{tmp}/out"], "there is no such file"),
+        (["push", "{tmp}/nowhere", "tester/repo"], "it must hold config.json and model.safetensors"),
+        (["info", "{tmp}/nowhere"], "nowhere"),
+        (["verify", "{tmp}/nowhere"], "which is neither a folder nor the id of a repository"),
+    ],
+)
+def test_errors_without_a_traceback(arguments, sentence, hub, tmp_path, capsys):
+    if arguments[0] == "verify":
+        pytest.importorskip("timm", reason="its absence is reported first")
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    assert run(*arguments) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and sentence in error and len(error.splitlines()) == 1
+    with pytest.raises((OSError, ValueError)):
+        run(*arguments, "--debug")
+
+
+def test_unexpected_error_names_its_kind(model, capsys, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no\nidea")
+
+    monkeypatch.setattr(convert, "load_model", broken)
+    assert run("classify", "a.png", "--model", model) == 1
+    assert capsys.readouterr().err == "error: RuntimeError: no idea (see --debug)\n"
+    with pytest.raises(RuntimeError, match="no\nidea"):
+        run("classify", "a.png", "--model", model, "--debug")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_numbers_of_the_command_line(value, capsys):
+    with pytest.raises(SystemExit) as exit:
+        run("classify", "a.png", f"--top_k={value}")
+    assert exit.value.code == 2 and "must be an integer > 0" in capsys.readouterr().err

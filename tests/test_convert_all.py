@@ -1,0 +1,262 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""All checkpoints in one go: from files, from timm's repositories, over the network; again, partly, and with faults.
+
+The ten checkpoints are of a few thousand parameters here; the whole geometry is the subject of other tests.
+"""
+
+import json
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from huggingface_hub import HfApi, ModelCard
+from official_files import tiny_checkpoint, tiny_official_tensors, write_pth, write_tiny_timm_folder
+
+from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, convert
+from cait_hf.state_dict import convert_official_state_dict, convert_to_official_state_dict
+
+
+CONVERSION = Path(__file__).parent.parent / "conversion"
+sys.path.insert(0, str(CONVERSION))
+import convert_all  # noqa: E402
+
+
+NAMES = [checkpoint.official_name for checkpoint in CHECKPOINTS]
+TWO = ["--checkpoints", "XXS24_224", "S24_224"]
+
+
+@pytest.fixture
+def checkpoints(monkeypatch):
+    """The ten, each as small as a test wants it."""
+    tiny = {name: tiny_checkpoint(name) for name in NAMES}
+    real = convert_all.find_checkpoint
+    for module in (convert_all, convert):
+        monkeypatch.setattr(module, "find_checkpoint", lambda name: tiny[real(name).official_name])
+    monkeypatch.setattr(convert_all, "CHECKPOINTS", tuple(tiny.values()))
+    return tiny
+
+
+@pytest.fixture
+def downloads(checkpoints, tmp_path):
+    """A folder with the ten files of the authors, each with weights of its own."""
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    for seed, checkpoint in enumerate(checkpoints.values()):
+        write_pth(folder / checkpoint.filename, tiny_official_tensors(checkpoint, seed))
+    return folder
+
+
+def run(output_dir, *options) -> int:
+    return convert_all.main(["--output_dir", str(output_dir), *map(str, options)])
+
+
+def modified(output_dir) -> dict[str, int]:
+    return {file.parent.name: file.stat().st_mtime_ns for file in output_dir.glob("*/model.safetensors")}
+
+
+def test_ten_files(checkpoints, downloads, tmp_path, capsys):
+    output = tmp_path / "output"
+    assert run(output, "--source", downloads) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, checkpoint in zip(lines[2:], checkpoints.values(), strict=True):
+        folder = output / checkpoint.hub_name
+        expected = convert_official_state_dict(torch.load(downloads / checkpoint.filename))
+        stored = safetensors.torch.load_file(folder / "model.safetensors")
+        assert stored.keys() == expected.keys() and all(torch.equal(stored[key], expected[key]) for key in expected)
+        name, parameters, difference, sha256, seconds = line.split()
+        assert (name, difference) == (checkpoint.official_name, "-")
+        assert parameters == f"{sum(tensor.numel() for tensor in stored.values()):,}"
+        assert sha256 == convert.sha256_of(folder / "model.safetensors") and float(seconds) >= 0
+        card = ModelCard.load(folder / "README.md")
+        assert card.data.license == "apache-2.0" and checkpoint.official_name in card.text
+    assert sorted(file.name for file in output.iterdir()) == sorted(
+        ["conversion.json", *(checkpoint.hub_name for checkpoint in checkpoints.values())]
+    )
+    assert str(tmp_path) not in "".join(file.read_text() for file in output.glob("*/README.md"))
+
+
+def test_what_is_finished_is_not_done_again(checkpoints, downloads, tmp_path, capsys):
+    output = tmp_path / "output"
+    assert run(output, "--source", downloads, *TWO) == 0
+    before = modified(output)
+    assert run(output, "--source", downloads, *TWO) == 0
+    assert modified(output) == before and capsys.readouterr().out.count("was finished") == 2
+
+    (output / "cait-xxs24-224" / "config.json").write_text("{}")  # a file that is no longer the one written
+    write_pth(downloads / "S24_224.pth", tiny_official_tensors(checkpoints["S24_224"], seed=99))  # another source
+    assert run(output, "--source", downloads, *TWO) == 0
+    after = modified(output)
+    assert all(after[name] != before[name] for name in before)
+    assert CaitConfig.from_pretrained(output / "cait-xxs24-224").hidden_size == 48
+
+    (output / "conversion.json").write_text("not JSON")
+    assert run(output, "--source", downloads, *TWO) == 1  # folders that the record does not know are not replaced
+    assert "is not empty" in capsys.readouterr().err and modified(output) == after
+    assert run(output, "--source", downloads, *TWO, "--overwrite") == 0
+    assert "was finished" not in capsys.readouterr().out
+
+
+def test_goes_on_after_a_kill(downloads, tmp_path, capsys, monkeypatch):
+    output, convert_one = tmp_path / "output", convert_all.convert
+
+    def interrupted(source, *args):
+        if "S24_224" in source and "XXS" not in source:
+            raise KeyboardInterrupt
+        return convert_one(source, *args)
+
+    monkeypatch.setattr(convert_all, "convert", interrupted)
+    assert run(output, "--source", downloads, *TWO) == 1
+    before = modified(output)
+    assert list(before) == ["cait-xxs24-224"]
+    monkeypatch.setattr(convert_all, "convert", convert_one)
+    assert run(output, "--source", downloads, *TWO) == 0
+    assert modified(output)["cait-xxs24-224"] == before["cait-xxs24-224"] and len(modified(output)) == 2
+
+
+def test_one_that_fails_does_not_stop_the_others(downloads, tmp_path, capsys):
+    output = tmp_path / "output"
+    (downloads / "XXS36_224.pth").write_bytes(b"damaged")
+    (downloads / "M36_384.pth").unlink()
+    (downloads / "S36_384.pth").write_bytes((downloads / "XS24_384.pth").read_bytes())  # another network
+    assert run(output, "--source", downloads) == 1
+    captured = capsys.readouterr()
+    failed = [line.split()[0] for line in captured.out.splitlines() if "FAILED" in line]
+    assert failed == ["XXS36_224", "S36_384", "M36_384"] and len(modified(output)) == 7
+    assert [line.split(": ")[1] for line in captured.err.splitlines() if line.startswith("error: ")] == failed
+    assert "M36_384.pth" in captured.err and "num_attention_heads is" in captured.err
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("where", ["folder", "timm"])
+def test_repositories_of_timm(where, hub, checkpoints, tmp_path):
+    source = tmp_path / "timm"
+    source.mkdir()
+    for name in TWO[1:]:
+        repository = checkpoints[name].timm_repo
+        folder = source / repository.removeprefix("timm/")
+        write_tiny_timm_folder(folder, checkpoints[name], tiny_official_tensors(checkpoints[name]))
+        if where == "timm":
+            hub.create(repository)
+            hub.write(repository, {file.name: file.read_bytes() for file in folder.iterdir()})
+    options = ["--source", source if where == "folder" else "timm", *TWO]
+    assert run(tmp_path / "output", *options) == 0
+    before = modified(tmp_path / "output")
+    assert len(before) == 2
+    assert run(tmp_path / "output", *options) == 0
+    assert modified(tmp_path / "output") == before
+
+
+def test_files_from_the_network(checkpoints, downloads, tmp_path, monkeypatch):
+    fetched = []
+
+    def fetch(url, destination):
+        fetched.append(url)
+        Path(destination).write_bytes((downloads / url.rpartition("/")[2]).read_bytes())
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    assert run(tmp_path / "output", *TWO) == 0
+    assert run(tmp_path / "output", *TWO) == 0
+    assert fetched == [checkpoints[name].url for name in TWO[1:]]
+
+
+def test_difference_from_timm(downloads, tmp_path, capsys):
+    pytest.importorskip("timm", reason="the reference is timm's CaiT")
+    output = tmp_path / "output"
+    assert run(output, "--source", downloads, *TWO) == 0
+    capsys.readouterr()
+    assert run(output, "--source", downloads, *TWO, "--verify") == 0  # done again: it was not verified
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert all(float(line.split()[2]) <= convert.VERIFY_TOLERANCE for line in lines) and len(lines) == 2
+    record = json.loads((output / "conversion.json").read_text())
+    assert all(0 <= record[name]["largest_difference"] <= convert.VERIFY_TOLERANCE for name in TWO[1:])
+
+
+def test_too_little_room(checkpoints, downloads, tmp_path, capsys, monkeypatch):
+    """Nothing is begun; what is finished needs no room."""
+    free = 10**6
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(convert_all.shutil, "disk_usage", lambda path: usage(0, 0, free))
+    output = tmp_path / "new" / "output"
+    assert run(output, "--source", downloads) == 1
+    needed = sum(4 * checkpoint.num_parameters + 2**20 for checkpoint in checkpoints.values())
+    error = capsys.readouterr().err
+    assert f"has 0.00 GB free, but {needed / 1e9:.2f} GB are needed for 10 checkpoints" in error
+    assert not output.parent.exists()
+    free = 10**12
+    assert run(output, "--source", downloads, *TWO) == 0
+    free = 0
+    assert run(output, "--source", downloads, *TWO) == 0
+
+
+def test_downloads_count_twice(checkpoints, monkeypatch, tmp_path, capsys):
+    """The file in the cache and what is made of it."""
+    needed = sum(4 * checkpoint.num_parameters + 2**20 for checkpoint in checkpoints.values())
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(convert_all.shutil, "disk_usage", lambda path: usage(0, 0, 2 * needed - 1))
+    assert run(tmp_path / "output") == 1
+    assert f"but {2 * needed / 1e9:.2f} GB are needed" in capsys.readouterr().err
+
+
+def test_push_of_all(hub, downloads, tmp_path, capsys):
+    options = ["--source", downloads, *TWO, "--push_to_hub", "tester", "--remote_code"]
+    for name in ("cait-xxs24-224", "cait-s24-224"):
+        hub.repositories.pop(("models", f"tester/{name}"), None)
+    hub.fail_next("POST /api/models/tester/cait-xxs24-224/commit", 403)
+    assert run(tmp_path / "output", *options) == 1
+    captured = capsys.readouterr()
+    assert "FAILED" in captured.out and "could not be pushed" in captured.err and hub.token not in str(captured)
+    before = modified(tmp_path / "output")
+    assert run(tmp_path / "output", *options) == 0  # only the push is repeated
+    assert modified(tmp_path / "output") == before
+    assert capsys.readouterr().out.count("was finished, pushed") == 2
+    for name in ("cait-xxs24-224", "cait-s24-224"):
+        assert len(HfApi().list_repo_commits(f"tester/{name}")) == 2  # the first one of the Hub, and ours
+        assert "modeling_cait.py" in HfApi().list_repo_files(f"tester/{name}")
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--source", "nowhere"], "source is nowhere, but it must be official, timm or an existing folder"),
+        (["--checkpoints", "XXS99"], "name is 'XXS99', but the official CaiT checkpoints are"),
+    ],
+)
+def test_refused(options, sentence, tmp_path, capsys):
+    assert run(tmp_path / "output", *options) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and sentence in error and error.count("\n") == 1
+    assert not (tmp_path / "output").exists()
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from cait_hf import convert
+
+def peak():  # of this process alone: getrusage() starts with the peak of the parent
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+before = peak()
+convert.convert(sys.argv[1], Path(sys.argv[2]), "name")
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell the peak of a process")
+def test_peak_memory(tmp_path):
+    """At most twice the file, pages of mapped files included, beside a constant (5 MB measured at 286 MB)."""
+    config = CaitConfig(hidden_size=768, num_hidden_layers=2, num_attention_heads=16, intermediate_size=3072)
+    model = CaitForImageClassification(config)
+    source = write_pth(tmp_path / "weights.pth", convert_to_official_state_dict(model.state_dict()))
+    size = source.stat().st_size
+    assert size > 100e6
+    command = [sys.executable, "-c", PEAK, source, tmp_path / "output"]
+    child = subprocess.run(command, capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    assert 0.9 * size < int(child.stdout) < 2 * size + 16e6

@@ -1,0 +1,232 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""From the Hub into every class: ours and timm's format, whole and sharded, online and offline, and into timm.
+
+The real client asks the loopback Hub. Remote code is loaded in `test_publish.py`.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.constants import HF_HUB_CACHE
+from official_files import HAS_AUTO_IMAGE_PROCESSOR, TINY_TIMM, official_tensors, write_timm_folder
+from PIL import Image
+from random_weights import pictures, randomize_, tiny_config
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+
+from cait_hf import (
+    CHECKPOINTS,
+    CaitConfig,
+    CaitForImageClassification,
+    CaitImageProcessorPil,
+    CaitModel,
+    find_checkpoint,
+)
+from cait_hf.publish import push_folder
+
+
+CONVERSION = Path(__file__).parent.parent / "conversion"
+sys.path.insert(0, str(CONVERSION))
+import convert_hf_to_timm  # noqa: E402
+
+
+needs_auto_image_processor = pytest.mark.skipif(
+    not HAS_AUTO_IMAGE_PROCESSOR,
+    reason="this release of Transformers has no AutoImageProcessor without torchvision",
+)
+
+
+def save_model(folder, config, **kwargs) -> CaitForImageClassification:
+    model = randomize_(CaitForImageClassification(config))
+    model.save_pretrained(folder, **kwargs)
+    size = config.image_size
+    processor = CaitImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    processor.save_pretrained(folder)
+    return model
+
+
+@torch.no_grad()
+def logits_of(model, size) -> torch.Tensor:
+    output = model(pictures(1, size))
+    return getattr(output, "logits", output)
+
+
+def assert_equal(found, expected):
+    """Up to the rounding of float32, which differs between equal tensors at other places in memory."""
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def picture(size) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size + 7, size + 20, 3), dtype=np.uint8))
+
+
+def check_every_class(repo_id, model):
+    """Everything that Transformers offers for a classifier gives what `model` gives."""
+    config, size = model.config, model.config.image_size
+    assert type(AutoConfig.from_pretrained(repo_id)) is CaitConfig
+    classifier = AutoModelForImageClassification.from_pretrained(repo_id)
+    assert type(classifier) is CaitForImageClassification and classifier.config.id2label == config.id2label
+    expected = logits_of(model, size)
+    assert_equal(logits_of(classifier, size), expected)
+    base = AutoModel.from_pretrained(repo_id)
+    assert type(base) is CaitModel
+    with torch.no_grad():
+        assert_equal(model.classifier(base(pictures(1, size)).pooler_output), expected)
+
+    processor = AutoImageProcessor.from_pretrained(repo_id)
+    assert type(processor).__name__ in ("CaitImageProcessorPil", "CaitImageProcessor")
+    assert processor.crop_size["height"] == processor.size["shortest_edge"] == size
+    with torch.no_grad():
+        logits = model(processor(picture(size), return_tensors="pt").pixel_values).logits
+    best = pipeline("image-classification", model=repo_id, top_k=1)(picture(size))[0]
+    assert best["label"] == config.id2label[logits.argmax().item()]
+    assert best["score"] == pytest.approx(logits.softmax(-1).max().item(), rel=1e-3)
+
+
+def full_geometry(checkpoint) -> CaitConfig:
+    """The M models only 2 layers deep."""
+    kwargs = {**checkpoint.config_kwargs, "num_labels": 1000}
+    if checkpoint.official_name.startswith("M"):
+        kwargs["num_hidden_layers"] = 2
+    return CaitConfig(**kwargs)
+
+
+@needs_auto_image_processor
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(checkpoint.official_name, marks=[pytest.mark.slow] if checkpoint != CHECKPOINTS[0] else [])
+        for checkpoint in CHECKPOINTS
+    ],
+)
+def test_ten_checkpoints(name, hub, repo_id, tmp_path):
+    model = save_model(tmp_path / "model", full_geometry(find_checkpoint(name)))
+    push_folder(tmp_path / "model", repo_id)
+    check_every_class(repo_id, model)
+
+
+@needs_auto_image_processor
+def test_sharded(hub, repo_id, tmp_path):
+    model = save_model(tmp_path / "model", tiny_config(), max_shard_size="100KB")
+    assert not (tmp_path / "model" / "model.safetensors").exists()
+    push_folder(tmp_path / "model", repo_id)
+    check_every_class(repo_id, model)
+    assert hub.count(r"GET .*resolve/.*model-\d+-of-\d+\.safetensors") > 2
+
+
+def test_half_pushed_shards_do_not_load(hub, repo_id, tmp_path):
+    save_model(tmp_path / "model", tiny_config(), max_shard_size="100KB")
+    next((tmp_path / "model").glob("model-00002-*")).unlink()
+    push_folder(tmp_path / "model", repo_id)
+    with pytest.raises(OSError, match="model-00002"):
+        AutoModelForImageClassification.from_pretrained(repo_id)
+
+
+def test_index_of_shards_that_leaves_the_folder(hub, repo_id, tmp_path):
+    """What such an index names is neither asked from the Hub under that path nor written outside the cache."""
+    save_model(tmp_path / "model", tiny_config(), max_shard_size="100KB")
+    index = tmp_path / "model" / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("model-00001", "../../../../evil-00001"))
+    push_folder(tmp_path / "model", repo_id)
+    with pytest.raises((OSError, ValueError)):
+        AutoModelForImageClassification.from_pretrained(repo_id)
+    assert list(Path(HF_HUB_CACHE).parent.rglob("evil*")) == []
+
+
+@pytest.mark.parametrize("field", ["num_hidden_layers", "num_class_attention_layers", "hidden_size"])
+def test_configuration_of_a_billion(field, hub, repo_id, tmp_path):
+    save_model(tmp_path / "model", tiny_config())
+    file = tmp_path / "model" / "config.json"
+    value = getattr(tiny_config(), field)
+    file.write_text(file.read_text().replace(f'"{field}": {value}', f'"{field}": {10**9}'))
+    push_folder(tmp_path / "model", repo_id)
+    with pytest.raises(ValueError, match=f"{field} is 1000000000, but it must be"):
+        AutoModelForImageClassification.from_pretrained(repo_id)
+
+
+OFFLINE = """
+import sys
+import cait_hf
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+ours, timms = sys.argv[1:]
+AutoModel.from_pretrained(ours)
+model = AutoModelForImageClassification.from_pretrained(ours)
+AutoImageProcessor.from_pretrained(ours)
+print(type(model).__name__, type(cait_hf.CaitForImageClassification.from_pretrained(timms)).__name__)
+cait_hf.CaitImageProcessorPil.from_pretrained(timms)
+try:
+    AutoModel.from_pretrained("tester/never-seen")
+except OSError:
+    print("refused")
+"""
+
+
+@needs_auto_image_processor
+def test_offline_from_the_cache(hub, repo_id, tmp_path):
+    """In a process with HF_HUB_OFFLINE=1, after an online load; the Hub is not asked anything."""
+    save_model(tmp_path / "model", tiny_config())
+    push_folder(tmp_path / "model", repo_id)
+    timm_folder = write_timm_folder(tmp_path / "timm", official_tensors(tiny_config()))
+    HfApi().create_repo(f"{repo_id}-timm")
+    HfApi().upload_folder(repo_id=f"{repo_id}-timm", folder_path=timm_folder)
+    AutoModelForImageClassification.from_pretrained(repo_id)
+    AutoImageProcessor.from_pretrained(repo_id)
+    CaitForImageClassification.from_pretrained(f"{repo_id}-timm")
+    hub.requests.clear()
+    child = subprocess.run(
+        [sys.executable, "-c", OFFLINE, repo_id, f"{repo_id}-timm"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.split() == ["CaitForImageClassification", "CaitForImageClassification", "refused"]
+    assert hub.requests == []
+
+
+def test_timm_format_straight_from_the_hub(hub, repo_id, tmp_path):
+    official = official_tensors(tiny_config())
+    folder = write_timm_folder(tmp_path / "timm", official, label_names=list("abcde"))
+    HfApi().create_repo(repo_id)
+    HfApi().upload_folder(repo_id=repo_id, folder_path=folder)
+    config = CaitConfig.from_pretrained(repo_id)
+    assert config.num_hidden_layers == TINY_TIMM["depth"] and list(config.id2label.values()) == list("abcde")
+    model = randomize_(CaitForImageClassification(tiny_config()))
+    loaded = CaitForImageClassification.from_pretrained(repo_id)
+    assert_equal(logits_of(loaded, 32), logits_of(model, 32))
+    base = CaitModel.from_pretrained(repo_id)
+    with torch.no_grad():
+        assert_equal(model.classifier(base(pictures(1, 32)).pooler_output), logits_of(model, 32))
+    processor = CaitImageProcessorPil.from_pretrained(repo_id)
+    assert processor(picture(32), return_tensors="pt").pixel_values.shape == (1, 3, 32, 32)
+    revision = HfApi().model_info(repo_id).sha
+    hub.write(repo_id, {"config.json": b"{}"})
+    assert_equal(
+        logits_of(CaitForImageClassification.from_pretrained(repo_id, revision=revision), 32), logits_of(model, 32)
+    )
+
+
+def test_round_trip_through_timm(hub, repo_id, tmp_path):
+    """Ours, converted, into timm by `hf-hub:`; pushed again by timm, into ours."""
+    timm = pytest.importorskip("timm", reason="the other end is timm")
+    from timm.models import push_to_hf_hub
+
+    model = save_model(tmp_path / "model", tiny_config())
+    expected = logits_of(model, 32)
+    arguments = ["--source", str(tmp_path / "model"), "--output_dir", str(tmp_path / "timm")]
+    assert convert_hf_to_timm.main(arguments) == 0
+    HfApi().create_repo(repo_id)
+    HfApi().upload_folder(repo_id=repo_id, folder_path=tmp_path / "timm")
+    timm_model = timm.create_model(f"hf-hub:{repo_id}", pretrained=True).eval()
+    assert_equal(logits_of(timm_model, 32), expected)
+
+    again = f"{repo_id}-again"
+    push_to_hf_hub(timm_model, again, model_config={"model_args": {**TINY_TIMM, "mlp_ratio": 2.0}})
+    shutil.rmtree(tmp_path / "timm")
+    assert_equal(logits_of(CaitForImageClassification.from_pretrained(again), 32), expected)

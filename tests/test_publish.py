@@ -1,0 +1,301 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""What is pushed, in how many commits, under which name, and what an interrupted push leaves; the remote code.
+
+Everything goes through the real client to the loopback Hub.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+from official_files import HAS_AUTO_IMAGE_PROCESSOR, official_tensors, write_pth
+from random_weights import pictures, tiny_config
+from transformers import AutoModelForImageClassification
+
+from cait_hf import CaitForImageClassification
+from cait_hf.publish import push_folder, remote_code_files
+
+
+CONVERSION = Path(__file__).parent.parent / "conversion"
+sys.path.insert(0, str(CONVERSION))
+import convert_cait_to_hf  # noqa: E402
+
+
+WRITTEN = [".gitattributes", "README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+CODE = [
+    "attention_cait.py",
+    "checkpoints.py",
+    "configuration_cait.py",
+    "image_processing_cait.py",
+    "image_processing_pil_cait.py",
+    "modeling_cait.py",
+    "state_dict.py",
+]
+api = HfApi()
+
+
+@pytest.fixture
+def pth(tmp_path):
+    return write_pth(tmp_path / "weights.pth", official_tensors(tiny_config()))
+
+
+@pytest.fixture
+def folder(pth, tmp_path):
+    assert to_hf(pth, tmp_path / "model") == 0
+    return tmp_path / "model"
+
+
+def to_hf(source, output_dir, *options):
+    return convert_cait_to_hf.main(["--source", str(source), "--output_dir", str(output_dir), *options])
+
+
+def titles(repo_id, revision="main"):
+    return [commit.title for commit in api.list_repo_commits(repo_id, revision=revision)]
+
+
+def other_weights(folder, seed=1):
+    torch.manual_seed(seed)
+    CaitForImageClassification(tiny_config()).save_pretrained(folder)
+
+
+# Pushing
+
+
+def test_push_of_a_conversion(hub, repo_id, pth, tmp_path, capfd):
+    assert to_hf(pth, tmp_path / "model", "--push_to_hub", repo_id, "--private") == 0
+    output = capfd.readouterr()
+    assert f"Pushed to {hub.url}/{repo_id}/commit/" in output.out
+    assert sorted(api.list_repo_files(repo_id)) == WRITTEN
+    assert titles(repo_id) == ["Upload CaiT", "initial commit"]
+    assert api.model_info(repo_id).private
+    assert f'"{repo_id}"' in (tmp_path / "model" / "README.md").read_text()
+    written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert hub.token not in output.out + output.err and hub.token.encode() not in written
+
+
+def test_push_without_change_makes_no_commit(hub, repo_id, folder):
+    first = push_folder(folder, repo_id)
+    assert push_folder(folder, repo_id) == first
+    assert hub.count("POST .*/commit/") == 1
+    (folder / "README.md").write_text("---\nlibrary_name: transformers\n---\n# Another\n")
+    assert push_folder(folder, repo_id) != first
+    assert len(titles(repo_id)) == 3
+
+
+def test_files_of_the_model_before_go_and_others_stay(hub, repo_id, folder, tmp_path):
+    """A model.safetensors beside shards would be loaded instead of them."""
+    push_folder(folder, repo_id)
+    hub.write(repo_id, {"picture.png": b"mine", "notes/modeling_cait.py": b"mine", "modeling_cait.py": b"old"})
+    sharded = tmp_path / "sharded"
+    CaitForImageClassification.from_pretrained(folder).save_pretrained(sharded, max_shard_size="50KB")
+    (sharded / "training_args.bin").write_bytes(b"of a training")
+    (sharded / "checkpoint-5").mkdir()
+    (sharded / "checkpoint-5" / "model.safetensors").write_bytes(b"of a training")
+    push_folder(sharded, repo_id)
+    shards = sorted(file.name for file in sharded.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    expected = [".gitattributes", "config.json", "model.safetensors.index.json", *shards]
+    assert sorted(api.list_repo_files(repo_id)) == sorted([*expected, "picture.png", "notes/modeling_cait.py"])
+
+
+@pytest.mark.parametrize("moment", ["the weights", "preupload", "the commit"])
+def test_interrupted_push(moment, hub, repo_id, folder, no_waiting):
+    """The old revision stays as it was, and the push can be repeated."""
+    push_folder(folder, repo_id)
+    before, weights = api.model_info(repo_id).sha, hub.read(repo_id, "model.safetensors")
+    other_weights(folder)
+    if moment == "the weights":
+        hub.fail_next("PUT ", times=6)
+    elif moment == "preupload":
+        hub.fail_next("POST .*/preupload/", how=500, times=6)
+    else:
+        hub.fail_next("POST .*/commit/")
+    with pytest.raises(OSError, match="model was written, but it could not be pushed to"):
+        push_folder(folder, repo_id)
+    hub.faults.clear()  # the client may give up before all of them are met
+    assert api.model_info(repo_id).sha == before and hub.read(repo_id, "model.safetensors") == weights
+    push_folder(folder, repo_id)
+    assert hub.read(repo_id, "model.safetensors") == (folder / "model.safetensors").read_bytes() != weights
+    assert len(titles(repo_id)) == 3
+
+
+def test_killed_push(hub, repo_id, folder):
+    """The process dies when the weights are uploaded and the commit is not yet made."""
+    push_folder(folder, repo_id)
+    before = api.model_info(repo_id).sha
+    other_weights(folder)
+    program = f"""
+import os, signal
+from pathlib import Path
+from huggingface_hub import HfApi
+from cait_hf.publish import push_folder
+upload = HfApi.preupload_lfs_files
+def kill(self, *args, **kwargs):
+    upload(self, *args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+HfApi.preupload_lfs_files = kill
+push_folder(Path({str(folder)!r}), {repo_id!r})
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == -9
+    assert hub.count("PUT ") == 2 and api.model_info(repo_id).sha == before
+    push_folder(folder, repo_id)
+    assert len(titles(repo_id)) == 3
+
+
+def test_revision_and_tag(hub, repo_id, folder):
+    push_folder(folder, repo_id, tag="v1")
+    other_weights(folder)
+    push_folder(folder, repo_id, revision="try/out", tag="v2")
+    assert len(titles(repo_id)) == 2 and len(titles(repo_id, "try/out")) == 3
+    first, second = (
+        AutoModelForImageClassification.from_pretrained(repo_id, revision=revision) for revision in ("v1", "try/out")
+    )
+    tagged = AutoModelForImageClassification.from_pretrained(repo_id, revision="v2")
+    assert torch.equal(tagged.classifier.weight, second.classifier.weight)
+    assert not torch.equal(first.classifier.weight, second.classifier.weight)
+    push_folder(folder, repo_id, revision="try/out", tag="v2")  # nothing to do
+    with pytest.raises(ValueError, match="--tag is v1, but .* at another commit"):
+        push_folder(folder, repo_id, revision="try/out", tag="v1")
+
+
+def test_private_and_public(hub, repo_id, folder, tmp_path):
+    push_folder(folder, repo_id, private=True)
+    push_folder(folder, repo_id)  # an existing repository stays what it is
+    assert api.model_info(repo_id).private
+    load = AutoModelForImageClassification.from_pretrained
+    with pytest.raises(OSError):
+        load(repo_id, token=False, cache_dir=tmp_path / "cache")
+    load(repo_id, cache_dir=tmp_path / "cache")
+    api.create_repo(f"{repo_id}-public")
+    with pytest.raises(ValueError, match="--private is given, but .* is public"):
+        push_folder(folder, f"{repo_id}-public", private=True)
+    assert hub.count(f"POST /api/models/{repo_id}-public") == 0
+
+
+@pytest.mark.parametrize("how", ["wrong token", "no connection", "name"])
+def test_push_that_cannot_work(how, hub, repo_id, pth, tmp_path, capfd, no_waiting, monkeypatch):
+    """One sentence, without the token; the folder is there."""
+    token = hub.token
+    if how == "wrong token":
+        token = "hf_" + 30 * "x"
+        monkeypatch.setenv("HF_TOKEN", token)
+    elif how == "no connection":
+        hub.fail_next("POST /api/repos/create", times=6)
+    assert to_hf(pth, tmp_path / "model", "--push_to_hub", "a/b/c" if how == "name" else repo_id) == 1
+    hub.faults.clear()  # the client may give up before all of them are met
+    output, error = capfd.readouterr()
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    assert "model was written, but it could not be pushed to" in error and token not in output + error
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no weights", "another model", "not JSON"])
+def test_folder_without_a_model(damage, hub, repo_id, folder):
+    if damage == "no folder":
+        folder = folder / "nowhere"
+    elif damage == "no weights":
+        (folder / "model.safetensors").unlink()
+    else:
+        (folder / "config.json").write_text("[" if damage == "not JSON" else '{"model_type": "vit"}')
+    with pytest.raises(ValueError, match="it must hold config.json and model.safetensors of a converted CaiT"):
+        push_folder(folder, repo_id)
+    assert hub.requests == []
+
+
+# Remote code
+
+
+def test_files_of_the_remote_code():
+    assert [file.name for file in remote_code_files()] == CODE
+
+
+LOAD = """
+import sys
+
+sys.modules.update(dict.fromkeys({hidden!r}))  # as if not installed
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+source = {source!r}
+try:
+    AutoConfig.from_pretrained(source, trust_remote_code=False)
+except ValueError as error:
+    assert "trust_remote_code" in str(error), error
+else:
+    raise AssertionError("loaded without trust")
+config = AutoConfig.from_pretrained(source, trust_remote_code=True)
+base = AutoModel.from_pretrained(source, trust_remote_code=True)
+model = AutoModelForImageClassification.from_pretrained(source, trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=True)
+pictures = torch.load({pictures!r})
+picture = Image.radial_gradient("L").convert("RGB")
+pixel_values = processor(picture, return_tensors="pt").pixel_values
+classify = pipeline("image-classification", model=source, trust_remote_code=True, top_k=1)
+with torch.no_grad():
+    results = dict(
+        logits=model(pictures).logits,
+        pooled=base(pictures).pooler_output,
+        pixel_values=pixel_values,
+        label=classify(picture)[0]["label"],
+        names=[type(thing).__name__ for thing in (config, base, model, processor)],
+        modules=[type(thing).__module__ for thing in (config, base, model, processor)],
+    )
+torch.save(results, {output!r})
+"""
+
+
+def load_remote_code(source, tmp_path, hidden) -> dict:
+    torch.save(pictures(2, 32), tmp_path / "pictures.pt")
+    output = tmp_path / "results.pt"
+    program = LOAD.format(
+        source=str(source), pictures=str(tmp_path / "pictures.pt"), output=str(output), hidden=hidden
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert child.returncode == 0, child.stderr
+    return torch.load(output)
+
+
+@pytest.mark.parametrize("where, backend", [("folder", "pil"), ("hub", "torchvision")])
+def test_remote_code(where, backend, hub, repo_id, pth, tmp_path):
+    """In a process that cannot import the package, with the image processor of either backend."""
+    if backend == "torchvision":
+        pytest.importorskip("torchvision", reason="the other backend has a test of its own", exc_type=ImportError)
+    elif not HAS_AUTO_IMAGE_PROCESSOR:
+        pytest.skip("this release of Transformers has no AutoImageProcessor without torchvision")
+    source = tmp_path / "model"
+    options = ["--push_to_hub", repo_id] if where == "hub" else []
+    assert to_hf(pth, source, "--remote_code", *options) == 0
+    assert sorted(file.name for file in source.glob("*.py")) == CODE
+    if where == "hub":
+        assert sorted(api.list_repo_files(repo_id)) == sorted([*WRITTEN, *CODE])
+        source = repo_id
+    results = load_remote_code(source, tmp_path, ["cait_hf"] + ["torchvision"] * (backend == "pil"))
+    processor = "CaitImageProcessorPil" if backend == "pil" else "CaitImageProcessor"
+    assert results["names"] == ["CaitConfig", "CaitModel", "CaitForImageClassification", processor]
+    assert all(module.startswith("transformers_modules.") for module in results["modules"])
+    model = CaitForImageClassification.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        expected = model(pictures(2, 32)).logits
+        pooled = model.cait(pictures(2, 32)).pooler_output
+    assert (results["logits"] - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (results["pooled"] - pooled).abs().max() <= 1e-5 * pooled.abs().max()
+    assert results["pixel_values"].shape == (1, 3, 32, 32) and results["pixel_values"].std() > 0.5
+    assert results["label"] in model.config.id2label.values()
+
+
+def test_remote_code_beside_the_package(pth, tmp_path):
+    """Where the package is installed its own classes are taken, with and without trust."""
+    assert to_hf(pth, tmp_path / "model", "--remote_code") == 0
+    for trust in (None, True, False):
+        model = AutoModelForImageClassification.from_pretrained(tmp_path / "model", trust_remote_code=trust)
+        assert type(model) is CaitForImageClassification
+    model.save_pretrained(tmp_path / "again")
+    auto_map = json.loads((tmp_path / "model" / "config.json").read_text())["auto_map"]
+    assert set(auto_map) == {"AutoConfig", "AutoModel", "AutoModelForImageClassification"}
