@@ -15,7 +15,7 @@ from PIL import Image
 from test_scripts import load_script, write_pictures
 from timm_format import write_timm_folder
 
-from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification
+from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, cli
 from cait_hf.checkpoints import README as AUTHORS_README
 from cait_hf.state_dict import convert_to_official_state_dict
 
@@ -98,8 +98,32 @@ def test_conversion_commands_run(workplace):
     assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), stored.state_dict().values()))
 
 
+def test_publishing_commands_run_against_the_loopback_hub(workplace, hub, monkeypatch, capsys):
+    pytest.importorskip("timm", reason="--verify and --against timm need timm")
+    folder = workplace / "official_files"
+    folder.mkdir()
+    (folder / "XXS24_224.pth").write_bytes((workplace / "XXS24_224.pth").read_bytes())
+    published = ("cait-hf ", "python conversion/convert_all.py ", "python conversion/verify_checkpoint.py ")
+    ran = []
+    for command in commands():
+        if command.startswith(published):
+            program, *arguments = shlex.split(command.replace("your-name", "tester"))
+            if program == "cait-hf":
+                status = cli.main(arguments)
+            else:
+                status = load_script(Path(arguments[0]).stem, ROOT / "conversion").main(arguments[1:])
+            assert status == 0, command
+            ran.append(command)
+    assert len(ran) == 6
+    printed = capsys.readouterr().out
+    assert "M48_448" in printed and "picture.jpg" in printed
+    assert hub.repository("tester/my-cait").tags
+    modeling = (ROOT / "src" / "cait_hf" / "modeling_cait.py").read_bytes()
+    assert hub.read("tester/cait-xxs24-224", "modeling_cait.py") == modeling
+
+
 def test_every_command_is_run_or_has_a_reason():
-    scripts = ("python scripts/run_image_classification.py ", "python conversion/")
+    scripts = ("python scripts/run_image_classification.py ", "python conversion/", "cait-hf ")
     assert [c for c in commands() if c not in NOT_RUN and not c.startswith(scripts)] == []
     assert [c for c in NOT_RUN if c not in commands()] == []
 
