@@ -403,7 +403,8 @@ class CaitPreTrainedModel(PreTrainedModel):
         hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
         if isinstance(config, str | os.PathLike):
             config = cls.config_class.from_pretrained(config, **hub_kwargs)
-        if not isinstance(config, CaitConfig | None):
+        # By model type, not by class: remote code may hold the class a second time.
+        if config is not None and getattr(config, "model_type", None) != cls.config_class.model_type:
             raise ValueError(f"config is a {type(config).__name__}, but it must be a CaitConfig, a path or a Hub id.")
         if source is None:  # a bare state dict
             return super().from_pretrained(None, *model_args, config=config, **kwargs)
