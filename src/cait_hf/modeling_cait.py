@@ -356,16 +356,17 @@ class CaitPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """Official initialisation (facebookresearch/deit, `cait_models.py`): truncated normals and zeros, LayerScale
-        constant, the patch projection left at PyTorch's default for convolutions."""
+        constant, convolutions (the patch projection) at PyTorch's default."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, CaitPatchEmbeddings):
-            bound = module.projection.weight[0].numel() ** -0.5
-            init.kaiming_uniform_(module.projection.weight, a=math.sqrt(5))
-            init.uniform_(module.projection.bias, -bound, bound)
+        elif isinstance(module, nn.Conv2d):
+            bound = module.weight[0].numel() ** -0.5
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, CaitEmbeddings):
             init.trunc_normal_(module.position_embeddings, std=std)
             init.trunc_normal_(module.cls_token, std=std)
