@@ -12,12 +12,21 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "cait_hf"
-REMOTE_CODE = {"configuration_cait", "attention_cait", "state_dict", "checkpoints", "modeling_cait"}
+REMOTE_CODE = {
+    "configuration_cait",
+    "attention_cait",
+    "attention_blocked",
+    "attention_fused",
+    "state_dict",
+    "checkpoints",
+    "modeling_cait",
+}
 # What command lines are made of: may import the whole package; only each other import them.
 COMMANDS = {"cli", "convert", "model_card", "publish"}
 # Modules of the package that another module may import; one that is not listed may import none.
 MAY_IMPORT = {
-    "modeling_cait": {"configuration_cait", "attention_cait", "state_dict", "checkpoints"},
+    "modeling_cait": {"configuration_cait", "attention_cait", "attention_fused", "state_dict", "checkpoints"},
+    "attention_fused": {"attention_cait", "attention_blocked"},
     "configuration_cait": {"checkpoints"},
     "state_dict": {"checkpoints"},
     "image_processing_cait": {"image_processing_pil_cait"},

@@ -358,9 +358,9 @@ def test_dropout_is_in_the_patch_stage_only():
     for layer in model.layers:
         assert not torch.equal(layer(patches), layer(patches))
     attention = model.layers[0].attention
-    _, maps = attention(patches)
+    _, maps = attention(patches, output_attentions=True)
     assert 0.3 < (maps == 0).float().mean() < 0.7  # attention dropout, after the second mixing
-    _, maps = attention.eval()(patches)
+    _, maps = attention.eval()(patches, output_attentions=True)
     assert (maps != 0).all()
 
 

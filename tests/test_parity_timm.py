@@ -6,7 +6,8 @@ of `random_weights.randomize_`, under which every part matters (shown by `test_e
 
 Tolerances are relative to the largest absolute value of the compared tensor. float64 is the proof of equal
 mathematics: 1e-12 leaves two decades above the rounding of these depths. float32 is the proof that ours rounds no
-worse: 1e-5.
+worse: 1e-5, and 1e-4 for gradients, because these weights amplify rounding: timm's own gradients in float32 differ
+from those in float64 by up to 4e-5.
 """
 
 import copy
@@ -23,6 +24,7 @@ from cait_hf.state_dict import convert_to_official_state_dict
 timm = pytest.importorskip("timm", reason="the reference is timm's CaiT, which needs torchvision")
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+GRADIENT_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-12}
 
 # Nothing depends on these two (see test_every_parameter_matters): their gradient is rounding, here and in timm.
 WITHOUT_INFLUENCE = ("proj_l.bias", "attn.k.bias")
@@ -68,25 +70,29 @@ def test_logits_hidden_states_and_gradients(checkpoint, dtype):
     pixel_values = pictures(1, checkpoint.image_size).to(dtype)
     labels = torch.tensor([7])
     tolerance = TOLERANCE[dtype]
-
-    outputs = ours(pixel_values, labels=labels, output_hidden_states=True, output_class_hidden_states=True)
     logits = reference(pixel_values)
-    assert difference(outputs.logits, logits) <= tolerance
-    assert len(outputs.hidden_states) == len(reference_hidden) + 1
-    for actual, expected in zip(outputs.hidden_states[1:], reference_hidden, strict=True):
-        assert difference(actual, expected) <= tolerance
-    for actual, expected in zip(outputs.class_hidden_states, reference_class, strict=True):
-        assert difference(actual, expected) <= tolerance
-
-    outputs.loss.backward()
     torch.nn.functional.cross_entropy(logits, labels).backward()
-    gradients = convert_to_official_state_dict({name: value.grad for name, value in ours.named_parameters()})
     expected = {name: value.grad for name, value in reference.named_parameters()}
-    assert gradients.keys() == expected.keys()
     largest = max(gradient.abs().max() for gradient in expected.values())
-    for name, gradient in gradients.items():
-        scale = largest if name.endswith(WITHOUT_INFLUENCE) else expected[name].abs().max()
-        assert ((gradient - expected[name]).abs().max() / scale).item() <= tolerance, name
+
+    for implementation in ("eager", "sdpa"):
+        ours.set_attn_implementation(implementation)
+        ours.zero_grad()
+        outputs = ours(pixel_values, labels=labels, output_hidden_states=True, output_class_hidden_states=True)
+        assert difference(outputs.logits, logits) <= tolerance
+        assert len(outputs.hidden_states) == len(reference_hidden) + 1
+        for actual, layer in zip(outputs.hidden_states[1:], reference_hidden, strict=True):
+            assert difference(actual, layer) <= tolerance
+        for actual, layer in zip(outputs.class_hidden_states, reference_class, strict=True):
+            assert difference(actual, layer) <= tolerance
+
+        outputs.loss.backward()
+        gradients = convert_to_official_state_dict({name: value.grad for name, value in ours.named_parameters()})
+        assert gradients.keys() == expected.keys()
+        for name, gradient in gradients.items():
+            scale = largest if name.endswith(WITHOUT_INFLUENCE) else expected[name].abs().max()
+            error = ((gradient - expected[name]).abs().max() / scale).item()
+            assert error <= GRADIENT_TOLERANCE[dtype], (implementation, name)
 
 
 def test_attention_maps():

@@ -28,7 +28,9 @@ import convert_cait_to_hf  # noqa: E402
 
 WRITTEN = [".gitattributes", "README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 CODE = [
+    "attention_blocked.py",
     "attention_cait.py",
+    "attention_fused.py",
     "checkpoints.py",
     "configuration_cait.py",
     "image_processing_cait.py",

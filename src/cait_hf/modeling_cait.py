@@ -32,6 +32,7 @@ from transformers.utils.generic import can_return_tuple, is_timm_config_dict, me
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention_cait import class_attention_forward, talking_heads_attention_forward
+from .attention_fused import fused_talking_heads_attention_forward
 from .configuration_cait import PROBLEM_TYPES, CaitConfig, as_pair
 from .state_dict import convert_official_state_dict
 
@@ -158,8 +159,8 @@ class CaitSelfAttention(nn.Module):
 
     def __init__(self, config: CaitConfig):
         super().__init__()
+        self.config = config
         heads = config.num_attention_heads
-        self.num_attention_heads = heads
         self.head_dim = config.hidden_size // heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_probs_dropout_prob
@@ -176,16 +177,23 @@ class CaitSelfAttention(nn.Module):
         self.proj_w_bias = nn.Parameter(torch.zeros(heads))
 
     def forward(
-        self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self,
+        hidden_states: torch.Tensor,
+        output_attentions: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         input_shape = hidden_states.shape[:-1]
-        hidden_shape = (*input_shape, self.num_attention_heads, self.head_dim)
+        hidden_shape = (*input_shape, self.config.num_attention_heads, self.head_dim)
 
         query_states = self.q_proj(hidden_states).view(hidden_shape).transpose(1, 2)
         key_states = self.k_proj(hidden_states).view(hidden_shape).transpose(1, 2)
         value_states = self.v_proj(hidden_states).view(hidden_shape).transpose(1, 2)
 
-        attn_output, attn_weights = talking_heads_attention_forward(
+        # No stock kernel can mix heads: every implementation but the eager one means ours, which returns no maps.
+        attention_interface: Callable = fused_talking_heads_attention_forward
+        if output_attentions or self.config._attn_implementation == "eager":
+            attention_interface = talking_heads_attention_forward
+        attn_output, attn_weights = attention_interface(
             query_states,
             key_states,
             value_states,
@@ -256,14 +264,14 @@ class CaitMLP(nn.Module):
 
 
 class CaitLayerScale(nn.Module):
-    """A learned factor for each channel of a residual branch (paper, section 2, equation 4)."""
+    """Adds a residual branch, each channel times a learned factor (paper, section 2, equation 4)."""
 
     def __init__(self, config: CaitConfig):
         super().__init__()
         self.lambda1 = nn.Parameter(torch.full((config.hidden_size,), float(config.layer_scale_init_value)))
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states * self.lambda1
+    def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return torch.addcmul(residual, hidden_states, self.lambda1)
 
 
 class CaitDropPath(nn.Module):
@@ -301,11 +309,11 @@ class CaitLayer(GradientCheckpointingLayer):
     def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
         residual = hidden_states
         hidden_states, _ = self.attention(self.layernorm_before(hidden_states), **kwargs)
-        hidden_states = residual + self.drop_path(self.layer_scale1(self.dropout(hidden_states)))
+        hidden_states = self.layer_scale1(self.drop_path(self.dropout(hidden_states)), residual)
 
         residual = hidden_states
         hidden_states = self.mlp(self.layernorm_after(hidden_states))
-        return residual + self.drop_path(self.layer_scale2(hidden_states))
+        return self.layer_scale2(self.drop_path(hidden_states), residual)
 
 
 class CaitClassLayer(GradientCheckpointingLayer):
@@ -326,8 +334,8 @@ class CaitClassLayer(GradientCheckpointingLayer):
         # class_token: (B, 1, C); hidden_states: (B, N, C), the same for every class layer
         sequence = self.layernorm_before(torch.cat((class_token, hidden_states), dim=1))
         attn_output, _ = self.attention(sequence, **kwargs)
-        class_token = class_token + self.layer_scale1(attn_output)
-        return class_token + self.layer_scale2(self.mlp(self.layernorm_after(class_token)))
+        class_token = self.layer_scale1(attn_output, class_token)
+        return self.layer_scale2(self.mlp(self.layernorm_after(class_token)), class_token)
 
 
 class CaitPreTrainedModel(PreTrainedModel):

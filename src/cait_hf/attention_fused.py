@@ -1,0 +1,121 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""Talking-heads attention as one operator, `torch.ops.cait_hf.talking_heads_attention`, which returns no maps.
+
+A layer keeps only queries, keys and values for the backward pass, which makes the maps again. On a CPU the operator
+works block by block (`attention_blocked.py`). `torch.compile` keeps it whole; `torch.export` records the formulas of
+`attention_cait.py` in its place, which every runtime knows.
+
+Shapes: B pictures, H heads, N patches, D channels of a head.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from .attention_blocked import backward as blocked_backward
+from .attention_blocked import forward as blocked_forward
+from .attention_cait import talking_heads_attention_forward
+
+
+def fused_talking_heads_attention_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    proj_l_weight: Tensor,
+    proj_l_bias: Tensor,
+    proj_w_weight: Tensor,
+    proj_w_bias: Tensor,
+    scaling: float,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor | None]:
+    """As `talking_heads_attention_forward`, to rounding, but without the maps: the second value is `None`.
+
+    The plain formulas take over for what the operator cannot do: dropout of attention weights, `torch.export`, and
+    devices other than those it has a kernel for. There is no second derivative; use the plain formulas for one.
+    """
+    arguments = (query, key, value, proj_l_weight, proj_l_bias, proj_w_weight, proj_w_bias, scaling)
+    if dropout > 0.0 or torch.compiler.is_exporting() or not _has_kernel(query):
+        attn_output, _ = talking_heads_attention_forward(*arguments, dropout=dropout)
+        return attn_output, None
+    return torch.ops.cait_hf.talking_heads_attention(*arguments), None
+
+
+def _has_kernel(query: Tensor) -> bool:
+    return query.device.type == "cpu"
+
+
+def talking_heads_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    proj_l_weight: Tensor,
+    proj_l_bias: Tensor,
+    proj_w_weight: Tensor,
+    proj_w_bias: Tensor,
+    scaling: float,
+) -> Tensor:
+    # proj_l_bias does not change the result, but it must be in the graph: its gradient is zero, not absent.
+    with _without_autocast(query):
+        return blocked_forward(query, key, value, proj_l_weight, proj_w_weight, proj_w_bias, scaling)
+
+
+def talking_heads_attention_backward(
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    proj_l_weight: Tensor,
+    proj_w_weight: Tensor,
+    proj_w_bias: Tensor,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    with _without_autocast(query):
+        return blocked_backward(grad_output, query, key, value, proj_l_weight, proj_w_weight, proj_w_bias, scaling)
+
+
+def _without_autocast(tensor: Tensor) -> AbstractContextManager:
+    # An operator's kernel inherits autocast, which would turn the products inside to half precision.
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def _register() -> None:
+    """Make both functions operators of PyTorch, with the shapes of their results and the derivative."""
+    forward = "cait_hf::talking_heads_attention"
+    backward = "cait_hf::talking_heads_attention_backward"
+    for name, function in ((forward, talking_heads_attention), (backward, talking_heads_attention_backward)):
+        torch.library.define(name, torch.library.infer_schema(function, mutates_args=()))
+        torch.library.impl(name, "cpu", function)
+
+    @torch.library.register_fake(forward)
+    def _(query, *others):
+        batch_size, heads, patches, head_dim = query.shape
+        return query.new_empty(batch_size, patches, heads, head_dim)
+
+    @torch.library.register_fake(backward)
+    def _(grad_output, query, key, value, *others):
+        batch_size, heads, patches, head_dim = query.shape
+        by_patches = (query.new_empty(batch_size, patches, heads, head_dim) for _ in range(3))
+        return *(tensor.transpose(1, 2) for tensor in by_patches), *(torch.empty_like(other) for other in others[:-1])
+
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.scaling = inputs
+        ctx.save_for_backward(*tensors)
+
+    def differentiate(ctx, grad_output):
+        query, key, value, proj_l_weight, proj_l_bias, proj_w_weight, proj_w_bias = ctx.saved_tensors
+        grad_query, grad_key, grad_value, grad_l_weight, grad_w_weight, grad_w_bias = (
+            torch.ops.cait_hf.talking_heads_attention_backward(
+                grad_output, query, key, value, proj_l_weight, proj_w_weight, proj_w_bias, ctx.scaling
+            )
+        )
+        grad_l_bias = torch.zeros_like(proj_l_bias)
+        return grad_query, grad_key, grad_value, grad_l_weight, grad_l_bias, grad_w_weight, grad_w_bias, None
+
+    torch.library.register_autograd(forward, differentiate, setup_context=setup_context)
+
+
+# Remote code may hold this file a second time beside the installed package; an operator can be registered only once.
+if not hasattr(torch.ops.cait_hf, "talking_heads_attention"):
+    _register()
