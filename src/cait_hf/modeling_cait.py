@@ -17,9 +17,10 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, load_state_dict
 from transformers.processing_utils import Unpack
 from transformers.utils import (
@@ -87,6 +88,8 @@ class CaitPatchEmbeddings(nn.Module):
         )
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if pixel_values is None:
+            raise ValueError("pixel_values is None, but it must be a tensor (batch, channels, height, width).")
         if pixel_values.ndim != 4 or pixel_values.shape[1] != self.num_channels:
             raise ValueError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}, but it must be "
@@ -102,16 +105,20 @@ class CaitPatchEmbeddings(nn.Module):
 
 
 class CaitEmbeddings(nn.Module):
-    """Patch embeddings with learned positions, and the class token, which has no position (paper, section 3)."""
+    """Patch embeddings with learned positions, and the class token, which has no position (paper, section 3).
 
-    def __init__(self, config: CaitConfig):
+    Models without a class stage have no class token.
+    """
+
+    def __init__(self, config: CaitConfig, use_class_token: bool = True):
         super().__init__()
+        self.config = config
         self.image_size = as_pair(config.image_size)
         self.patch_size = as_pair(config.patch_size)
         self.patch_embeddings = CaitPatchEmbeddings(config)
         height, width = self.grid_size
         self.position_embeddings = nn.Parameter(torch.zeros(1, height * width, config.hidden_size))
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if use_class_token else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     @property
@@ -135,10 +142,12 @@ class CaitEmbeddings(nn.Module):
         return resized.flatten(2).transpose(1, 2).to(table.dtype).contiguous()
 
     def forward(
-        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         patch_embeddings = self.patch_embeddings(pixel_values)
         height, width = pixel_values.shape[-2:]
+        if interpolate_pos_encoding is None:
+            interpolate_pos_encoding = self.config.interpolate_pos_encoding
         if interpolate_pos_encoding:
             position_embeddings = self.interpolate_pos_encoding(height, width)
         elif (height, width) == self.image_size:
@@ -146,10 +155,10 @@ class CaitEmbeddings(nn.Module):
         else:
             raise ValueError(
                 f"pixel_values has height and width {height} x {width}, but the model's image_size is "
-                f"{self.image_size[0]} x {self.image_size[1]}; pass interpolate_pos_encoding=True to resize the "
-                "position embeddings."
+                f"{self.image_size[0]} x {self.image_size[1]}; pass interpolate_pos_encoding=True, or "
+                "set it in the configuration, to resize the position embeddings."
             )
-        class_token = self.cls_token.expand(pixel_values.shape[0], -1, -1)
+        class_token = None if self.cls_token is None else self.cls_token.expand(pixel_values.shape[0], -1, -1)
         return self.dropout(patch_embeddings + position_embeddings), class_token
 
 
@@ -369,7 +378,8 @@ class CaitPreTrainedModel(PreTrainedModel):
                 init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, CaitEmbeddings):
             init.trunc_normal_(module.position_embeddings, std=std)
-            init.trunc_normal_(module.cls_token, std=std)
+            if module.cls_token is not None:
+                init.trunc_normal_(module.cls_token, std=std)
         elif isinstance(module, CaitSelfAttention):
             for weight, bias in (
                 (module.proj_l_weight, module.proj_l_bias),
@@ -490,7 +500,8 @@ class CaitPreTrainedModel(PreTrainedModel):
         """All parameters in the order in which a picture meets them, every one in exactly one group.
 
         The groups are `"embeddings"`, `"layers.0"`, ..., `"class_layers.0"`, ..., `"head"` (final LayerNorm and
-        classifier), each a dictionary from the names of `named_parameters()` to the parameters. Freeze a prefix of the
+        classifier), each a dictionary from the names of `named_parameters()` to the parameters; models without a
+        class stage have no group for it. Freeze a prefix of the
         groups, or give a group `decay ** (groups behind it)` of the learning rate. The class token belongs to the
         first class layer, where it enters; timm groups it with the embeddings.
         """
@@ -508,8 +519,11 @@ class CaitPreTrainedModel(PreTrainedModel):
             else:
                 group = stage if stage in groups else "head"
             groups[group][name] = parameter
-        return groups
+        return {group: parameters for group, parameters in groups.items() if parameters}
 
+
+# What the checkpoint of a classifier holds beyond the patch stage: of no use to the models that stop there.
+_KEYS_BEYOND_THE_PATCH_STAGE = [r"(^|\.)class_layers\.", r"(^|\.)embeddings\.cls_token$", r"^classifier\."]
 
 _HUB_KWARGS = (
     "cache_dir",
@@ -617,12 +631,7 @@ class CaitModel(CaitPreTrainedModel):
         Raises:
             ValueError: if `pixel_values` is missing, has a wrong shape, or a size the position table does not cover.
         """
-        if pixel_values is None:
-            raise ValueError("pixel_values is None, but it must be a tensor (batch, channels, height, width).")
-        if interpolate_pos_encoding is None:
-            interpolate_pos_encoding = self.config.interpolate_pos_encoding
-
-        hidden_states, class_token = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+        hidden_states, class_token = self.embeddings(pixel_values, interpolate_pos_encoding)
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
         for class_layer in self.class_layers:
@@ -730,7 +739,83 @@ class CaitForImageClassification(CaitPreTrainedModel):
         )
 
 
+class CaitBackbone(BackboneMixin, CaitPreTrainedModel):
+    """The patch stage of CaiT as a backbone of models for dense prediction, such as DPT or UperNet of Transformers.
+
+    Feature maps are those of `config.out_features`: the patch embeddings (`"stem"`) and the output of any patch layer
+    (`"stage1"`, ...), all of one resolution. There is no class stage, whose layers do not change the patches: neither
+    class layers nor class token are built, and those of a checkpoint are left out.
+
+    With `config.apply_layernorm` (the default, as in DINOv2) every map goes through the final LayerNorm, which all
+    stages share: the last map is then what [`CaitModel`] returns of the patches as `last_hidden_state`. A classifier
+    trained that norm's scale and shift on the class token alone. Without, the maps are the raw hidden states, and no
+    norm is built.
+
+    Pictures of another size than `config.image_size` need `config.interpolate_pos_encoding`, since the models around
+    a backbone pass pixels alone. From a local folder load with `CaitBackbone.from_pretrained(folder, out_indices=...)`
+    (`AutoBackbone.from_pretrained` takes the folder for the name of a repository on the Hub).
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from cait_hf import CaitBackbone, CaitConfig
+
+    >>> model = CaitBackbone(CaitConfig(num_hidden_layers=4, out_features=["stage2", "stage4"]))
+    >>> outputs = model(torch.zeros(1, 3, 224, 224))
+    >>> [feature_map.shape for feature_map in outputs.feature_maps]
+    [torch.Size([1, 192, 14, 14]), torch.Size([1, 192, 14, 14])]
+    ```"""
+
+    _can_record_outputs = {"hidden_states": CaitLayer, "attentions": CaitSelfAttention}
+    _keys_to_ignore_on_load_unexpected = _KEYS_BEYOND_THE_PATCH_STAGE
+
+    def __init__(self, config: CaitConfig):
+        super().__init__(config)
+        self.num_features = [config.hidden_size] * len(config.stage_names)
+        self.embeddings = CaitEmbeddings(config, use_class_token=False)
+        self.layers = nn.ModuleList([CaitLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layernorm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.apply_layernorm else nn.Identity()
+        )
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BackboneOutput:
+        r"""
+        Args:
+            pixel_values, interpolate_pos_encoding, output_attentions, output_hidden_states, return_dict:
+                As in [`CaitModel.forward`]; hidden states are those before any LayerNorm.
+
+        Returns:
+            `feature_maps`, a tuple with one tensor for each of `config.out_features`, of shape
+            `(batch, hidden_size, rows, columns)`, or `(batch, patches, hidden_size)` without
+            `config.reshape_hidden_states`.
+
+        Raises:
+            ValueError: as [`CaitModel.forward`].
+        """
+        hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)[0]
+        stages = [hidden_states]
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+            stages.append(hidden_states)
+
+        feature_maps = [self.layernorm(stages[index]) for index in self.out_indices]  # (B, N, C)
+        if self.config.reshape_hidden_states:
+            rows = pixel_values.shape[-2] // self.embeddings.patch_size[0]
+            feature_maps = [x.transpose(1, 2).unflatten(2, (rows, -1)).contiguous() for x in feature_maps]
+        return BackboneOutput(feature_maps=tuple(feature_maps))
+
+
 __all__ = [
+    "CaitBackbone",
     "CaitForImageClassification",
     "CaitForImageClassificationOutput",
     "CaitModel",
