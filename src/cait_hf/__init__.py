@@ -2,7 +2,7 @@
 """CaiT ("Going deeper with Image Transformers", arXiv 2103.17239) for Hugging Face Transformers.
 
 Importing the package registers model type `"cait"` with `AutoConfig`, `AutoModel`, `AutoModelForImageClassification`,
-`AutoBackbone` and `AutoImageProcessor`.
+`AutoModelForMaskedImageModeling`, `AutoBackbone` and `AutoImageProcessor`.
 """
 
 from contextlib import suppress
@@ -13,6 +13,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
 )
 from transformers.utils import is_torchvision_available
 
@@ -23,6 +24,7 @@ from .modeling_cait import (
     CaitBackbone,
     CaitForImageClassification,
     CaitForImageClassificationOutput,
+    CaitForMaskedImageModeling,
     CaitModel,
     CaitModelOutput,
     CaitPreTrainedModel,
@@ -38,6 +40,7 @@ __all__ = [
     "CaitConfig",
     "CaitForImageClassification",
     "CaitForImageClassificationOutput",
+    "CaitForMaskedImageModeling",
     "CaitImageProcessorPil",
     "CaitModel",
     "CaitModelOutput",
@@ -64,6 +67,7 @@ else:
 AutoConfig.register(CaitConfig.model_type, CaitConfig, exist_ok=True)
 AutoModel.register(CaitConfig, CaitModel, exist_ok=True)
 AutoModelForImageClassification.register(CaitConfig, CaitForImageClassification, exist_ok=True)
+AutoModelForMaskedImageModeling.register(CaitConfig, CaitForMaskedImageModeling, exist_ok=True)
 AutoBackbone.register(CaitConfig, CaitBackbone, exist_ok=True)
 with suppress(ImportError):  # the first Transformers 5 releases have no AutoImageProcessor without torchvision
     AutoImageProcessor.register(CaitConfig, image_processor_classes=_image_processor_classes, exist_ok=True)
