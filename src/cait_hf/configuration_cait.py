@@ -90,6 +90,20 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
     ```"""
 
     model_type = "cait"
+    # FSDP2: every layer is gathered when it runs; the final norm, whose output each head reads, stays whole.
+    base_model_fsdp_plan = {
+        "layers.*": "free_full_weight",
+        "class_layers.*": "free_full_weight",
+        "layernorm": "keep_full_weight",
+    }
+    # Tensor parallelism splits the MLPs alone. Attention is split by heads elsewhere, but talking heads are mixtures of
+    # all heads, before the softmax and again behind it: a process with some heads would have to send whole maps.
+    base_model_tp_plan = {
+        "layers.*.mlp.fc1": "colwise",
+        "layers.*.mlp.fc2": "rowwise",
+        "class_layers.*.mlp.fc1": "colwise",
+        "class_layers.*.mlp.fc2": "rowwise",
+    }
 
     hidden_size: int = 192
     num_hidden_layers: int = 24

@@ -384,6 +384,25 @@ class CaitPreTrainedModel(PreTrainedModel):
     # batches itself.
     accepts_loss_kwargs = False
 
+    def post_init(self):
+        super().post_init()
+        if not any(isinstance(module, CaitClassLayer) for module in self.modules()):
+            # the plans of the configuration are those of a whole model: a rule that fits nothing is warned of
+            self._tp_plan, self._fsdp_plan = (
+                {rule: style for rule, style in plan.items() if "class_layers." not in rule}
+                for plan in (self._tp_plan, self._fsdp_plan)
+            )
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args, **kwargs) -> str:
+        """Refuse, in a sentence, what Transformers does not know or talking heads cannot use."""
+        name = attn_implementation
+        if name is not None and "/" not in name:  # with a slash: a repository of kernels
+            known = ["eager", *(key for key in ALL_ATTENTION_FUNCTIONS.valid_keys() if not _is_fused(key))]
+            if name not in known:
+                why = f": {_WHY_NOT_FUSED}" if _is_fused(name) else ""
+                raise ValueError(f"attn_implementation is {name!r}, but it must be one of {', '.join(known)}{why}.")
+        return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """Official initialisation (facebookresearch/deit, `cait_models.py`): truncated normals and zeros, LayerScale
@@ -545,6 +564,16 @@ class CaitPreTrainedModel(PreTrainedModel):
                 group = stage if stage in groups else "head"
             groups[group][name] = parameter
         return {group: parameters for group, parameters in groups.items() if parameters}
+
+
+_WHY_NOT_FUSED = (
+    "talking heads mix the attention maps of all heads before and after the softmax, and such kernels work on each "
+    "head by itself and never form its map"
+)
+
+
+def _is_fused(attn_implementation: str) -> bool:
+    return any(word in attn_implementation for word in ("flash", "flex", "paged"))
 
 
 # What the checkpoint of a classifier holds beyond the patch stage: of no use to the models that stop there.

@@ -18,6 +18,8 @@ class ImageModelTester:
     intermediate_size = 64
     num_labels = 5
     is_training = True
+    mask_length = 16  # patches, of which the tests with a mask hide the first `num_masks`
+    num_masks = 5
 
     def __init__(self, parent, config_class, seq_length: int, **fields):
         self.parent = parent
@@ -47,14 +49,18 @@ class ImageModelTester:
 class OverfitOnPictures:
     """Lets TrainingTesterMixin train on pictures, where it has a batch only for text: the batch is ours, the test its.
 
-    The mixin asks which modality the inputs have, and for "text" calls the two methods below.
+    The mixin asks which modality the inputs have, and for "text" reads `vocab_size` and calls the last method below.
     """
+
+    def setUp(self):
+        super().setUp()
+        self.model_tester.fields["vocab_size"] = None
 
     def _get_model_modality(self):
         return "text"
 
     def _get_trainable_model_class(self):
-        return next(cls for cls in self.all_model_classes if cls.__name__.endswith("ForImageClassification"))
+        return next(cls for cls in self.all_model_classes)
 
     def _create_text_training_batch(self, batch_size, seq_length, vocab_size):
         size = self.model_tester.image_size

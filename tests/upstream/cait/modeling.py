@@ -25,11 +25,9 @@ def model_tester(parent, **fields) -> ImageModelTester:
 
 
 class CaitModelTest(
-    OverfitOnPictures,
     MemoryCleanupMixin,
     ModelTesterMixin,
     PipelineTesterMixin,
-    TrainingTesterMixin,
     FSDPTesterMixin,
     TensorParallelTesterMixin,
     unittest.TestCase,
@@ -50,6 +48,20 @@ class CaitModelTest(
 
     def test_config(self):
         self.config_tester.run_common_tests()
+
+    @unittest.skip("Asks for nn.Embedding, a table of tokens: pictures have a projection of patches.")
+    def test_model_get_set_embeddings(self):
+        pass
+
+
+class PictureTraining(unittest.TestCase):
+    def setUp(self):
+        self.model_tester = model_tester(self)
+
+
+class CaitTrainingTest(OverfitOnPictures, TrainingTesterMixin, PictureTraining):
+    model_tester = None
+    all_model_classes = (CaitForImageClassification,)
 
 
 class CaitBackboneTest(BackboneTesterMixin, unittest.TestCase):
