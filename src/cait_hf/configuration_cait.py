@@ -96,8 +96,8 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         "class_layers.*": "free_full_weight",
         "layernorm": "keep_full_weight",
     }
-    # Tensor parallelism splits the MLPs alone. Attention is split by heads elsewhere, but talking heads are mixtures of
-    # all heads, before the softmax and again behind it: a process with some heads would have to send whole maps.
+    # Tensor parallelism splits the MLPs alone. Attention is split by heads elsewhere, but talking heads are mixtures
+    # of all heads, before the softmax and again behind it: a process with some of them would have to send whole maps.
     base_model_tp_plan = {
         "layers.*.mlp.fc1": "colwise",
         "layers.*.mlp.fc2": "rowwise",
