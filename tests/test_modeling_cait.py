@@ -512,5 +512,13 @@ def test_pipelines(model, tmp_path):
         index = next(i for i, label in model.config.id2label.items() if label == prediction["label"])
         assert prediction["score"] == pytest.approx(expected[index].item(), abs=0.02)
 
-    features = pipeline("image-feature-extraction", model=str(tmp_path), pool=True)(picture)
-    assert torch.tensor(features).shape == (1, 48)
+    extract = pipeline("image-feature-extraction", model=str(tmp_path), use_fast=False)
+    with torch.no_grad():
+        expected = model.cait(processor(picture, return_tensors="pt").pixel_values)
+    torch.testing.assert_close(torch.tensor(extract(picture)), expected.last_hidden_state, rtol=0.1, atol=0.1)
+    pooled = torch.tensor(extract(picture, pool=True))
+    assert pooled.shape == (1, 48)
+    torch.testing.assert_close(pooled, expected.pooler_output, rtol=0.1, atol=0.1)
+    batch = extract([picture, picture.rotate(90)], pool=True, batch_size=2, return_tensors=True)
+    torch.testing.assert_close(batch[0], pooled, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(batch[1], pooled, rtol=0.1, atol=0.1)
