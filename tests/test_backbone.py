@@ -164,15 +164,19 @@ def test_configurations_from_before_the_backbone_load(tmp_path):
     assert loaded.stage_names == STAGES and loaded.out_features == ["stage3"]
 
 
-def test_checkpoint_of_a_classifier_loads_without_a_warning(folder, caplog, monkeypatch):
+@pytest.mark.parametrize("normalised", [True, False])
+def test_checkpoint_of_a_classifier_loads_without_a_warning(folder, caplog, monkeypatch, normalised):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    backbone, info = CaitBackbone.from_pretrained(folder, out_indices=[1, 3], output_loading_info=True)
+    backbone, info = CaitBackbone.from_pretrained(
+        folder, out_indices=[1, 3], apply_layernorm=normalised, output_loading_info=True
+    )
     assert not any(info.values()), info
     assert not caplog.records
     assert backbone.out_features == ["stage1", "stage3"]
     names = {name for name, _ in backbone.named_parameters()}
     assert not any("class" in name or "cls" in name for name in names)
-    assert backbone.layer_groups().keys() == {"embeddings", "layers.0", "layers.1", "layers.2", "head"}
+    groups = {"embeddings", "layers.0", "layers.1", "layers.2"}
+    assert backbone.layer_groups().keys() == groups | ({"head"} if normalised else set())
 
 
 @torch.no_grad()

@@ -99,7 +99,7 @@ def test_implementations_agree(model):
 
 
 def test_unknown_implementation_is_refused_in_a_sentence(model):
-    sentence = "attn_implementation is 'magic', but it must be one of eager, .*sdpa"
+    sentence = '`attn_implementation="magic"` is not supported, it must be one of eager, .*sdpa'
     with pytest.raises(ValueError, match=sentence) as error:
         CaitModel(tiny_config(attn_implementation="magic"))
     assert "flash" not in str(error.value) and "flex" not in str(error.value)
