@@ -273,10 +273,10 @@ def _output_kernel(
     for start in range(0, N, BK):
         columns = start + tl.arange(0, BK)
         k = _load(key, key_strides, image, columns, N, H, D, HP, DP)
-        v = _load(value, value_strides, image, columns, N, H, D, HP, DP)
         mixed = _mix(weight_l, _scores(q, k, PRECISION), PRECISION)
         p = tl.where(columns[None, None, :] < N, tl.exp2(mixed - lse), 0.0)
         a = _mix(weight_w, p, PRECISION)
+        v = _load(value, value_strides, image, columns, N, H, D, HP, DP)
         out = tl.dot(a.to(v.dtype), v, out, input_precision=PRECISION)
 
     out += _load_head_vectors(bias_term, image, H, D, HP, DP)
@@ -306,10 +306,10 @@ def _query_gradient_kernel(
     for start in range(0, N, BK):
         columns = start + tl.arange(0, BK)
         k = _load(key, key_strides, image, columns, N, H, D, HP, DP)
-        v = _load(value, value_strides, image, columns, N, H, D, HP, DP)
         s = _scores(q, k, PRECISION)
         p = tl.exp2(_mix(weight_l, s, PRECISION) - lse)
         p = tl.where(columns[None, None, :] < N, p, 0.0)
+        v = _load(value, value_strides, image, columns, N, H, D, HP, DP)
         d_a = _scores(grad, v, PRECISION)
         d_m = p * (_mix(weight_w_transposed, d_a, PRECISION) - row_delta)
         d_s = _mix(weight_l_transposed, d_m, PRECISION)
@@ -346,12 +346,12 @@ def _key_value_gradient_kernel(
     for start in range(0, N, BQ):  # maps lie here with the keys before the queries
         rows = start + tl.arange(0, BQ)
         q = _load(query, query_strides, image, rows, N, H, D, HP, DP)
-        grad = _load(grad_output, grad_strides, image, rows, N, H, D, HP, DP)
         lse = _load_rows(logsumexp, image, rows, N, H, HP)[:, None, :]
-        row_delta = _load_rows(delta, image, rows, N, H, HP)[:, None, :]
         # no mask: a key past N spoils its own row of d_k and d_v, which is not stored
         p = tl.exp2(_mix(weight_l, _scores(k, q, PRECISION), PRECISION) - lse)
         a = _mix(weight_w, p, PRECISION)
+        grad = _load(grad_output, grad_strides, image, rows, N, H, D, HP, DP)
+        row_delta = _load_rows(delta, image, rows, N, H, HP)[:, None, :]
         d_v = tl.dot(a.to(grad.dtype), grad, d_v, input_precision=PRECISION)
         d_m = p * (_mix(weight_w_transposed, _scores(v, grad, PRECISION), PRECISION) - row_delta)
         d_s = _mix(weight_l_transposed, d_m, PRECISION)
