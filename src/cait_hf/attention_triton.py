@@ -1,8 +1,8 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Talking-heads self-attention on CUDA as fused Triton kernels: exact, and no (H, N, N) map ever in memory.
 
-The mathematics is that of `attention_cait.py` (arXiv 2103.17239, appendix; arXiv 2003.02436); keeping a block of maps on
-the chip and computing it again in backward is the method of FlashAttention (arXiv 2205.14135, 2307.08691).
+The mathematics is that of `attention_cait.py` (arXiv 2103.17239, appendix; arXiv 2003.02436); keeping a block of maps
+on the chip and computing it again in backward is the method of FlashAttention (arXiv 2205.14135, 2307.08691).
 
     S = Q K^T                                 (H, N, N) scores
     M = scaling proj_l S                      mixed scores
@@ -16,18 +16,17 @@ and backwards, with dO given:
     dQ = dS K,  dK = dS^T Q,  dV = A^T dO + proj_w_bias sum(dO) over the queries
     d_proj_l = scaling dM S^T,  d_proj_w = dA P^T,  d_proj_w_bias = sum(dO) sum(V)
 
-The bias of the first mixing is no argument: it adds one number to a whole row, which the softmax does not see. Every head
-of P enters every head of O, so a running softmax cannot be corrected afterwards as FlashAttention does: one kernel finds
-the row sums, the next computes the scores again.
+The bias of the first mixing is no argument: it adds one number to a whole row, which the softmax does not see. Every
+head of P enters every head of O, so a running softmax cannot be corrected afterwards as in FlashAttention: one kernel
+finds the row sums, the next computes the scores again.
 
-Shapes in comments: B pictures, H heads, N patches, D channels of a head. A program holds a block of BQ queries, or of BK
-keys, of one picture, with all heads.
+Shapes in comments: B pictures, H heads, N patches, D channels of a head. A program holds a block of BQ queries, or of
+BK keys, of one picture, with all heads. HP and DP are H and D rounded up to powers of two.
 """
 
 from __future__ import annotations
 
 import math
-import os
 
 import torch
 
@@ -44,19 +43,23 @@ jit = triton.jit if triton is not None else lambda kernel: kernel
 def is_available(query: torch.Tensor) -> bool:
     """Whether `forward` and `backward` take tensors like `query` `(B, H, N, D)`.
 
-    That is: not empty, at most 16 heads of at most 128 channels, float32, bfloat16 or float16, on an NVIDIA GPU of
-    compute capability 8.0 or newer, and Triton installed. With `TRITON_INTERPRET=1` in the environment before Triton is
-    imported, tensors on the CPU instead.
+    They need Triton, an NVIDIA GPU of compute capability 8.0 or newer, float32, bfloat16 or float16, and a program's
+    shared memory: with H and D rounded up to powers of two, H x D is at most 2048 (float32: 1024) with 200 KiB or more
+    (H100), 1024 (512) with 160 KiB (A100) and 512 with less (RTX 3090, 4090), and H at most 16, D at most 128. B and N
+    are free. With `TRITON_INTERPRET=1` in the environment before Triton is imported: tensors on the CPU instead, as on
+    an H100.
     """
     if triton is None or query.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False
     if query.ndim != 4 or query.numel() == 0 or query.shape[1] > 16 or query.shape[3] > 128:
         return False
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        return query.device.type == "cpu"
-    if query.device.type != "cuda" or torch.version.hip is not None:
+    if not _has_device(query):
         return False
-    return torch.cuda.get_device_capability(query.device) >= (8, 0)
+    shared_memory = _shared_memory(query.device)
+    largest = 512 if shared_memory < 160 * 1024 else 1024 if shared_memory < 200 * 1024 else 2048
+    if query.dtype == torch.float32:
+        largest = max(512, largest // 2)
+    return _padded_heads(query.shape[1]) * _padded_channels(query.shape[3]) <= largest
 
 
 def forward(
@@ -193,30 +196,68 @@ def _with_strides(*tensors: torch.Tensor) -> list:
     return [argument for tensor in tensors for argument in (tensor, tensor.stride())]
 
 
+def _has_device(query: torch.Tensor) -> bool:
+    if not isinstance(_output_kernel, triton.JITFunction):  # but the interpreter's
+        return query.device.type == "cpu"
+    if query.device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
 def _padded_heads(heads: int) -> int:
     return triton.next_power_of_2(heads)
 
 
+def _padded_channels(channels: int) -> int:
+    return max(16, triton.next_power_of_2(channels))
+
+
+def _shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory a program can have on a device; those of an H100 in the interpreter."""
+    if device.type != "cuda":
+        return 227 * 1024
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
 def _launch(query: torch.Tensor, kernel: str) -> tuple[tuple[int], dict]:
-    """Grid and keyword arguments of a kernel."""
+    """Grid and keyword arguments of a kernel.
+
+    A multiprocessor has 64 Ki registers of 4 bytes, a thread at most 255: a program of 8 warps (256 threads) nearly
+    all. Through its loop it keeps `rows` x DP float32 (`rows` = HP x BQ), twice in the gradients of keys and values:
+    64 registers a thread each, for 256 rows of 64 channels. The maps of a step, `rows` x 16 float32, take 16 each, and
+    up to five are alive in backward; the rest are operands and addresses. Shared memory holds operands: in bfloat16,
+    32 KiB a tensor of 256 rows, 2 KiB x HP a block of 16 keys (twice, as the next one loads meanwhile), and 16 KiB a
+    float32 map on its way from the warps of one head to those of all.
+
+    More rows mean fewer readings of keys and values from the L2 cache: `rows` is the largest power of two that ptxas
+    (sm_90) compiles with few or no spilled registers, within the shared memory. float32 has its products on the CUDA
+    cores, from shared memory through more registers.
+    """
     batch, heads, patches, channels = query.shape
-    HP = _padded_heads(heads)
-    DP = max(16, triton.next_power_of_2(channels))
+    HP, DP = _padded_heads(heads), _padded_channels(channels)
+    shared_memory = _shared_memory(query.device)
+    in_forward = kernel in ("statistics", "output")
+    if query.dtype == torch.float32:
+        rows = 128 if in_forward else 64
+    else:
+        rows = 512 if in_forward and shared_memory >= 200 * 1024 else 256
+    if shared_memory < 160 * 1024:
+        rows = min(rows // 2, 128)
+    if DP > 64:
+        rows //= 4
+    outer, inner = min(64, max(4, rows // HP)), 16
     options = {
         "H": heads,
         "D": channels,
         "HP": HP,
         "DP": DP,
-        "BQ": max(16, 128 // HP),
-        "BK": 16,
+        "BQ": inner if kernel == "key_value_gradient" else outer,
+        "BK": outer if kernel == "key_value_gradient" else inner,
         "PRECISION": "ieee" if query.dtype == torch.float32 else "tf32",
         "num_warps": 8,
-        "num_stages": 2,
+        "num_stages": 1 if query.dtype == torch.float32 or DP > 64 else 2,
     }
-    if kernel == "key_value_gradient":
-        options["BQ"], options["BK"] = options["BK"], options["BQ"]
-    block = options["BK" if kernel == "key_value_gradient" else "BQ"]
-    return (batch * triton.cdiv(patches, block),), options
+    return (batch * triton.cdiv(patches, outer),), options
 
 
 @jit
@@ -301,8 +342,10 @@ def _query_gradient_kernel(
     weight_w_transposed = _load_mixing(proj_w, H, HP, True)
 
     d_q = tl.zeros((HP, BQ, DP), tl.float32)
-    d_weight_l = tl.zeros((8, 16, 16), tl.float32)
-    d_weight_w = tl.zeros((8, 16, 16), tl.float32)
+    # in parts of at least 16 terms, one for each warp if there are so many
+    PARTS: tl.constexpr = min(8, HP * BQ * BK // 256)
+    d_weight_l = tl.zeros((PARTS, 16, 16), tl.float32)
+    d_weight_w = tl.zeros((PARTS, 16, 16), tl.float32)
     for start in range(0, N, BK):
         columns = start + tl.arange(0, BK)
         k = _load(key, key_strides, image, columns, N, H, D, HP, DP)
@@ -347,8 +390,8 @@ def _key_value_gradient_kernel(
         rows = start + tl.arange(0, BQ)
         q = _load(query, query_strides, image, rows, N, H, D, HP, DP)
         lse = _load_rows(logsumexp, image, rows, N, H, HP)[:, None, :]
-        # no mask: a key past N spoils its own row of d_k and d_v, which is not stored
         p = tl.exp2(_mix(weight_l, _scores(k, q, PRECISION), PRECISION) - lse)
+        p = tl.where(columns[None, :, None] < N, p, 0.0)  # else inf, which times 0 in `_mix` spoils other keys
         a = _mix(weight_w, p, PRECISION)
         grad = _load(grad_output, grad_strides, image, rows, N, H, D, HP, DP)
         row_delta = _load_rows(delta, image, rows, N, H, HP)[:, None, :]
@@ -405,10 +448,11 @@ def _mix(weight, maps, PRECISION: tl.constexpr):
 
 @jit
 def _add_mixing_gradient(total, d_mixed, maps, PRECISION: tl.constexpr):
-    """Adds to total `(8, 16, 16)`, in eight parts for eight warps, the gradient of the weight of a `_mix`."""
-    PART: tl.constexpr = maps.shape[0] * maps.shape[1] * maps.shape[2] // 128
-    left = tl.permute(tl.reshape(d_mixed, (16, 8, PART)), (1, 0, 2))
-    right = tl.permute(tl.reshape(maps, (16, 8, PART)), (1, 2, 0))
+    """Adds to total `(parts, 16, 16)` the gradient of the weight of a `_mix`."""
+    PARTS: tl.constexpr = total.shape[0]
+    SIZE: tl.constexpr = maps.shape[0] * maps.shape[1] * maps.shape[2] // (16 * PARTS)
+    left = tl.permute(tl.reshape(d_mixed, (16, PARTS, SIZE)), (1, 0, 2))
+    right = tl.permute(tl.reshape(maps, (16, PARTS, SIZE)), (1, 2, 0))
     return tl.dot(left, right, total, input_precision=PRECISION)
 
 
@@ -418,7 +462,9 @@ def _offsets(strides, image, rows, N, H: tl.constexpr, D: tl.constexpr, HP: tl.c
     head = tl.arange(0, HP)[:, None, None]
     row = rows[None, :, None]
     channel = tl.arange(0, DP)[None, None, :]
-    offsets = image.to(tl.int64) * strides[0] + head * strides[1] + row.to(tl.int64) * strides[2] + channel * strides[3]
+    offsets = (
+        image.to(tl.int64) * strides[0] + head * strides[1] + row.to(tl.int64) * strides[2] + channel * strides[3]
+    )
     return offsets, (head < H) & (row < N) & (channel < D)
 
 
@@ -429,7 +475,9 @@ def _load(tensor, strides, image, rows, N, H: tl.constexpr, D: tl.constexpr, HP:
 
 
 @jit
-def _store(tensor, strides, block, image, rows, N, H: tl.constexpr, D: tl.constexpr, HP: tl.constexpr, DP: tl.constexpr):
+def _store(
+    tensor, strides, block, image, rows, N, H: tl.constexpr, D: tl.constexpr, HP: tl.constexpr, DP: tl.constexpr
+):
     offsets, mask = _offsets(strides, image, rows, N, H, D, HP, DP)
     tl.store(tensor + offsets, block.to(tensor.dtype.element_ty), mask=mask)
 
