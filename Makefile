@@ -8,7 +8,7 @@ TORCH_MINIMAL ?= torch==2.13.0
 # Two single-threaded workers are faster than one test with two threads, whose tensors are small.
 PYTEST = -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: demo test test-slow test-minimal quality style clean
+.PHONY: demo test test-slow test-minimal test-upstream quality style clean
 
 demo: .venv/.installed
 	.venv/bin/python scripts/quickstart.py --output_dir outputs
@@ -21,6 +21,11 @@ test-slow: .venv/.installed
 
 test-minimal: .venv-minimal/.installed
 	.venv-minimal/bin/python $(PYTEST) -m "not slow"
+
+# The tests that Transformers shares between its own models; needs the package index or the cache it fills.
+test-upstream: .venv/.installed
+	.venv/bin/python -m pip install --quiet parameterized
+	.venv/bin/python tests/upstream/run.py --processes 2
 
 quality: .venv-quality/.installed
 	.venv-quality/bin/ruff check .

@@ -3,6 +3,7 @@
 
 import copy
 import importlib
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AutoModel, AutoModelForImageClassification, pipeline
 
 import cait_hf
-from cait_hf import CaitForImageClassification, CaitImageProcessorPil, CaitModel
+from cait_hf import (
+    CaitBackbone,
+    CaitForImageClassification,
+    CaitForMaskedImageModeling,
+    CaitImageProcessorPil,
+    CaitModel,
+)
 from cait_hf.attention_cait import class_attention_forward
 
 
@@ -91,9 +98,31 @@ def test_implementations_agree(model):
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-5, atol=1e-5)
 
 
-def test_unknown_implementation_is_refused(model):
-    with pytest.raises(ValueError, match="magic"):
+def test_unknown_implementation_is_refused_in_a_sentence(model):
+    sentence = "attn_implementation is 'magic', but it must be one of eager, .*sdpa"
+    with pytest.raises(ValueError, match=sentence) as error:
         CaitModel(tiny_config(attn_implementation="magic"))
+    assert "flash" not in str(error.value) and "flex" not in str(error.value)
+    with pytest.raises(ValueError, match=sentence):
+        model.set_attn_implementation("magic")
+
+
+@pytest.mark.parametrize("name", ["flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"])
+def test_fused_implementations_are_refused_with_the_reason(model, name, tmp_path):
+    """Talking heads mix the maps of all heads, which these never form: whether their packages are installed or not."""
+    sentence = (
+        f"attn_implementation is '{name}', but it must be one of eager, .*: talking heads mix .* before and after"
+    )
+    model.save_pretrained(tmp_path)
+    for ask in (
+        lambda: CaitModel(tiny_config(attn_implementation=name)),
+        lambda: model.set_attn_implementation(name),
+        lambda: AutoModelForImageClassification.from_pretrained(tmp_path, attn_implementation=name),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            ask()
+    assert model.config._attn_implementation == "sdpa"
+    assert not (model._supports_flash_attn or model._supports_flex_attn)
 
 
 # --- inputs
@@ -405,6 +434,18 @@ def test_subclasses_may_add_parameters():
     assert {"temperature", "extra.weight"} <= set(groups["head"])
 
 
+def test_parallel_plans_name_what_is_there():
+    """Every rule of both plans fits modules of every model, and every MLP and every layer is in them."""
+    for model_class in (CaitModel, CaitForImageClassification, CaitForMaskedImageModeling, CaitBackbone):
+        model = model_class(tiny_config())
+        names = {re.sub(r"\.\d+(?=\.|$)", ".*", name) for name, _ in model.named_modules()}
+        assert model.tp_plan.keys() | model.fsdp_plan.keys() <= names, model_class
+        assert model.tp_plan.keys() == {name for name in names if name.endswith((".fc1", ".fc2"))}
+        layers = {name for name in names if name.endswith("layers.*")}
+        assert model.fsdp_plan.keys() == layers | {name for name in names if name.split(".")[-1] == "layernorm"}
+        assert all(style == ("colwise" if "fc1" in rule else "rowwise") for rule, style in model.tp_plan.items())
+
+
 def test_empty_batch(model):
     model.set_attn_implementation("eager")  # Transformers' function for "sdpa" refuses it
     assert model(pictures(0, 32)).logits.shape == (0, 5)
@@ -471,5 +512,13 @@ def test_pipelines(model, tmp_path):
         index = next(i for i, label in model.config.id2label.items() if label == prediction["label"])
         assert prediction["score"] == pytest.approx(expected[index].item(), abs=0.02)
 
-    features = pipeline("image-feature-extraction", model=str(tmp_path), pool=True)(picture)
-    assert torch.tensor(features).shape == (1, 48)
+    extract = pipeline("image-feature-extraction", model=str(tmp_path), use_fast=False)
+    with torch.no_grad():
+        expected = model.cait(processor(picture, return_tensors="pt").pixel_values)
+    torch.testing.assert_close(torch.tensor(extract(picture)), expected.last_hidden_state, rtol=0.1, atol=0.1)
+    pooled = torch.tensor(extract(picture, pool=True))
+    assert pooled.shape == (1, 48)
+    torch.testing.assert_close(pooled, expected.pooler_output, rtol=0.1, atol=0.1)
+    batch = extract([picture, picture.rotate(90)], pool=True, batch_size=2, return_tensors=True)
+    torch.testing.assert_close(batch[0], pooled, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(batch[1], pooled, rtol=0.1, atol=0.1)

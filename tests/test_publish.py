@@ -17,7 +17,7 @@ from official_files import HAS_AUTO_IMAGE_PROCESSOR, official_tensors, write_pth
 from random_weights import pictures, tiny_config
 from transformers import AutoModelForImageClassification
 
-from cait_hf import CaitForImageClassification
+from cait_hf import CaitBackbone, CaitForImageClassification
 from cait_hf.publish import push_folder, remote_code_files
 
 
@@ -222,7 +222,8 @@ import sys
 sys.modules.update(dict.fromkeys({hidden!r}))  # as if not installed
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, pipeline
+from transformers import AutoModelForImageClassification, AutoModelForMaskedImageModeling
 source = {source!r}
 try:
     AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -233,7 +234,11 @@ else:
 config = AutoConfig.from_pretrained(source, trust_remote_code=True)
 base = AutoModel.from_pretrained(source, trust_remote_code=True)
 model = AutoModelForImageClassification.from_pretrained(source, trust_remote_code=True)
+masked = AutoModelForMaskedImageModeling.from_pretrained(source, trust_remote_code=True)
+# from_config, since AutoBackbone.from_pretrained takes a folder for a repository
+backbone = type(AutoBackbone.from_config(config, trust_remote_code=True)).from_pretrained(source, out_indices=[1, 2])
 processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=True)
+everything = (config, base, model, masked, backbone, processor)
 pictures = torch.load({pictures!r})
 picture = Image.radial_gradient("L").convert("RGB")
 pixel_values = processor(picture, return_tensors="pt").pixel_values
@@ -244,8 +249,10 @@ with torch.no_grad():
         pooled=base(pictures).pooler_output,
         pixel_values=pixel_values,
         label=classify(picture)[0]["label"],
-        names=[type(thing).__name__ for thing in (config, base, model, processor)],
-        modules=[type(thing).__module__ for thing in (config, base, model, processor)],
+        reconstruction=masked(pictures).reconstruction,
+        feature_maps=backbone(pictures).feature_maps,
+        names=[type(thing).__name__ for thing in everything],
+        modules=[type(thing).__module__ for thing in everything],
     )
 torch.save(results, {output!r})
 """
@@ -280,14 +287,21 @@ def test_remote_code(where, backend, hub, repo_id, pth, tmp_path):
         source = repo_id
     results = load_remote_code(source, tmp_path, ["cait_hf"] + ["torchvision"] * (backend == "pil"))
     processor = "CaitImageProcessorPil" if backend == "pil" else "CaitImageProcessor"
-    assert results["names"] == ["CaitConfig", "CaitModel", "CaitForImageClassification", processor]
+    models = ["CaitModel", "CaitForImageClassification", "CaitForMaskedImageModeling", "CaitBackbone"]
+    assert results["names"] == ["CaitConfig", *models, processor]
     assert all(module.startswith("transformers_modules.") for module in results["modules"])
     model = CaitForImageClassification.from_pretrained(tmp_path / "model")
     with torch.no_grad():
         expected = model(pictures(2, 32)).logits
         pooled = model.cait(pictures(2, 32)).pooler_output
+        feature_maps = CaitBackbone.from_pretrained(tmp_path / "model", out_indices=[1, 2])(
+            pictures(2, 32)
+        ).feature_maps
     assert (results["logits"] - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert (results["pooled"] - pooled).abs().max() <= 1e-5 * pooled.abs().max()
+    for ours, theirs in zip(feature_maps, results["feature_maps"], strict=True):
+        assert (theirs - ours).abs().max() <= 1e-5 * ours.abs().max()
+    assert results["reconstruction"].shape == (2, 3, 32, 32)
     assert results["pixel_values"].shape == (1, 3, 32, 32) and results["pixel_values"].std() > 0.5
     assert results["label"] in model.config.id2label.values()
 
@@ -300,4 +314,5 @@ def test_remote_code_beside_the_package(pth, tmp_path):
         assert type(model) is CaitForImageClassification
     model.save_pretrained(tmp_path / "again")
     auto_map = json.loads((tmp_path / "model" / "config.json").read_text())["auto_map"]
-    assert set(auto_map) == {"AutoConfig", "AutoModel", "AutoModelForImageClassification"}
+    models = {"AutoModel", "AutoModelForImageClassification", "AutoModelForMaskedImageModeling", "AutoBackbone"}
+    assert set(auto_map) == {"AutoConfig", *models}

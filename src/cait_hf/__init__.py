@@ -1,21 +1,30 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """CaiT ("Going deeper with Image Transformers", arXiv 2103.17239) for Hugging Face Transformers.
 
-Importing the package registers model type `"cait"` with `AutoConfig`, `AutoModel`, `AutoModelForImageClassification`
-and `AutoImageProcessor`.
+Importing the package registers model type `"cait"` with `AutoConfig`, `AutoModel`, `AutoModelForImageClassification`,
+`AutoModelForMaskedImageModeling`, `AutoBackbone` and `AutoImageProcessor`.
 """
 
 from contextlib import suppress
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
+)
 from transformers.utils import is_torchvision_available
 
 from .checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint
 from .configuration_cait import CaitConfig
 from .image_processing_pil_cait import CaitImageProcessorPil
 from .modeling_cait import (
+    CaitBackbone,
     CaitForImageClassification,
     CaitForImageClassificationOutput,
+    CaitForMaskedImageModeling,
     CaitModel,
     CaitModelOutput,
     CaitPreTrainedModel,
@@ -26,10 +35,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CHECKPOINTS",
+    "CaitBackbone",
     "CaitCheckpoint",
     "CaitConfig",
     "CaitForImageClassification",
     "CaitForImageClassificationOutput",
+    "CaitForMaskedImageModeling",
     "CaitImageProcessorPil",
     "CaitModel",
     "CaitModelOutput",
@@ -56,5 +67,7 @@ else:
 AutoConfig.register(CaitConfig.model_type, CaitConfig, exist_ok=True)
 AutoModel.register(CaitConfig, CaitModel, exist_ok=True)
 AutoModelForImageClassification.register(CaitConfig, CaitForImageClassification, exist_ok=True)
+AutoModelForMaskedImageModeling.register(CaitConfig, CaitForMaskedImageModeling, exist_ok=True)
+AutoBackbone.register(CaitConfig, CaitBackbone, exist_ok=True)
 with suppress(ImportError):  # the first Transformers 5 releases have no AutoImageProcessor without torchvision
     AutoImageProcessor.register(CaitConfig, image_processor_classes=_image_processor_classes, exist_ok=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils.generic import is_timm_config_dict
 
@@ -18,8 +19,8 @@ from .checkpoints import config_kwargs_from_timm, default_layer_scale_init_value
 
 
 @strict
-class CaitConfig(PreTrainedConfig):
-    r"""Configuration of a [`CaitModel`].
+class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
+    r"""Configuration of a [`CaitModel`], of the models with a head and of a [`CaitBackbone`].
 
     Args:
         hidden_size (`int`, defaults to 192):
@@ -61,6 +62,17 @@ class CaitConfig(PreTrainedConfig):
         interpolate_pos_encoding (`bool`, defaults to `False`):
             Whether the model resizes its position table when a picture has another size than `image_size`; the
             argument of the same name of `forward` overrides it for one call.
+        out_features (`list[str]`, *optional*):
+            Stages whose feature maps a [`CaitBackbone`] returns, in the order of `stage_names`: `"stem"` (the patch
+            embeddings with their positions) and `"stage1"` to `"stage<num_hidden_layers>"` (the output of each patch
+            layer). `None` takes those of `out_indices`; where both are `None`, the last stage.
+        out_indices (`list[int]`, *optional*):
+            The same stages by their index in `stage_names`, 0 being the stem; negative indices count from the end.
+        apply_layernorm (`bool`, defaults to `True`):
+            Whether a [`CaitBackbone`] normalises its feature maps with the model's final LayerNorm, see there.
+        reshape_hidden_states (`bool`, defaults to `True`):
+            Whether the feature maps of a [`CaitBackbone`] have the shape `(batch, hidden_size, rows, columns)`;
+            otherwise it is `(batch, patches, hidden_size)`.
 
     Raises:
         ValueError: for a value or a combination no CaiT can have; the sentence names field, value and what is allowed.
@@ -78,6 +90,20 @@ class CaitConfig(PreTrainedConfig):
     ```"""
 
     model_type = "cait"
+    # FSDP2: every layer is gathered when it runs; the final norm, whose output each head reads, stays whole.
+    base_model_fsdp_plan = {
+        "layers.*": "free_full_weight",
+        "class_layers.*": "free_full_weight",
+        "layernorm": "keep_full_weight",
+    }
+    # Tensor parallelism splits the MLPs alone. Attention is split by heads elsewhere, but talking heads are mixtures
+    # of all heads, before the softmax and again behind it: a process with some of them would have to send whole maps.
+    base_model_tp_plan = {
+        "layers.*.mlp.fc1": "colwise",
+        "layers.*.mlp.fc2": "rowwise",
+        "class_layers.*.mlp.fc1": "colwise",
+        "class_layers.*.mlp.fc2": "rowwise",
+    }
 
     hidden_size: int = 192
     num_hidden_layers: int = 24
@@ -96,6 +122,10 @@ class CaitConfig(PreTrainedConfig):
     num_channels: int = 3
     qkv_bias: bool = True
     interpolate_pos_encoding: bool = False
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+    apply_layernorm: bool = True
+    reshape_hidden_states: bool = True
 
     def __post_init__(self, **kwargs):
         num_labels = kwargs.get("num_labels")
@@ -148,9 +178,39 @@ class CaitConfig(PreTrainedConfig):
             self.layer_scale_init_value,
             "a finite number >= 0, or None for the paper's rule by depth",
         )
+        kwargs.pop("stage_names", None)  # of a configuration file: they follow the depth
+        self.set_output_features_output_indices(
+            out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
+        )
         super().__post_init__(**kwargs)
         if self.label2id is None:
             self.label2id = {label: index for index, label in self.id2label.items()}
+
+    @property
+    def stage_names(self) -> list[str]:
+        """`list[str]`: the stages of a [`CaitBackbone`], the patch embeddings and every patch layer."""
+        return ["stem"] + [f"stage{number}" for number in range(1, self.num_hidden_layers + 1)]
+
+    def verify_out_features_out_indices(self):
+        """Raise ValueError unless `out_features` and `out_indices` name stages of this model, in order and the same.
+
+        The base class lets a negative index pass that counts beyond the first stage.
+        """
+        features, indices, last = self._out_features, self._out_indices, self.num_hidden_layers
+        _require(
+            features is None or (isinstance(features, list) and set(features) <= set(self.stage_names)),
+            "out_features",
+            features,
+            f"a list of names from stem, stage1 to stage{last}",
+        )
+        _require(
+            indices is None
+            or (isinstance(indices, list) and all(type(i) is int and -last - 1 <= i <= last for i in indices)),
+            "out_indices",
+            indices,
+            f"a list of integers from 0 (the stem) to {last}, or from {-last - 1} to -1 counted from the end",
+        )
+        super().verify_out_features_out_indices()
 
     @property
     def output_attentions(self) -> bool | None:
@@ -196,8 +256,14 @@ class CaitConfig(PreTrainedConfig):
                 f"The configuration has model_type={model_type!r}, but {cls.__name__} reads only {cls.model_type!r} "
                 "and timm's cait_* configurations."
             )
+        depth = config_dict.get("num_hidden_layers", cls.num_hidden_layers)
+        new_depth = kwargs.get("num_hidden_layers", depth)
+        stages = {"out_features", "out_indices"}
+        # Stored stages give way to those asked for; the stored default, the last stage, follows the depth.
+        if stages & kwargs.keys() or (new_depth != depth and config_dict.get("out_indices") == [depth]):
+            config_dict = {key: value for key, value in config_dict.items() if key not in stages}
         # The base class would assign overrides after the checks of __post_init__.
-        own_fields = cls.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
+        own_fields = cls.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys() | stages
         overrides = {name: kwargs.pop(name) for name in own_fields.intersection(kwargs)}
         return super().from_dict({**config_dict, **overrides}, **kwargs)
 

@@ -17,9 +17,15 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_outputs import (
+    BackboneOutput,
+    BaseModelOutputWithPooling,
+    ImageClassifierOutput,
+    MaskedImageModelingOutput,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, load_state_dict
 from transformers.processing_utils import Unpack
 from transformers.utils import (
@@ -43,9 +49,9 @@ class CaitModelOutput(BaseModelOutputWithPooling):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch, 1 + patches, hidden_size)`):
-            The class token, then the patches, after the final LayerNorm.
+            The class token, then the patches, after the final LayerNorm. The patches alone without a class stage.
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`):
-            The class token after the final LayerNorm.
+            The class token after the final LayerNorm. `None` without a class stage.
         hidden_states (`tuple(torch.FloatTensor)`, with `output_hidden_states=True`):
             `num_hidden_layers + 1` tensors `(batch, patches, hidden_size)`: the embeddings and the output of every
             patch layer, before the final LayerNorm.
@@ -88,6 +94,8 @@ class CaitPatchEmbeddings(nn.Module):
         )
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if pixel_values is None:
+            raise ValueError("pixel_values is None, but it must be a tensor (batch, channels, height, width).")
         if pixel_values.ndim != 4 or pixel_values.shape[1] != self.num_channels:
             raise ValueError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}, but it must be "
@@ -103,16 +111,22 @@ class CaitPatchEmbeddings(nn.Module):
 
 
 class CaitEmbeddings(nn.Module):
-    """Patch embeddings with learned positions, and the class token, which has no position (paper, section 3)."""
+    """Patch embeddings with learned positions, and the class token, which has no position (paper, section 3).
 
-    def __init__(self, config: CaitConfig):
+    Models without a class stage have no class token. A mask token takes the place of masked patches before the
+    positions are added, as in SimMIM (arXiv 2111.09886) and Transformers' ViT.
+    """
+
+    def __init__(self, config: CaitConfig, use_class_token: bool = True, use_mask_token: bool = False):
         super().__init__()
+        self.config = config
         self.image_size = as_pair(config.image_size)
         self.patch_size = as_pair(config.patch_size)
         self.patch_embeddings = CaitPatchEmbeddings(config)
         height, width = self.grid_size
         self.position_embeddings = nn.Parameter(torch.zeros(1, height * width, config.hidden_size))
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if use_class_token else None
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if use_mask_token else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     @property
@@ -136,10 +150,17 @@ class CaitEmbeddings(nn.Module):
         return resized.flatten(2).transpose(1, 2).to(table.dtype).contiguous()
 
     def forward(
-        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         patch_embeddings = self.patch_embeddings(pixel_values)
+        if bool_masked_pos is not None:
+            patch_embeddings = self._masked(patch_embeddings, bool_masked_pos)
         height, width = pixel_values.shape[-2:]
+        if interpolate_pos_encoding is None:
+            interpolate_pos_encoding = self.config.interpolate_pos_encoding
         if interpolate_pos_encoding:
             position_embeddings = self.interpolate_pos_encoding(height, width)
         elif (height, width) == self.image_size:
@@ -147,11 +168,21 @@ class CaitEmbeddings(nn.Module):
         else:
             raise ValueError(
                 f"pixel_values has height and width {height} x {width}, but the model's image_size is "
-                f"{self.image_size[0]} x {self.image_size[1]}; pass interpolate_pos_encoding=True to resize the "
-                "position embeddings."
+                f"{self.image_size[0]} x {self.image_size[1]}; pass interpolate_pos_encoding=True, or "
+                "set it in the configuration, to resize the position embeddings."
             )
-        class_token = self.cls_token.expand(pixel_values.shape[0], -1, -1)
+        class_token = None if self.cls_token is None else self.cls_token.expand(pixel_values.shape[0], -1, -1)
         return self.dropout(patch_embeddings + position_embeddings), class_token
+
+    def _masked(self, patch_embeddings: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
+        if self.mask_token is None:
+            raise ValueError("bool_masked_pos is given, but this model has no mask token: build it with one.")
+        if bool_masked_pos.shape != patch_embeddings.shape[:2]:
+            raise ValueError(
+                f"bool_masked_pos has shape {tuple(bool_masked_pos.shape)}, but it must be (batch, patches), here "
+                f"{tuple(patch_embeddings.shape[:2])}."
+            )
+        return torch.where(bool_masked_pos.bool()[..., None], self.mask_token, patch_embeddings)
 
 
 class CaitSelfAttention(nn.Module):
@@ -361,6 +392,25 @@ class CaitPreTrainedModel(PreTrainedModel):
     # batches itself.
     accepts_loss_kwargs = False
 
+    def post_init(self):
+        super().post_init()
+        if not any(isinstance(module, CaitClassLayer) for module in self.modules()):
+            # the plans of the configuration are those of a whole model: a rule that fits nothing is warned of
+            self._tp_plan, self._fsdp_plan = (
+                {rule: style for rule, style in plan.items() if "class_layers." not in rule}
+                for plan in (self._tp_plan, self._fsdp_plan)
+            )
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args, **kwargs) -> str:
+        """Refuse, in a sentence, what Transformers does not know or talking heads cannot use."""
+        name = attn_implementation
+        if name is not None and "/" not in name:  # with a slash: a repository of kernels
+            known = ["eager", *(key for key in ALL_ATTENTION_FUNCTIONS.valid_keys() if not _is_fused(key))]
+            if name not in known:
+                why = f": {_WHY_NOT_FUSED}" if _is_fused(name) else ""
+                raise ValueError(f"attn_implementation is {name!r}, but it must be one of {', '.join(known)}{why}.")
+        return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """Official initialisation (facebookresearch/deit, `cait_models.py`): truncated normals and zeros, LayerScale
@@ -377,7 +427,10 @@ class CaitPreTrainedModel(PreTrainedModel):
                 init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, CaitEmbeddings):
             init.trunc_normal_(module.position_embeddings, std=std)
-            init.trunc_normal_(module.cls_token, std=std)
+            if module.cls_token is not None:
+                init.trunc_normal_(module.cls_token, std=std)
+            if module.mask_token is not None:
+                init.trunc_normal_(module.mask_token, std=std)
         elif isinstance(module, CaitSelfAttention):
             for weight, bias in (
                 (module.proj_l_weight, module.proj_l_bias),
@@ -488,17 +541,19 @@ class CaitPreTrainedModel(PreTrainedModel):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters with two or more axes that the official recipe exempts from weight decay.
 
-        These are the position table and the class token (`no_weight_decay` of the official code); its optimizer also
-        exempts every parameter with one axis (LayerScale, LayerNorm, biases). Plain `Trainer` knows neither rule; the
-        Trainer in `cait_hf.training` follows both.
+        These are the position table and the class token (`no_weight_decay` of the official code), and the mask token,
+        which SimMIM's code exempts. The official optimizer also exempts every parameter with one axis (LayerScale,
+        LayerNorm, biases). Plain `Trainer` knows neither rule; the Trainer in `cait_hf.training` follows both.
         """
-        return {name for name, _ in self.named_parameters() if name.endswith((".position_embeddings", ".cls_token"))}
+        exempt = (".position_embeddings", ".cls_token", ".mask_token")
+        return {name for name, _ in self.named_parameters() if name.endswith(exempt)}
 
     def layer_groups(self) -> dict[str, dict[str, nn.Parameter]]:
         """All parameters in the order in which a picture meets them, every one in exactly one group.
 
         The groups are `"embeddings"`, `"layers.0"`, ..., `"class_layers.0"`, ..., `"head"` (final LayerNorm and
-        classifier), each a dictionary from the names of `named_parameters()` to the parameters. Freeze a prefix of the
+        classifier), each a dictionary from the names of `named_parameters()` to the parameters; models without a
+        class stage have no group for it. Freeze a prefix of the
         groups, or give a group `decay ** (groups behind it)` of the learning rate. The class token belongs to the
         first class layer, where it enters; timm groups it with the embeddings.
         """
@@ -516,8 +571,21 @@ class CaitPreTrainedModel(PreTrainedModel):
             else:
                 group = stage if stage in groups else "head"
             groups[group][name] = parameter
-        return groups
+        return {group: parameters for group, parameters in groups.items() if parameters}
 
+
+_WHY_NOT_FUSED = (
+    "talking heads mix the attention maps of all heads before and after the softmax, and such kernels work on each "
+    "head by itself and never form its map"
+)
+
+
+def _is_fused(attn_implementation: str) -> bool:
+    return any(word in attn_implementation for word in ("flash", "flex", "paged"))
+
+
+# What the checkpoint of a classifier holds beyond the patch stage: of no use to the models that stop there.
+_KEYS_BEYOND_THE_PATCH_STAGE = [r"(^|\.)class_layers\.", r"(^|\.)embeddings\.cls_token$", r"^classifier\."]
 
 _HUB_KWARGS = (
     "cache_dir",
@@ -579,6 +647,11 @@ def _class_attentions_with_attentions(forward: Callable) -> Callable:
 class CaitModel(CaitPreTrainedModel):
     """CaiT without a head: a patch stage, then a class stage in which the class token gathers what it needs.
 
+    Args:
+        config ([`CaitConfig`]): geometry and regularisation.
+        add_class_stage (`bool`, defaults to `True`): whether there are a class token and class layers.
+        use_mask_token (`bool`, defaults to `False`): whether there is a token for masked patches.
+
     Example:
 
     ```python
@@ -591,11 +664,12 @@ class CaitModel(CaitPreTrainedModel):
     (torch.Size([1, 197, 192]), torch.Size([1, 192]))
     ```"""
 
-    def __init__(self, config: CaitConfig):
+    def __init__(self, config: CaitConfig, add_class_stage: bool = True, use_mask_token: bool = False):
         super().__init__(config)
-        self.embeddings = CaitEmbeddings(config)
+        self.embeddings = CaitEmbeddings(config, use_class_token=add_class_stage, use_mask_token=use_mask_token)
         self.layers = nn.ModuleList([CaitLayer(config) for _ in range(config.num_hidden_layers)])
-        self.class_layers = nn.ModuleList([CaitClassLayer(config) for _ in range(config.num_class_attention_layers)])
+        num_class_layers = config.num_class_attention_layers if add_class_stage else 0
+        self.class_layers = nn.ModuleList([CaitClassLayer(config) for _ in range(num_class_layers)])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
@@ -606,6 +680,7 @@ class CaitModel(CaitPreTrainedModel):
         self,
         pixel_values: torch.Tensor | None = None,
         interpolate_pos_encoding: bool | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CaitModelOutput:
         r"""
@@ -615,6 +690,8 @@ class CaitModel(CaitPreTrainedModel):
             interpolate_pos_encoding (`bool`, *optional*):
                 Whether to resize the position table to a picture of another size than `config.image_size`. `None`
                 takes the configuration's value.
+            bool_masked_pos (`torch.BoolTensor` of shape `(batch, patches)`, *optional*):
+                Patches, row by row, that the mask token replaces, in a model that has one.
             output_attentions, output_class_attentions, output_class_hidden_states (`bool`, *optional*):
                 What to record, see [`CaitModelOutput`]; `output_attentions` records both kinds of maps.
             output_hidden_states (`bool`, `int` or `list[int]`, *optional*):
@@ -625,14 +702,11 @@ class CaitModel(CaitPreTrainedModel):
         Raises:
             ValueError: if `pixel_values` is missing, has a wrong shape, or a size the position table does not cover.
         """
-        if pixel_values is None:
-            raise ValueError("pixel_values is None, but it must be a tensor (batch, channels, height, width).")
-        if interpolate_pos_encoding is None:
-            interpolate_pos_encoding = self.config.interpolate_pos_encoding
-
-        hidden_states, class_token = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+        hidden_states, class_token = self.embeddings(pixel_values, interpolate_pos_encoding, bool_masked_pos)
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
+        if class_token is None:
+            return CaitModelOutput(last_hidden_state=self.layernorm(hidden_states))
         for class_layer in self.class_layers:
             class_token = class_layer(class_token, hidden_states, **kwargs)
 
@@ -738,9 +812,175 @@ class CaitForImageClassification(CaitPreTrainedModel):
         )
 
 
+class CaitForMaskedImageModeling(CaitPreTrainedModel):
+    """CaiT that reconstructs the pixels of masked patches: SimMIM (arXiv 2111.09886), as Transformers' ViT has it.
+
+    A linear layer reads the pixels of every patch off its final hidden state; the loss is their mean absolute error
+    over the masked patches. Masking starts at the patch embeddings, with a token of its own, and ends in the patch
+    stage. The class stage, which does not change the patches, has no part in it: it is not built, so that every
+    parameter gets a gradient (DistributedDataParallel demands that). From the checkpoint of a classifier its weights
+    are left out, and mask token and decoder start fresh; a classifier loaded from this model's checkpoint starts with
+    a fresh class stage.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from cait_hf import CaitConfig, CaitForMaskedImageModeling
+
+    >>> model = CaitForMaskedImageModeling(CaitConfig(num_hidden_layers=2))
+    >>> masked = torch.rand(1, 196) < 0.6
+    >>> outputs = model(torch.zeros(1, 3, 224, 224), bool_masked_pos=masked)
+    >>> outputs.reconstruction.shape
+    torch.Size([1, 3, 224, 224])
+    ```"""
+
+    _keys_to_ignore_on_load_unexpected = _KEYS_BEYOND_THE_PATCH_STAGE
+
+    def __init__(self, config: CaitConfig):
+        super().__init__(config)
+        self.cait = CaitModel(config, add_class_stage=False, use_mask_token=True)
+        self.decoder = nn.Linear(config.hidden_size, config.num_channels * math.prod(as_pair(config.patch_size)))
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MaskedImageModelingOutput:
+        r"""
+        Args:
+            pixel_values, interpolate_pos_encoding: as in [`CaitModel.forward`], like what to record.
+            bool_masked_pos (`torch.BoolTensor` of shape `(batch, patches)`, *optional*):
+                Patches, row by row, to hide and to reconstruct. Without it nothing is hidden and there is no loss.
+
+        Returns:
+            `loss`, a scalar in float32 or wider, and `reconstruction`, of the shape of `pixel_values`.
+
+        Raises:
+            ValueError: as [`CaitModel.forward`], and if `bool_masked_pos` has another shape.
+        """
+        outputs: CaitModelOutput = self.cait(
+            pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            bool_masked_pos=bool_masked_pos,
+            **kwargs,
+        )
+        height, width = as_pair(self.config.patch_size)
+        rows = pixel_values.shape[-2] // height
+        patches = self.decoder(outputs.last_hidden_state)  # (B, N, channels * height * width of a patch)
+        patches = patches.unflatten(2, (-1, height, width)).unflatten(1, (rows, -1))
+        reconstruction = patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)  # (B, channels, height, width)
+        loss = None
+        if bool_masked_pos is not None:
+            masked = bool_masked_pos.unflatten(1, (rows, -1))
+            masked = masked.repeat_interleave(height, 1).repeat_interleave(width, 2)[:, None]
+            loss = masked_l1_loss(pixel_values, reconstruction, masked)
+        return MaskedImageModelingOutput(
+            loss=loss,
+            reconstruction=reconstruction,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+def masked_l1_loss(pixel_values: torch.Tensor, reconstruction: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error over the masked pixels, in float32 or wider; zero where nothing is masked.
+
+    Args:
+        pixel_values, reconstruction (`torch.Tensor` of shape `(batch, channels, height, width)`).
+        masked (`torch.Tensor` of shape `(batch, 1, height, width)`): true or 1 where a pixel counts.
+    """
+    dtype = torch.promote_types(reconstruction.dtype, torch.float32)
+    error = (pixel_values.to(reconstruction.device, dtype) - reconstruction.to(dtype)).abs()
+    masked = masked.to(reconstruction.device, dtype)
+    return (error * masked).sum() / (masked.sum().clamp(min=1) * pixel_values.shape[1])
+
+
+class CaitBackbone(BackboneMixin, CaitPreTrainedModel):
+    """The patch stage of CaiT as the backbone of models for dense prediction, such as Transformers' UperNet.
+
+    Feature maps are those of `config.out_features`: the patch embeddings (`"stem"`) and the output of any patch layer
+    (`"stage1"`, ...), all of one resolution. There is no class stage, whose layers do not change the patches: neither
+    class layers nor class token are built, and those of a checkpoint are left out. So models that read a class token
+    off the front of every feature map (DPT, Depth Anything) cannot stand on this backbone.
+
+    With `config.apply_layernorm` (the default, as in DINOv2) every map goes through the final LayerNorm, which all
+    stages share: the last map is then what [`CaitModel`] returns of the patches as `last_hidden_state`. A classifier
+    trained that norm's scale and shift on the class token alone. Without, the maps are the raw hidden states, and no
+    norm is built.
+
+    Pictures of another size than `config.image_size` need `config.interpolate_pos_encoding`, since the models around
+    a backbone pass pixels alone. From a local folder load with `CaitBackbone.from_pretrained(folder, out_indices=...)`
+    (`AutoBackbone.from_pretrained` takes the folder for the name of a repository on the Hub).
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from cait_hf import CaitBackbone, CaitConfig
+
+    >>> model = CaitBackbone(CaitConfig(num_hidden_layers=4, out_features=["stage2", "stage4"]))
+    >>> outputs = model(torch.zeros(1, 3, 224, 224))
+    >>> [feature_map.shape for feature_map in outputs.feature_maps]
+    [torch.Size([1, 192, 14, 14]), torch.Size([1, 192, 14, 14])]
+    ```"""
+
+    _can_record_outputs = {"hidden_states": CaitLayer, "attentions": CaitSelfAttention}
+    _keys_to_ignore_on_load_unexpected = _KEYS_BEYOND_THE_PATCH_STAGE
+
+    def __init__(self, config: CaitConfig):
+        super().__init__(config)
+        self.num_features = [config.hidden_size] * len(config.stage_names)
+        self.embeddings = CaitEmbeddings(config, use_class_token=False)
+        self.layers = nn.ModuleList([CaitLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layernorm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.apply_layernorm else nn.Identity()
+        )
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BackboneOutput:
+        r"""
+        Args:
+            pixel_values, interpolate_pos_encoding, output_attentions, output_hidden_states, return_dict:
+                As in [`CaitModel.forward`]; hidden states are those before any LayerNorm.
+
+        Returns:
+            `feature_maps`, a tuple with one tensor for each of `config.out_features`, of shape
+            `(batch, hidden_size, rows, columns)`, or `(batch, patches, hidden_size)` without
+            `config.reshape_hidden_states`.
+
+        Raises:
+            ValueError: as [`CaitModel.forward`].
+        """
+        hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)[0]
+        stages = [hidden_states]
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+            stages.append(hidden_states)
+
+        feature_maps = [self.layernorm(stages[index]) for index in self.out_indices]  # (B, N, C)
+        if self.config.reshape_hidden_states:
+            rows = pixel_values.shape[-2] // self.embeddings.patch_size[0]
+            feature_maps = [x.transpose(1, 2).unflatten(2, (rows, -1)).contiguous() for x in feature_maps]
+        return BackboneOutput(feature_maps=tuple(feature_maps))
+
+
 __all__ = [
+    "CaitBackbone",
     "CaitForImageClassification",
     "CaitForImageClassificationOutput",
+    "CaitForMaskedImageModeling",
     "CaitModel",
     "CaitModelOutput",
     "CaitPreTrainedModel",

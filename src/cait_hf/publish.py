@@ -21,6 +21,8 @@ AUTO_MAP = {
     "AutoConfig": "configuration_cait.CaitConfig",
     "AutoModel": "modeling_cait.CaitModel",
     "AutoModelForImageClassification": "modeling_cait.CaitForImageClassification",
+    "AutoModelForMaskedImageModeling": "modeling_cait.CaitForMaskedImageModeling",
+    "AutoBackbone": "modeling_cait.CaitBackbone",
 }
 # By the backend that the image processors of Transformers choose: torchvision where it is installed.
 IMAGE_PROCESSOR_AUTO_MAP = {

@@ -1,0 +1,216 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""What runs Transformers' shared tests (`tests/upstream`): the archive's hash and cache, counts, the list of skips.
+
+The tests themselves are run by `make test-upstream`, which needs the package index; nothing here does.
+"""
+
+import io
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+
+UPSTREAM = Path(__file__).parent / "upstream"
+sys.path.insert(0, str(UPSTREAM))
+import archive  # noqa: E402
+import run  # noqa: E402
+
+
+CONTENT = b"the source distribution"
+DIGEST = archive.hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv(archive.CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def downloads(monkeypatch) -> list:
+    """The versions that are downloaded, each as a file of `CONTENT`."""
+    versions = []
+
+    def download(version, folder):
+        versions.append(version)
+        file = folder / f"transformers-{version}.tar.gz"
+        file.write_bytes(CONTENT)
+        return file
+
+    monkeypatch.setattr(archive, "download", download)
+    return versions
+
+
+# --- the archive
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_archive_is_downloaded_once(cache, downloads, monkeypatch, capsys, pinned):
+    if pinned:
+        monkeypatch.setitem(archive.SHA256, "9.9.9", DIGEST)
+    file = archive.fetch("9.9.9")
+    assert file.parent == cache and file.read_bytes() == CONTENT
+    assert archive.fetch("9.9.9") == file
+    assert downloads == ["9.9.9"]
+    assert list(cache.iterdir()) == [file]  # no temporary folder
+    assert (f'"9.9.9": "{DIGEST}",' in capsys.readouterr().out) != pinned
+
+
+def test_damaged_archive_is_downloaded_again(cache, downloads):
+    file = archive.fetch("9.9.9")
+    file.write_bytes(CONTENT[:5])
+    assert archive.fetch("9.9.9").read_bytes() == CONTENT
+    assert downloads == ["9.9.9", "9.9.9"]
+
+
+def test_archive_with_another_hash_is_refused(cache, downloads, monkeypatch):
+    archive.fetch("9.9.9")
+    monkeypatch.setitem(archive.SHA256, "9.9.9", "0" * 64)  # pinned later: the one in the cache is not taken either
+    with pytest.raises(OSError, match=f"transformers 9.9.9 has SHA-256 {DIGEST}, but it must be {'0' * 64}"):
+        archive.fetch("9.9.9")
+    assert downloads == ["9.9.9", "9.9.9"]
+
+
+def test_without_network_there_is_one_sentence(cache, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setattr(run, "version", lambda name: "9.9.9")
+    assert run.main([]) == 1
+    output, error = capsys.readouterr()
+    assert output == "" and error.count("\n") == 1
+    assert error.startswith("error: The source distribution of transformers 9.9.9") and str(cache) in error
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "expected"),
+    [
+        ("linux", "XDG_CACHE_HOME", "cait-hf/upstream"),
+        ("win32", "LOCALAPPDATA", "cait-hf/upstream"),
+        ("darwin", "HOME", "Library/Caches/cait-hf/upstream"),
+        ("linux", "HOME", ".cache/cait-hf/upstream"),
+    ],
+)
+def test_cache_is_where_the_platform_has_it(monkeypatch, tmp_path, platform, variable, expected):
+    for name in (archive.CACHE_VARIABLE, "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(archive.sys, "platform", platform)
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert archive.cache_folder() == tmp_path / expected
+
+
+def test_hashes_are_hashes():
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in archive.SHA256.values())
+
+
+def test_unpacking_takes_the_tests_and_adds_what_they_lack(tmp_path):
+    with tarfile.open(tmp_path / "archive.tar.gz", "w:gz") as tar:
+        for name in (
+            "tests/test_modeling_common.py",
+            "src/transformers/__init__.py",
+            "tests/models/vit.py",
+            "setup.py",
+        ):
+            member = tarfile.TarInfo(f"transformers-9.9.9/{name}")
+            member.size = len(CONTENT)
+            tar.addfile(member, io.BytesIO(CONTENT))
+    run.unpack(tmp_path / "archive.tar.gz", tmp_path / "out")
+    assert (tmp_path / "out" / "tests" / "test_modeling_common.py").read_bytes() == CONTENT
+    from_archive = [file for file in (tmp_path / "out").rglob("*.py") if file.read_bytes() == CONTENT]
+    assert len(from_archive) == 1
+    assert (tmp_path / "out" / "tests" / "exporters" / "test_export.py").is_file()
+
+
+# --- counts and reasons
+
+
+REPORT = """<testsuites><testsuite>
+<testcase classname="cait.modeling.CaitModelTest" name="test_save_load"/>
+<testcase classname="cait.modeling.CaitModelTest" name="test_rope_0"><skipped message="no RoPE"/></testcase>
+<testcase classname="cait.modeling.CaitModelTest" name="test_config"><failure message="differs"/></testcase>
+<testcase classname="cait.modeling.CaitModelTest" name="test_broken"><error message="in setUp"/></testcase>
+</testsuite></testsuites>"""
+README = """
+### Cannot apply to CaiT
+
+| tests | why |
+|---|---|
+| `test_rope*`, `test_axial` | Rotary positions. |
+
+### Lack something where they ran
+
+| tests | what |
+|---|---|
+| `test_on_gpu` | An accelerator. |
+
+## Another section
+
+| `test_save_load` | not a skip |
+"""
+
+
+def test_report_is_counted(tmp_path):
+    (tmp_path / "report.xml").write_text(REPORT)
+    outcome = run.read_report(tmp_path / "report.xml")
+    assert outcome.passed == ["CaitModelTest.test_save_load"]
+    assert outcome.failed == {"CaitModelTest.test_config": "differs", "CaitModelTest.test_broken": "in setUp"}
+    assert outcome.skipped == {"CaitModelTest.test_rope_0": "no RoPE"}
+    assert str(outcome) == "executed 3, passed 1, failed 2, skipped 1"
+
+
+def outcome(passed=("test_save_load",), skipped=("test_rope_0", "test_axial", "test_on_gpu")) -> run.Outcome:
+    return run.Outcome(
+        passed=[f"CaitModelTest.{name}" for name in passed],
+        skipped={f"CaitModelTest.{name}": "a reason" for name in skipped},
+    )
+
+
+def test_readme_that_says_what_happened():
+    assert run.compare(README, outcome()) == []
+    # what lacked something may run elsewhere
+    assert run.compare(README, outcome(("test_save_load", "test_on_gpu"), ("test_rope_0", "test_axial"))) == []
+    assert run.summary(outcome(), README).splitlines() == [
+        "Cannot apply to CaiT: 2",
+        "      2  Rotary positions.",
+        "Lack something where they ran: 1",
+        "      1  An accelerator.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("happened", "sentence"),
+    [
+        (
+            outcome(skipped=("test_rope_0", "test_axial", "test_on_gpu", "test_new")),
+            "CaitModelTest.test_new is skipped (a reason), but README.md does not say why.",
+        ),
+        (
+            outcome(("test_axial",), ("test_rope_0", "test_on_gpu")),
+            "CaitModelTest.test_axial is executed, but README.md says with 'test_axial' that it cannot apply.",
+        ),
+        (
+            outcome(skipped=("test_axial", "test_on_gpu")),
+            "README.md explains 'test_rope*', but no test has such a name.",
+        ),
+    ],
+)
+def test_readme_that_differs_from_what_happened(happened, sentence):
+    assert run.compare(README, happened) == [sentence]
+
+
+def test_readme_explains_every_pattern_once():
+    text = run.README.read_text(encoding="utf-8")
+    tables = [run.explanations(text, heading) for heading in ("Cannot apply to CaiT", "Lack something where they ran")]
+    assert all(tables) and not tables[0].keys() & tables[1].keys()
+    assert all(len(reason) > 10 for table in tables for reason in table.values())
+
+
+def test_plain_pytest_collects_none_of_it():
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", str(UPSTREAM)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=UPSTREAM.parents[1])
+    assert "no tests collected" in result.stdout and result.returncode == 5, result.stdout + result.stderr
