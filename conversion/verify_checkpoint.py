@@ -27,7 +27,8 @@ import numpy as np
 import PIL.Image
 import torch
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitForImageClassification
 from cait_hf.checkpoints import timm_model_args

@@ -19,13 +19,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    TrainingArguments,
-    pipeline,
-    set_seed,
-)
+from transformers import AutoModelForImageClassification, TrainingArguments, pipeline, set_seed
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
 from cait_hf.training.trainer import ImageClassificationTrainer

@@ -26,13 +26,13 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageClassification,
     HfArgumentParser,
     PreTrainedConfig,
     TrainingArguments,
     set_seed,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils.generic import is_timm_config_dict
 

@@ -8,14 +8,11 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from random_weights import randomize_
-from transformers import AutoImageProcessor
 
 from cait_hf import CaitCheckpoint, CaitConfig, CaitForImageClassification, find_checkpoint
 from cait_hf.state_dict import convert_to_official_state_dict
 
 
-# The first releases of Transformers 5 put a stand-in in its place where torchvision is not installed.
-HAS_AUTO_IMAGE_PROCESSOR = not hasattr(AutoImageProcessor, "_backends")
 TINY_TIMM = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 4, "num_classes": 5}
 
 

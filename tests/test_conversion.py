@@ -32,7 +32,8 @@ from official_files import (
     write_tiny_timm_folder,
 )
 from random_weights import pictures, randomize_, tiny_config
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModelForImageClassification
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
 from cait_hf.checkpoints import imagenet_1k_labels

@@ -15,10 +15,11 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HUB_CACHE
-from official_files import HAS_AUTO_IMAGE_PROCESSOR, TINY_TIMM, official_tensors, write_timm_folder
+from official_files import TINY_TIMM, official_tensors, write_timm_folder
 from PIL import Image
 from random_weights import pictures, randomize_, tiny_config
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, pipeline
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import (
     CHECKPOINTS,
@@ -34,12 +35,6 @@ from cait_hf.publish import push_folder
 CONVERSION = Path(__file__).parent.parent / "conversion"
 sys.path.insert(0, str(CONVERSION))
 import convert_hf_to_timm  # noqa: E402
-
-
-needs_auto_image_processor = pytest.mark.skipif(
-    not HAS_AUTO_IMAGE_PROCESSOR,
-    reason="this release of Transformers has no AutoImageProcessor without torchvision",
-)
 
 
 def save_model(folder, config, **kwargs) -> CaitForImageClassification:
@@ -97,7 +92,6 @@ def full_geometry(checkpoint) -> CaitConfig:
     return CaitConfig(**kwargs)
 
 
-@needs_auto_image_processor
 @pytest.mark.parametrize(
     "name",
     [
@@ -111,7 +105,6 @@ def test_ten_checkpoints(name, hub, repo_id, tmp_path):
     check_every_class(repo_id, model)
 
 
-@needs_auto_image_processor
 def test_sharded(hub, repo_id, tmp_path):
     model = save_model(tmp_path / "model", tiny_config(), max_shard_size="100KB")
     assert not (tmp_path / "model" / "model.safetensors").exists()
@@ -153,7 +146,8 @@ def test_configuration_of_a_billion(field, hub, repo_id, tmp_path):
 OFFLINE = """
 import sys
 import cait_hf
-from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+from transformers import AutoModel, AutoModelForImageClassification, pipeline
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 ours, timms = sys.argv[1:]
 AutoModel.from_pretrained(ours)
 model = AutoModelForImageClassification.from_pretrained(ours)
@@ -167,7 +161,6 @@ except OSError:
 """
 
 
-@needs_auto_image_processor
 def test_offline_from_the_cache(hub, repo_id, tmp_path):
     """In a process with HF_HUB_OFFLINE=1, after an online load; the Hub is not asked anything."""
     save_model(tmp_path / "model", tiny_config())

@@ -10,7 +10,6 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx2
 import huggingface_hub
 import numpy as np
 import pytest
@@ -23,6 +22,11 @@ from huggingface_hub.errors import (
 )
 from safetensors.numpy import save_file
 
+
+try:
+    import httpx2 as httpx  # of huggingface_hub 2
+except ImportError:
+    import httpx
 
 api = HfApi()
 
@@ -332,7 +336,7 @@ def test_tests_can_serve_what_no_client_would_send(hub, repo):
 def test_connection_dropped_in_the_commit_leaves_the_old_revision_and_can_be_repeated(hub, repo, model_folder):
     old = head(repo)
     hub.fail_next(f"^POST /api/models/{repo}/commit/main")
-    with pytest.raises(httpx2.TransportError):
+    with pytest.raises(httpx.TransportError):
         api.upload_folder(repo_id=repo, folder_path=model_folder)
     assert (head(repo), api.list_repo_files(repo)) == (old, [".gitattributes"])
     api.upload_folder(repo_id=repo, folder_path=model_folder)
@@ -380,7 +384,7 @@ def test_client_resumes_a_download_that_was_dropped_half_way(hub, repo, no_waiti
 def test_dropped_download_that_cannot_be_resumed_leaves_no_file(hub, repo, no_waiting):
     hub.write(repo, {"model.safetensors": b"weights"})
     hub.fail_next("^GET .*/model.safetensors", times=6)
-    with pytest.raises(httpx2.RemoteProtocolError):
+    with pytest.raises(httpx.RemoteProtocolError):
         hf_hub_download(repo, "model.safetensors")
     assert not isinstance(huggingface_hub.try_to_load_from_cache(repo, "model.safetensors"), str)
 
@@ -398,7 +402,7 @@ def test_fault_answers_with_a_status_so_many_times(hub, repo, no_waiting):
 
 def test_dropped_head_request_is_an_error_of_the_connection(hub, repo):
     hub.fail_next("^HEAD ")
-    with pytest.raises(httpx2.TransportError):
+    with pytest.raises(httpx.TransportError):
         huggingface_hub.get_hf_file_metadata(f"{hub.url}/{repo}/resolve/main/.gitattributes")
 
 

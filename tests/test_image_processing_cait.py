@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, image_processing_base
+from transformers import image_processing_base
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.image_utils import IMAGENET_DEFAULT_STD
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_torchvision_available
 
 import cait_hf

@@ -93,7 +93,7 @@ def repository_files() -> list[Path]:
     skipped = {"build", "dist", "outputs"}  # besides hidden folders: not part of the repository
     folders = [path for path in ROOT.iterdir() if path.is_dir() and path.name not in skipped]
     folders = [path for path in folders if not path.name.startswith(".") or path.name == ".ci"]
-    files = [path for path in ROOT.iterdir() if path.is_file()]
+    files = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]  # a file in a worktree
     files += [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     return [path for path in files if "__pycache__" not in path.parts and ".egg-info" not in str(path)]
 
@@ -108,6 +108,14 @@ def test_no_machine_paths():
             if places.search(line):
                 found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
     assert found == []
+
+
+def test_oldest_transformers_is_the_one_that_is_tried():
+    allowed = re.search(r'"transformers>=([\d.]+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))[1]
+    tried = re.search(
+        r"^TRANSFORMERS_OLDEST \?= transformers==([\d.]+)$", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )[1]
+    assert tried in (allowed, f"{allowed}.0")
 
 
 def test_every_python_file_names_its_licence():

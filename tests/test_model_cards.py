@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from huggingface_hub import ModelCard
 from PIL import Image
 from random_weights import randomize_, tiny_config
@@ -198,6 +199,10 @@ def save(folder: Path, image_processor: bool = True) -> Path:
     return folder
 
 
+@pytest.mark.skipif(
+    hasattr(transformers.AutoImageProcessor, "_backends"),
+    reason="the cards' code needs torchvision in Transformers 5.17, where AutoImageProcessor is a stand-in without it",
+)
 def test_code_with_the_package(workplace, capsys):
     checkpoint = find_checkpoint("M48_448")
     save(workplace / checkpoint.hub_name)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import HfApi
-from official_files import HAS_AUTO_IMAGE_PROCESSOR, official_tensors, write_pth
+from official_files import official_tensors, write_pth
 from random_weights import pictures, tiny_config
 from transformers import AutoModelForImageClassification
 
@@ -223,8 +223,9 @@ import sys
 sys.modules.update(dict.fromkeys({hidden!r}))  # as if not installed
 import torch
 from PIL import Image
-from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, pipeline
+from transformers import AutoBackbone, AutoConfig, AutoModel, pipeline
 from transformers import AutoModelForImageClassification, AutoModelForMaskedImageModeling
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 source = {source!r}
 try:
     AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -277,8 +278,6 @@ def test_remote_code(where, backend, hub, repo_id, pth, tmp_path):
     """In a process that cannot import the package, with the image processor of either backend."""
     if backend == "torchvision":
         pytest.importorskip("torchvision", reason="the other backend has a test of its own", exc_type=ImportError)
-    elif not HAS_AUTO_IMAGE_PROCESSOR:
-        pytest.skip("this release of Transformers has no AutoImageProcessor without torchvision")
     source = tmp_path / "model"
     options = ["--push_to_hub", repo_id] if where == "hub" else []
     assert to_hf(pth, source, "--remote_code", *options) == 0

@@ -20,12 +20,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from timm_format import write_timm_folder
 from transformers import (
-    AutoImageProcessor,
     AutoModelForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitForImageClassification
 from cait_hf.training.data import random_part

@@ -5,16 +5,14 @@ Importing the package registers model type `"cait"` with `AutoConfig`, `AutoMode
 `AutoModelForMaskedImageModeling`, `AutoBackbone` and `AutoImageProcessor`.
 """
 
-from contextlib import suppress
-
 from transformers import (
     AutoBackbone,
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForMaskedImageModeling,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_torchvision_available
 
 from .checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint
@@ -63,11 +61,11 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+# AutoImageProcessor from its own module: under `transformers` release 5.17 has a stand-in that wants torchvision.
 # exist_ok: importing twice (a reload, a remote-code copy beside the package) registers again
 AutoConfig.register(CaitConfig.model_type, CaitConfig, exist_ok=True)
 AutoModel.register(CaitConfig, CaitModel, exist_ok=True)
 AutoModelForImageClassification.register(CaitConfig, CaitForImageClassification, exist_ok=True)
 AutoModelForMaskedImageModeling.register(CaitConfig, CaitForMaskedImageModeling, exist_ok=True)
 AutoBackbone.register(CaitConfig, CaitBackbone, exist_ok=True)
-with suppress(ImportError):  # the first Transformers 5 releases have no AutoImageProcessor without torchvision
-    AutoImageProcessor.register(CaitConfig, image_processor_classes=_image_processor_classes, exist_ok=True)
+AutoImageProcessor.register(CaitConfig, image_processor_classes=_image_processor_classes, exist_ok=True)

@@ -126,6 +126,7 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
     _out_indices: list[int] | None = None
     apply_layernorm: bool = True
     reshape_hidden_states: bool = True
+    problem_type: str | None = None  # of the base class, which in Transformers 5.17 refuses in its own words
 
     def __post_init__(self, **kwargs):
         num_labels = kwargs.get("num_labels")

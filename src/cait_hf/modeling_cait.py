@@ -698,7 +698,8 @@ class CaitModel(CaitPreTrainedModel):
             output_attentions, output_class_attentions, output_class_hidden_states (`bool`, *optional*):
                 What to record, see [`CaitModelOutput`]; `output_attentions` records both kinds of maps.
             output_hidden_states (`bool`, `int` or `list[int]`, *optional*):
-                Whether to record the hidden states, or which of them.
+                Whether to record the hidden states, or which of them; 0 means the embeddings (before Transformers 5.23
+                the first layer).
             return_dict (`bool`, *optional*):
                 Whether to return a [`CaitModelOutput`] (the default) or a tuple.
 
