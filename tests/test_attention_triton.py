@@ -44,11 +44,11 @@ class Case:
 
 
 LAYOUTS = {
-    "heads last": lambda B, H, N, D: torch.randn(3, B, N, H, D).transpose(2, 3).unbind(),
-    "heads first": lambda B, H, N, D: torch.randn(3, B, H, N, D).unbind(),
-    "packed": lambda B, H, N, D: torch.randn(B, N, 3, H, D).permute(2, 0, 3, 1, 4).unbind(),
-    "channels before patches": lambda B, H, N, D: torch.randn(3, B, H, D, N).transpose(3, 4).unbind(),
-    "every second": lambda B, H, N, D: torch.randn(3, B, 2 * N, H, 2 * D)[:, :, ::2, :, ::2].transpose(2, 3).unbind(),
+    "heads last": lambda randn, B, H, N, D: randn(3, B, N, H, D).transpose(2, 3).unbind(),
+    "heads first": lambda randn, B, H, N, D: randn(3, B, H, N, D).unbind(),
+    "packed": lambda randn, B, H, N, D: randn(B, N, 3, H, D).permute(2, 0, 3, 1, 4).unbind(),
+    "channels before patches": lambda randn, B, H, N, D: randn(3, B, H, D, N).transpose(3, 4).unbind(),
+    "every second": lambda randn, B, H, N, D: randn(3, B, 2 * N, H, 2 * D)[:, :, ::2, :, ::2].transpose(2, 3).unbind(),
 }
 
 
@@ -56,14 +56,15 @@ def make_inputs(case: Case) -> tuple[list[torch.Tensor], torch.Tensor]:
     """query, key, value, the two mixing matrices and the bias; a gradient of the output."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    qkv = LAYOUTS[case.layout](case.batch, case.heads, case.patches, case.channels)
-    qkv = [tensor.to(device=device, dtype=case.dtype) for tensor in qkv]  # `to` keeps strides of dense tensors
-    qkv[0] *= case.query_scale
-    H = case.heads
-    weights = [torch.randn(H, H) / H**0.5, torch.randn(H, H) / H**0.5, torch.randn(H) / case.patches**0.5]
-    weights = [weight.to(device=device, dtype=case.weight_dtype) for weight in weights]
-    grad = torch.randn(case.batch, case.patches, H, case.channels).to(device=device, dtype=case.dtype)
-    return qkv + weights, grad
+    B, H, N, D = case.batch, case.heads, case.patches, case.channels
+
+    def randn(*size: int, dtype: torch.dtype = case.dtype) -> torch.Tensor:
+        return torch.randn(size).to(device=device, dtype=dtype)  # drawn on the CPU: the same numbers everywhere
+
+    query, key, value = LAYOUTS[case.layout](randn, B, H, N, D)
+    query *= case.query_scale
+    proj_l, proj_w, bias = (randn(*size, dtype=case.weight_dtype) for size in ((H, H), (H, H), (H,)))
+    return [query, key, value, proj_l / H**0.5, proj_w / H**0.5, bias / N**0.5], randn(B, N, H, D)
 
 
 def reference(inputs: list[torch.Tensor], grad: torch.Tensor, scaling: float) -> list[torch.Tensor]:
@@ -269,7 +270,7 @@ class CompilingDriver:
         self.capability = capability
 
     def get_current_device(self) -> int:
-        return 0
+        return self.capability  # Triton keeps kernels by device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -283,7 +284,7 @@ class CompilingDriver:
 def compiled(capability: int, shared_memory: int, case: Case) -> list[tuple[str, int, int]]:
     """Name, bytes of shared memory and bytes of spilled registers of each kernel that `forward` and `backward` launch.
 
-    For a process of its own: it leaves Triton without launches.
+    For a process of its own, in which nothing is launched.
     """
     import triton
     from triton.runtime.jit import JITFunction
@@ -295,13 +296,14 @@ def compiled(capability: int, shared_memory: int, case: Case) -> list[tuple[str,
         kernel = run(self, *args, **{**kwargs, "warmup": True})
         kernels.append((self.fn.__name__, kernel.metadata.shared, stack_bytes(kernel.asm["cubin"])))
 
-    JITFunction.run = compile_only
     triton.runtime.driver.set_active(CompilingDriver(capability))
-    attention_triton._shared_memory = lambda device: shared_memory
-    torch.cuda.is_available = lambda: False
-    inputs, grad = make_inputs(case)
-    attention_triton.forward(*inputs, 0.1)
-    attention_triton.backward(grad, *inputs, 0.1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JITFunction, "run", compile_only)
+        patch.setattr(attention_triton, "_shared_memory", lambda device: shared_memory)
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        inputs, grad = make_inputs(case)
+        attention_triton.forward(*inputs, 0.1)
+        attention_triton.backward(grad, *inputs, 0.1)
     return kernels
 
 
@@ -314,6 +316,21 @@ def stack_bytes(cubin: bytes) -> int:
     program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     usage = subprocess.run([program, "-res-usage", file], capture_output=True, text=True, check=True).stdout
     return int(re.search(r"STACK:(\d+)", usage).group(1))
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory):
+    """A process for `compiled`."""
+    if not importlib.util.find_spec("triton"):
+        pytest.skip(NO_TRITON)
+    import triton
+
+    if not (Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump").is_file():
+        pytest.skip("this Triton comes without NVIDIA's ptxas and cuobjdump")
+    with pytest.MonkeyPatch.context() as environment, ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        environment.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        environment.delenv("TRITON_INTERPRET", raising=False)
+        yield pool
 
 
 H100, A100, RTX_4090 = (90, 227 * 1024), (80, 163 * 1024), (89, 99 * 1024)
@@ -341,21 +358,10 @@ COMPILED = [
 ]
 
 
-@pytest.mark.parametrize(
-    "gpu, case", COMPILED, ids=lambda part: f"sm{part[0]}" if isinstance(part, tuple) else str(part)
-)
-def test_compiles_for_real_gpus(gpu, case, tmp_path, monkeypatch):
-    if not importlib.util.find_spec("triton"):
-        pytest.skip(NO_TRITON)
-    import triton
-
-    if not list((Path(triton.__file__).parent / "backends" / "nvidia" / "bin").glob("cuobjdump*")):
-        pytest.skip("this Triton comes without NVIDIA's ptxas and cuobjdump")
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+@pytest.mark.parametrize("gpu, case", COMPILED, ids=lambda x: f"sm{x[0]}" if isinstance(x, tuple) else str(x))
+def test_compiles_for_real_gpus(compiler, gpu, case):
     capability, shared_memory = gpu
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        kernels = pool.submit(compiled, capability, shared_memory, case).result()
+    kernels = compiler.submit(compiled, capability, shared_memory, case).result()
 
     assert len(kernels) == 5  # the statistics twice: backward finds delta with them
     assert [(name, shared) for name, shared, _ in kernels if shared > shared_memory] == []
