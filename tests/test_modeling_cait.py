@@ -99,7 +99,7 @@ def test_implementations_agree(model):
 
 
 def test_unknown_implementation_is_refused_in_a_sentence(model):
-    sentence = "attn_implementation is 'magic', but it must be one of eager, .*sdpa"
+    sentence = '`attn_implementation="magic"` is not supported, it must be one of eager, .*sdpa'
     with pytest.raises(ValueError, match=sentence) as error:
         CaitModel(tiny_config(attn_implementation="magic"))
     assert "flash" not in str(error.value) and "flex" not in str(error.value)
@@ -109,9 +109,9 @@ def test_unknown_implementation_is_refused_in_a_sentence(model):
 
 @pytest.mark.parametrize("name", ["flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"])
 def test_fused_implementations_are_refused_with_the_reason(model, name, tmp_path):
-    """Talking heads mix the maps of all heads, which these never form: whether their packages are installed or not."""
+    """Talking heads mix the maps of all heads, which these never form: with or without the packages installed."""
     sentence = (
-        f"attn_implementation is '{name}', but it must be one of eager, .*: talking heads mix .* before and after"
+        f'attn_implementation="{name}"` is not supported, it must be one of eager, .*: talking heads mix .* after'
     )
     model.save_pretrained(tmp_path)
     for ask in (

@@ -411,7 +411,10 @@ class CaitPreTrainedModel(PreTrainedModel):
             known = ["eager", *(key for key in ALL_ATTENTION_FUNCTIONS.valid_keys() if not _is_fused(key))]
             if name not in known:
                 why = f": {_WHY_NOT_FUSED}" if _is_fused(name) else ""
-                raise ValueError(f"attn_implementation is {name!r}, but it must be one of {', '.join(known)}{why}.")
+                raise ValueError(
+                    f'Specified `attn_implementation="{name}"` is not supported, it must be one of '
+                    f"{', '.join(known)}{why}."
+                )
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
 
     @torch.no_grad()
@@ -941,9 +944,11 @@ class CaitBackbone(BackboneMixin, CaitPreTrainedModel):
         self.num_features = [config.hidden_size] * len(config.stage_names)
         self.embeddings = CaitEmbeddings(config, use_class_token=False)
         self.layers = nn.ModuleList([CaitLayer(config) for _ in range(config.num_hidden_layers)])
-        self.layernorm = (
-            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.apply_layernorm else nn.Identity()
-        )
+        if config.apply_layernorm:
+            self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        else:
+            self.layernorm = nn.Identity()
+            self._keys_to_ignore_on_load_unexpected = [*_KEYS_BEYOND_THE_PATCH_STAGE, r"^(cait\.)?layernorm\."]
         self.post_init()
 
     @merge_with_config_defaults
