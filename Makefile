@@ -29,7 +29,6 @@ test-oldest: .venv-oldest/.installed
 
 # The tests that Transformers shares between its own models; needs the package index or the cache it fills.
 test-upstream: .venv/.installed
-	.venv/bin/python -m pip install --quiet parameterized
 	.venv/bin/python tests/upstream/run.py --processes 2
 
 quality: .venv-quality/.installed

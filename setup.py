@@ -36,7 +36,8 @@ setup(
     ],
     extras_require={
         "train": ["timm>=1.0.20", "torchvision"],
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "scikit-learn>=1.5"],
+        "benchmark": ["matplotlib>=3.8", "timm>=1.0.20", "torchvision"],
+        "test": ["matplotlib>=3.8", "parameterized", "pytest>=8", "pytest-xdist>=3.6", "scikit-learn>=1.5"],
         "quality": ["ruff>=0.9"],
     },
 )

@@ -42,7 +42,7 @@ def results(function, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     output, _ = function(*tensors, scaling=tensors[0].shape[-1] ** -0.5)
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
-    gradients = torch.autograd.grad(output, tensors, direction, materialize_grads=True)
+    gradients = torch.autograd.grad(output, tensors, direction)
     return {"output": output.detach(), **dict(zip(NAMES, gradients, strict=True))}
 
 

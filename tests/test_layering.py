@@ -17,6 +17,7 @@ REMOTE_CODE = {
     "attention_cait",
     "attention_blocked",
     "attention_fused",
+    "attention_triton",
     "state_dict",
     "checkpoints",
     "modeling_cait",
@@ -26,14 +27,14 @@ COMMANDS = {"cli", "convert", "model_card", "publish"}
 # Modules of the package that another module may import; one that is not listed may import none.
 MAY_IMPORT = {
     "modeling_cait": {"configuration_cait", "attention_cait", "attention_fused", "state_dict", "checkpoints"},
-    "attention_fused": {"attention_cait", "attention_blocked"},
+    "attention_fused": {"attention_cait", "attention_blocked", "attention_triton"},
     "configuration_cait": {"checkpoints"},
     "state_dict": {"checkpoints"},
     "image_processing_cait": {"image_processing_pil_cait"},
     "training.data": {"image_processing_pil_cait"},
 }
-OPTIONAL = {"timm", "torchvision", "sklearn", "matplotlib", "evaluate"}
-MAY_IMPORT_OPTIONAL = {"topk_accuracy": {"evaluate"}, "convert": {"timm"}}
+OPTIONAL = {"triton", "timm", "torchvision", "sklearn", "matplotlib", "evaluate"}
+MAY_IMPORT_OPTIONAL = {"attention_triton": {"triton"}, "topk_accuracy": {"evaluate"}, "convert": {"timm"}}
 
 
 def modules() -> dict[str, Path]:
@@ -72,7 +73,8 @@ def test_optional_packages_stay_in_leaves(name, path):
     outer = {module.split(".")[0] for module, own in imports(name, path) if not own}
     assert outer & OPTIONAL <= MAY_IMPORT_OPTIONAL.get(name, set())
     if name in REMOTE_CODE:
-        assert outer <= {*sys.stdlib_module_names, "torch", "transformers", "huggingface_hub"}
+        allowed = {*sys.stdlib_module_names, "torch", "transformers", "huggingface_hub"}
+        assert outer <= allowed | MAY_IMPORT_OPTIONAL.get(name, set())
 
 
 def test_remote_code_is_flat_and_complete():

@@ -31,6 +31,7 @@ CODE = [
     "attention_blocked.py",
     "attention_cait.py",
     "attention_fused.py",
+    "attention_triton.py",
     "checkpoints.py",
     "configuration_cait.py",
     "image_processing_cait.py",

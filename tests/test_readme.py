@@ -142,6 +142,15 @@ def test_table_of_checkpoints():
     assert "\n".join(rows) in README
 
 
+def test_features_name_tests_that_exist():
+    rows = [line for line in README.splitlines() if re.match(r"\|[^|]*\| yes: ", line)]
+    assert len(rows) > 10
+    for row in rows:
+        file, _, name = re.search(r"\| yes: `([^`]+)`", row)[1].partition("::")
+        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert not name or f"def {name}(" in text, row
+
+
 def test_links_lead_to_files():
     targets = re.findall(r"\]\((?!https?://|#)([^)]+)\)", README)
     assert targets and [target for target in targets if not (ROOT / target).exists()] == []

@@ -21,8 +21,10 @@ import torch
 
 
 # Most numbers in one buffer of a block: enough that a block's arithmetic outweighs the calls that start it, few enough
-# that two (forward) or four (backward) float32 buffers stay in a last-level cache.
+# that two (forward) or four (backward) float32 buffers stay in a last-level cache. A GPU, where this serves what the
+# Triton kernels do not take, needs more work at a time.
 BLOCK_NUMBERS = 2**20
+BLOCK_NUMBERS_GPU = 2**24
 
 
 def forward(
@@ -124,8 +126,9 @@ def _blocks(query: torch.Tensor, buffers: int) -> Iterator[tuple[slice, slice, l
     batch_size, heads, patches, _ = query.shape
     if query.numel() == 0:
         return
-    pictures = _equal_parts(batch_size, BLOCK_NUMBERS // (heads * patches * patches))
-    rows = _equal_parts(patches, BLOCK_NUMBERS // (heads * patches))
+    most = BLOCK_NUMBERS if query.device.type == "cpu" else BLOCK_NUMBERS_GPU
+    pictures = _equal_parts(batch_size, most // (heads * patches * patches))
+    rows = _equal_parts(patches, most // (heads * patches))
     memory = [query.new_empty(pictures * heads * rows * patches) for _ in range(buffers)]
     for picture in range(0, batch_size, pictures):
         for row in range(0, patches, rows):

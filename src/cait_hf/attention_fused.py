@@ -2,8 +2,9 @@
 """Talking-heads attention as one operator, `torch.ops.cait_hf.talking_heads_attention`, which returns no maps.
 
 A layer keeps only queries, keys and values for the backward pass, which makes the maps again. On a CPU the operator
-works block by block (`attention_blocked.py`). `torch.compile` keeps it whole; `torch.export` records the formulas of
-`attention_cait.py` in its place, which every runtime knows.
+works block by block (`attention_blocked.py`), on an NVIDIA GPU in Triton kernels (`attention_triton.py`).
+`torch.compile` keeps it whole; `torch.export` records the formulas of `attention_cait.py` in its place, which every
+runtime knows.
 
 Shapes: B pictures, H heads, N patches, D channels of a head.
 """
@@ -16,6 +17,9 @@ from torch import Tensor
 from .attention_blocked import backward as blocked_backward
 from .attention_blocked import forward as blocked_forward
 from .attention_cait import talking_heads_attention_forward
+from .attention_triton import backward as triton_backward
+from .attention_triton import forward as triton_forward
+from .attention_triton import is_available as triton_is_available
 
 
 def fused_talking_heads_attention_forward(
@@ -32,17 +36,13 @@ def fused_talking_heads_attention_forward(
     """As `talking_heads_attention_forward`, to rounding, but without the maps: the second value is `None`.
 
     The plain formulas take over for what the operator cannot do: dropout of attention weights, `torch.export`, and
-    devices other than those it has a kernel for. There is no second derivative; use the plain formulas for one.
+    devices other than CPU and CUDA. There is no second derivative; use the plain formulas for one.
     """
     arguments = (query, key, value, proj_l_weight, proj_l_bias, proj_w_weight, proj_w_bias, scaling)
-    if dropout > 0.0 or torch.compiler.is_exporting() or not _has_kernel(query):
+    if dropout > 0.0 or torch.compiler.is_exporting() or query.device.type not in ("cpu", "cuda"):
         attn_output, _ = talking_heads_attention_forward(*arguments, dropout=dropout)
         return attn_output, None
     return torch.ops.cait_hf.talking_heads_attention(*arguments), None
-
-
-def _has_kernel(query: Tensor) -> bool:
-    return query.device.type == "cpu"
 
 
 def talking_heads_attention(
@@ -56,8 +56,9 @@ def talking_heads_attention(
     scaling: float,
 ) -> Tensor:
     # proj_l_bias does not change the result, but it must be in the graph: its gradient is zero, not absent.
+    forward = triton_forward if _on_triton(query) else blocked_forward
     with _without_autocast(query):
-        return blocked_forward(query, key, value, proj_l_weight, proj_w_weight, proj_w_bias, scaling)
+        return forward(query, key, value, proj_l_weight, proj_w_weight, proj_w_bias, scaling)
 
 
 def talking_heads_attention_backward(
@@ -70,8 +71,14 @@ def talking_heads_attention_backward(
     proj_w_bias: Tensor,
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    backward = triton_backward if _on_triton(query) else blocked_backward
     with _without_autocast(query):
-        return blocked_backward(grad_output, query, key, value, proj_l_weight, proj_w_weight, proj_w_bias, scaling)
+        return backward(grad_output, query, key, value, proj_l_weight, proj_w_weight, proj_w_bias, scaling)
+
+
+def _on_triton(query: Tensor) -> bool:
+    # decided here, where tensors are real: what the GPU offers is not to be asked while a graph is traced
+    return query.device.type == "cuda" and triton_is_available(query)
 
 
 def _without_autocast(tensor: Tensor) -> AbstractContextManager:
@@ -86,7 +93,7 @@ def _register() -> None:
     backward = "cait_hf::talking_heads_attention_backward"
     for name, function in ((forward, talking_heads_attention), (backward, talking_heads_attention_backward)):
         torch.library.define(name, torch.library.infer_schema(function, mutates_args=()))
-        torch.library.impl(name, "cpu", function)
+        torch.library.impl(name, ("cpu", "cuda"), function)
 
     @torch.library.register_fake(forward)
     def _(query, *others):
