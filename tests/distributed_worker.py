@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from random_weights import pictures
 from torch import distributed
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainingArguments
@@ -104,7 +105,18 @@ def data_parallel(folder: Path) -> dict:
 def fully_sharded(folder: Path) -> dict:
     """FSDP2 as Transformers applies it: `base_model_fsdp_plan`, loaded shard by shard, saved whole."""
     part = {"parts": 2, "part": distributed.get_rank()}
-    return sharded(folder, "fully_sharded", part, distributed_config=DistributedConfig(fsdp_size=2))
+    results = sharded(folder, "fully_sharded", part, distributed_config=DistributedConfig(fsdp_size=2))
+    return results | {"by module": sharded_by_module(folder, part)}
+
+
+def sharded_by_module(folder: Path, part: dict) -> dict:
+    """FSDP2 as Accelerate applies it (on accelerators only): the modules of `_no_split_modules`, then the rest."""
+    model = CaitForImageClassification.from_pretrained(folder, dtype=torch.float64)
+    for module in model.modules():
+        if type(module).__name__ in model._no_split_modules:
+            fully_shard(module)
+    fully_shard(model)
+    return train(model, **part)
 
 
 def tensor_parallel(folder: Path) -> dict:
@@ -139,6 +151,7 @@ def trainer(folder: Path, per_device_batch_size: int = 2) -> dict:
         learning_rate=0.05,
         lr_scheduler_type="constant",
         use_cpu=True,
+        ddp_find_unused_parameters=False,  # there are none
         report_to="none",
         disable_tqdm=True,
         logging_steps=1,

@@ -49,7 +49,7 @@ def devices_of_layers(model) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
-@pytest.mark.parametrize("layers_in_memory", [2.5, 4.5])
+@pytest.mark.parametrize("layers_in_memory", [3.5, 5.5])
 @torch.no_grad()
 def test_logits_with_layers_on_disk(layers_in_memory, attn_implementation, folder):
     model = offloaded(

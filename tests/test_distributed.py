@@ -147,7 +147,8 @@ def test_fully_sharded(folder, processes):
         for name, parameter in model.named_parameters():
             rows = -(-parameter.shape[0] // 2)  # of the first process, which holds the odd one
             assert results[f"{dtype}"]["shards"][name] == rows * parameter[0].numel(), name
-        assert_same_as_single_process(results[f"{dtype}"], folder, dtype, "fully_sharded")
+        reference = assert_same_as_single_process(results[f"{dtype}"], folder, dtype, "fully_sharded")
+    assert_same_training(results["by module"], reference, TOLERANCE[torch.float64])
 
 
 def test_tensor_parallel(folder, processes):
@@ -162,8 +163,8 @@ def test_tensor_parallel(folder, processes):
         assert_same_as_single_process(results[f"{dtype}"], folder, dtype, "tensor_parallel")
 
 
-def assert_same_as_single_process(results: dict, folder: Path, dtype: torch.dtype, scenario: str):
-    """Logits before and after training, training itself, and the model that was saved."""
+def assert_same_as_single_process(results: dict, folder: Path, dtype: torch.dtype, scenario: str) -> dict:
+    """Logits before and after training, training itself, and the model that was saved; returns the reference."""
     reference = single_process(folder, dtype)
     assert_same_training(results, reference, TOLERANCE[dtype])
     before = logits(CaitForImageClassification.from_pretrained(folder, dtype=dtype))
@@ -179,6 +180,7 @@ def assert_same_as_single_process(results: dict, folder: Path, dtype: torch.dtyp
     loaded = dict(CaitForImageClassification.from_pretrained(saved).named_parameters())
     for name, weight in results["weights"].items():
         assert torch.equal(stored[name], weight) and torch.equal(loaded[name], weight), name
+    return reference
 
 
 def test_trainer(folder, processes):

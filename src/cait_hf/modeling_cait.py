@@ -171,7 +171,10 @@ class CaitEmbeddings(nn.Module):
                 f"{self.image_size[0]} x {self.image_size[1]}; pass interpolate_pos_encoding=True, or "
                 "set it in the configuration, to resize the position embeddings."
             )
-        class_token = None if self.cls_token is None else self.cls_token.expand(pixel_values.shape[0], -1, -1)
+        class_token = None
+        if self.cls_token is not None:
+            # A copy, not a view: FSDP2 frees the memory of this module's parameters when its forward ends.
+            class_token = self.cls_token.expand(pixel_values.shape[0], -1, -1).clone()
         return self.dropout(patch_embeddings + position_embeddings), class_token
 
     def _masked(self, patch_embeddings: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
