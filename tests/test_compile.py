@@ -116,7 +116,7 @@ def test_random_parts_of_training_stay_random():
 
 @pytest.mark.parametrize("prepare, training", [("one plain call", False), ("hooks", True)])
 def test_recorded_outputs(model, prepare, training):
-    """Transformers installs its recorders under a lock, which cannot be traced: either way they must be there before."""
+    """Transformers installs its recorders under a lock, which cannot be traced: they must be there before."""
     model.train(training)
     if prepare == "hooks":
         maybe_install_capturing_hooks(model.cait)
