@@ -99,7 +99,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     )
     metrics = {}
     if training_args.do_train:
-        metrics["train"] = trainer.train(resume_from_checkpoint=resume_from).metrics
+        try:
+            metrics["train"] = trainer.train(resume_from_checkpoint=resume_from).metrics
+        except FloatingPointError as error:
+            sys.exit(f"error: {error}")
         trainer.save_model()
         trainer.save_state()
     if training_args.do_eval:

@@ -44,7 +44,9 @@ def talking_heads_attention_forward(
 
 def mix_heads(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """`mixed[b, h] = sum over g of weight[h, g] * maps[b, g] + bias[h]` for maps `(B, H, N, M)`, without a permute."""
-    mixed = torch.matmul(weight, maps.flatten(2))
+    # bmm, since matmul would fold the maps of all pictures into one matrix: a copy, and for torch.export a condition
+    # on the batch size
+    mixed = torch.bmm(weight.expand(maps.shape[0], -1, -1), maps.flatten(2))
     return (mixed + bias[:, None].to(mixed.dtype)).view(maps.shape)
 
 

@@ -142,7 +142,8 @@ class CaitEmbeddings(nn.Module):
         """
         table = self.position_embeddings
         grid = (height // self.patch_size[0], width // self.patch_size[1])
-        if grid == self.grid_size:
+        # Exported, the comparison would restrict dynamic sizes; bicubic to the same grid changes nothing.
+        if not torch.compiler.is_exporting() and grid == self.grid_size:
             return table
         resized = table.to(torch.promote_types(table.dtype, torch.float32))
         resized = resized.unflatten(1, self.grid_size).permute(0, 3, 1, 2)  # (1, C, rows, columns)

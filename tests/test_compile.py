@@ -1,0 +1,160 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""`torch.compile`: one graph without breaks, results of the plain model, and no compilation that is not needed.
+
+`fullgraph=True` raises at a break, and the stance "fail_on_recompile" where a compiled graph does not fit. The quick
+tests compile to a graph that PyTorch runs as it stands ("aot_eager"); the slow ones to machine code ("inductor").
+"""
+
+import shutil
+
+import pytest
+import torch
+from random_weights import pictures, randomize_, tiny_config
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
+
+from cait_hf import CaitForImageClassification
+
+
+RECORDED = {"output_attentions": True, "output_hidden_states": True, "output_class_hidden_states": True}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def model() -> CaitForImageClassification:
+    return randomize_(CaitForImageClassification(tiny_config(num_hidden_layers=1, num_class_attention_layers=1)))
+
+
+def compiled(model, backend: str = "aot_eager", dynamic: bool | None = True):
+    return torch.compile(model, backend=backend, fullgraph=True, dynamic=dynamic)
+
+
+def no_compilation():
+    return torch.compiler.set_stance("fail_on_recompile")
+
+
+def loss_and_gradients(model, call, pixel_values: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    loss = call(pixel_values, labels=torch.arange(len(pixel_values)) % 5).loss
+    loss.backward()
+    return loss.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def check_logits(call, model, pixel_values: torch.Tensor):
+    torch.testing.assert_close(call(pixel_values).logits, model(pixel_values).logits, rtol=0, atol=1e-5)
+
+
+def check_training(call, model, pixel_values: torch.Tensor):
+    expected_loss, expected = loss_and_gradients(model, model, pixel_values)
+    loss, gradients = loss_and_gradients(model, call, pixel_values)
+    torch.testing.assert_close(loss, expected_loss)
+    torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+@torch.no_grad()
+def test_evaluation_compiles_once_for_all_batch_sizes(model, attn_implementation):
+    model.set_attn_implementation(attn_implementation)
+    call = compiled(model)
+    check_logits(call, model, pictures(2, 32))
+    with no_compilation():
+        for batch_size in (5, 3, 2, 7):
+            check_logits(call, model, pictures(batch_size, 32))
+        with pytest.raises(RuntimeError, match="recompile"):  # PyTorch makes another graph for a size of one
+            call(pictures(1, 32))
+    check_logits(call, model, pictures(1, 32))
+    with no_compilation():
+        for batch_size in (1, 6):
+            check_logits(call, model, pictures(batch_size, 32))
+
+
+@torch.no_grad()
+def test_evaluation_without_asking_for_dynamic_sizes(model):
+    """A marked batch axis compiles once; without a mark the second size is the last that compiles."""
+    marked = pictures(2, 32)
+    torch._dynamo.mark_dynamic(marked, 0)
+    call = compiled(model, dynamic=None)
+    call(marked)
+    with no_compilation():
+        check_logits(call, model, pictures(5, 32))
+
+    torch.compiler.reset()
+    call = compiled(model, dynamic=None)
+    call(pictures(2, 32))
+    with no_compilation():
+        check_logits(call, model, pictures(2, 32, seed=3))
+    call(pictures(5, 32))
+    with no_compilation():
+        for batch_size in (3, 2, 5, 7):
+            check_logits(call, model, pictures(batch_size, 32))
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+def test_training_compiles_once_for_all_batch_sizes(model, attn_implementation):
+    model.set_attn_implementation(attn_implementation)
+    model.train()
+    call = compiled(model)
+    check_training(call, model, pictures(2, 32))
+    with no_compilation():
+        for batch_size in (5, 3, 2):
+            check_training(call, model, pictures(batch_size, 32))
+
+
+def test_random_parts_of_training_stay_random():
+    config = tiny_config(drop_path_rate=0.4, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    model = randomize_(CaitForImageClassification(config)).train()
+    call = compiled(model, dynamic=None)
+    first = call(pictures(4, 32)).logits
+    with no_compilation():
+        assert not torch.allclose(call(pictures(4, 32)).logits, first)
+
+
+@pytest.mark.parametrize("prepare, training", [("one plain call", False), ("hooks", True)])
+def test_recorded_outputs(model, prepare, training):
+    """Transformers installs its recorders under a lock, which cannot be traced: they must be there before."""
+    model.train(training)
+    if prepare == "hooks":
+        maybe_install_capturing_hooks(model.cait)
+    else:
+        model(pictures(1, 32), output_hidden_states=True)
+    call = compiled(model)
+
+    def check(pixel_values: torch.Tensor):
+        found, expected = call(pixel_values, **RECORDED), model(pixel_values, **RECORDED)
+        counts = {"hidden_states": 2, "attentions": 1, "class_attentions": 1, "class_hidden_states": 1}
+        for name, count in counts.items():
+            assert len(found[name]) == count
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+
+    check(pictures(2, 32))
+    with no_compilation():
+        check(pictures(5, 32))
+
+
+@torch.no_grad()
+def test_picture_sizes_compile_once(model):
+    call = compiled(model)
+    call(pictures(2, 48, 40), interpolate_pos_encoding=True)
+    with no_compilation():
+        for height, width in ((64, 24), (40, 72), (56, 40)):
+            x = pictures(3, height, width)
+            logits = call(x, interpolate_pos_encoding=True).logits
+            torch.testing.assert_close(logits, model(x, interpolate_pos_encoding=True).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_machine_code(model, training):
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("inductor needs a C++ compiler")
+    call = compiled(model.train(training), backend="inductor")
+    check = check_training if training else check_logits
+    with torch.set_grad_enabled(training):
+        check(call, model, pictures(2, 32))
+        with no_compilation():
+            check(call, model, pictures(3, 32))
