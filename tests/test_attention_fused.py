@@ -107,6 +107,21 @@ def test_gradcheck():
     )
 
 
+@pytest.mark.parametrize("frozen", [(), ("proj_l_weight", "proj_w_bias")])
+def test_second_derivatives(frozen):
+    tensors = draw(1, 2, 4, 3)
+    for tensor, name in zip(tensors, NAMES, strict=True):
+        tensor.requires_grad_(name not in frozen)
+    trained = [tensor for tensor in tensors if tensor.requires_grad]
+    second = []
+    for function in (fused_talking_heads_attention_forward, talking_heads_attention_forward):
+        output, _ = function(*tensors, scaling=0.7)
+        gradients = torch.autograd.grad(output.square().sum(), trained, create_graph=True)
+        second.append(torch.autograd.grad(sum(x.square().sum() for x in gradients), trained))
+    for actual, expected in zip(*second, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_operator_is_registered_as_pytorch_wants_it():
     tensors = draw(2, 3, 5, 4)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")

@@ -36,7 +36,7 @@ def fused_talking_heads_attention_forward(
     """As `talking_heads_attention_forward`, to rounding, but without the maps: the second value is `None`.
 
     The plain formulas take over for what the operator cannot do: dropout of attention weights, `torch.export`, and
-    devices other than CPU and CUDA. There is no second derivative; use the plain formulas for one.
+    devices other than CPU and CUDA; also for a backward pass that is to be differentiated (`create_graph=True`).
     """
     arguments = (query, key, value, proj_l_weight, proj_l_bias, proj_w_weight, proj_w_bias, scaling)
     if dropout > 0.0 or torch.compiler.is_exporting() or query.device.type not in ("cpu", "cuda"):
@@ -111,6 +111,11 @@ def _register() -> None:
         ctx.save_for_backward(*tensors)
 
     def differentiate(ctx, grad_output):
+        if torch.is_grad_enabled():  # create_graph=True: the plain formulas have derivatives of every order
+            output, _ = talking_heads_attention_forward(*ctx.saved_tensors, ctx.scaling)
+            needed = [tensor for tensor in ctx.saved_tensors if tensor.requires_grad]
+            gradients = iter(torch.autograd.grad(output, needed, grad_output, create_graph=True))
+            return *(next(gradients) if tensor.requires_grad else None for tensor in ctx.saved_tensors), None
         query, key, value, proj_l_weight, proj_l_bias, proj_w_weight, proj_w_bias = ctx.saved_tensors
         grad_query, grad_key, grad_value, grad_l_weight, grad_w_weight, grad_w_bias = (
             torch.ops.cait_hf.talking_heads_attention_backward(
