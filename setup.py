@@ -36,7 +36,10 @@ setup(
     ],
     extras_require={
         "train": ["timm>=1.0.20", "torchvision"],
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "scikit-learn>=1.5"],
+        "export": ["onnx>=1.21", "onnxruntime>=1.20", "onnxscript>=0.7"],
+        "openvino": ["openvino>=2026.3"],
+        "quantization": ["bitsandbytes>=0.48", "torchao>=0.17"],
+        "test": ["peft>=0.18", "pytest>=8", "pytest-xdist>=3.6", "scikit-learn>=1.5"],
         "quality": ["ruff>=0.9"],
     },
 )
