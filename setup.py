@@ -37,6 +37,10 @@ setup(
     extras_require={
         "train": ["timm>=1.0.20", "torchvision"],
         "benchmark": ["matplotlib>=3.8", "timm>=1.0.20", "torchvision"],
+        "export": ["onnx>=1.21", "onnxruntime>=1.20", "onnxscript>=0.7"],
+        "openvino": ["openvino>=2026.3"],
+        "peft": ["peft>=0.18"],
+        "quantization": ["bitsandbytes>=0.48", "torchao>=0.17"],
         "test": ["matplotlib>=3.8", "parameterized", "pytest>=8", "pytest-xdist>=3.6", "scikit-learn>=1.5"],
         "quality": ["ruff>=0.9"],
     },

@@ -35,7 +35,7 @@ def talking_heads_attention_forward(
         The attended values `(B, N, H, D)` and the maps that multiplied them `(B, H, N, N)`. Rows of these maps need
         not sum to 1 and may be negative: the second mixing follows the softmax.
     """
-    scores = torch.matmul(query * scaling, key.transpose(-1, -2))
+    scores = torch.matmul(query * scaling, key.transpose(-1, -2))  # scaled first: float16 overflows at 65504
     scores = mix_heads(scores, proj_l_weight, proj_l_bias)
     attention = mix_heads(_softmax(scores).to(value.dtype), proj_w_weight, proj_w_bias)
     attention = nn.functional.dropout(attention, p=dropout)

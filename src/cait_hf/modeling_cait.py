@@ -3,6 +3,12 @@
 
 Same mathematics as `cait_models.py` of facebookresearch/deit and as timm's `cait.py`, in the names and with the
 mechanisms of Transformers' own vision models. Shapes in comments: B pictures, N patches, C `hidden_size`.
+
+The authors advise float32 for M48. In half precision this code scales queries before their products with keys, so that
+float16 does not overflow, and computes every softmax, the resizing of positions and the loss in float32 (on a CPU the
+whole talking-heads operator), as PyTorch's kernels do the sums of a matrix product and of LayerNorm. What is rounded
+is the stream of residuals, once a branch; `torch.autocast` over float32 weights keeps that in float32 too.
+`tests/test_precision.py` bounds what remains, M48's 48 layers included.
 """
 
 import copy

@@ -1,0 +1,175 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""Export a CaiT classifier to ONNX, to torch.export's format or to OpenVINO, and compare what was written with torch.
+
+    python scripts/export.py cait-xxs24-224 cait-xxs24-224-onnx
+    python scripts/export.py cait-xxs24-224 cait-xxs24-224-any-size --dynamic_size
+
+The batch size is free. With --dynamic_size height and width are free too: multiples of the patch size, at least two
+patches each; the position table is resized inside the graph. Transformers' exporters do the work; the folder holds
+the program, its export.json and config.json, the image processor, and loads with
+
+    import cait_hf
+    from transformers.exporters.base import ExportedModel
+
+    logits = ExportedModel.from_pretrained("cait-xxs24-224-onnx")(pixel_values=pixel_values).logits
+
+ONNX needs onnx, onnxscript and onnxruntime, OpenVINO needs openvino. The folder appears complete or not at all.
+"""
+
+import argparse
+import contextlib
+import io
+import logging
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from torch.export import Dim
+
+from cait_hf import CaitForImageClassification, CaitImageProcessorPil
+from cait_hf.configuration_cait import as_pair
+from cait_hf.convert import load_model, new_folder, one_line, run_command
+
+
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": (), "openvino": ("openvino",)}
+TOLERANCE = 1e-4  # of the largest logit, or of 1 where all are smaller
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own); return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "source", metavar="FOLDER_OR_ID", help="Folder or repository with a CaitForImageClassification."
+    )
+    parser.add_argument("output_dir", metavar="OUTPUT", type=Path, help="Folder to write.")
+    parser.add_argument("--format", choices=sorted(PACKAGES), default="onnx", help="default: %(default)s")
+    parser.add_argument("--dynamic_size", action="store_true", help="Leave height and width of the pictures free.")
+    parser.add_argument("--opset", type=int, help="Version of ONNX's operators (default: the exporter's newest).")
+    parser.add_argument("--overwrite", action="store_true", help="Replace an output folder that is not empty.")
+    return run_command(export_command, parser.parse_args(argv))
+
+
+def export_command(args: argparse.Namespace):
+    """Load, export to a temporary folder, load and run what was written, and only then give it its name."""
+    if args.opset is not None and args.format != "onnx":
+        raise ValueError(f"--opset is {args.opset}, but --format {args.format} has no opsets: pass it with onnx only.")
+    require_packages(args.format)
+    with new_folder(args.output_dir, args.source, args.overwrite) as folder:
+        model = load_model(args.source).float().eval()
+        write(model, folder, args.format, args.dynamic_size, args.opset)
+        with contextlib.suppress(OSError):  # a model without an image processor
+            CaitImageProcessorPil.from_pretrained(args.source).save_pretrained(folder)
+        difference, largest = compare(model, folder, args.dynamic_size)
+    print(f"Wrote {args.output_dir}: logits within {difference:.1e} of torch's, which reach {largest:.1f}.")
+
+
+def require_packages(export_format: str):
+    """Raises ImportError with what to install, before a large model is loaded."""
+    missing = []
+    for package in PACKAGES[export_format]:
+        try:
+            __import__(package)
+        except ImportError:
+            missing.append(package)
+    if missing:
+        raise ImportError(f"--format {export_format} needs {', '.join(missing)}: pip install {' '.join(missing)}.")
+    try:
+        from transformers.exporters.base import ExportedModel  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"This Transformers has no exporters that save, install a newer one: {error}.") from error
+
+
+def write(model: CaitForImageClassification, folder: Path, export_format: str, dynamic_size: bool, opset: int | None):
+    """Export the model, in evaluation mode, with a free batch size and perhaps free height and width.
+
+    Raises:
+        ValueError: if the exporter fails, with its reason.
+    """
+    from transformers import exporters
+
+    exporter, config_class = {
+        "onnx": lambda: (exporters.OnnxExporter, exporters.OnnxConfig),
+        "torch": lambda: (exporters.DynamoExporter, exporters.DynamoConfig),
+        "openvino": lambda: (exporters.OpenVINOExporter, exporters.OpenVINOConfig),
+    }[export_format]()
+    options = {"opset_version": opset} if opset is not None else {}
+    config = config_class(dynamic_shapes={"pixel_values": free_axes(model, dynamic_size)}, **options)
+    # The program's config.json says what it takes.
+    model.config.interpolate_pos_encoding = model.config.interpolate_pos_encoding or dynamic_size
+    with quiet(), torch.no_grad():
+        try:
+            exported = exporter().export(model, {"pixel_values": example(model, dynamic_size)}, config)
+        except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+            raise ValueError(f"The exporter to {export_format} failed: {one_line(error)}") from error
+        exported.save_pretrained(folder)
+
+
+def free_axes(model: CaitForImageClassification, dynamic_size: bool) -> dict[int, Dim]:
+    """The axes of `pixel_values` whose size the graph leaves open."""
+    axes = {0: Dim("batch")}
+    if dynamic_size:
+        # torch.export treats a size of one as another program, and ONNX's exporter resizes to one row wrongly.
+        for axis, name, patch in zip((2, 3), ("rows", "columns"), as_pair(model.config.patch_size)):
+            axes[axis] = patch * Dim(name, min=2)
+    return axes
+
+
+def example(model: CaitForImageClassification, dynamic_size: bool) -> torch.Tensor:
+    """Pictures to trace with: more than one, and not square, so that no two sizes are taken for the same."""
+    return random_pictures(model, batch_size=2, patches_more=(2, 1) if dynamic_size else (0, 0))
+
+
+def compare(model: CaitForImageClassification, folder: Path, dynamic_size: bool) -> tuple[float, float]:
+    """The largest difference of the written program's logits from torch's, and the largest logit, on random pictures.
+
+    Raises:
+        ValueError: if the difference exceeds `TOLERANCE` times the largest logit (or 1).
+    """
+    from transformers.exporters.base import ExportedModel
+
+    batches = [random_pictures(model, batch_size) for batch_size in (1, 3)]
+    if dynamic_size:
+        batches += [random_pictures(model, 1, more) for more in ((3, 1), (1, 4))]
+    with quiet(), torch.no_grad():
+        exported = ExportedModel.from_pretrained(folder)
+        expected = [model(batch).logits for batch in batches]
+        found = [torch.as_tensor(exported(pixel_values=batch).logits) for batch in batches]
+    difference = max(float((a - b).abs().max()) for a, b in zip(found, expected))
+    largest = max(float(logits.abs().max()) for logits in expected)
+    if not difference <= TOLERANCE * max(1.0, largest):
+        raise ValueError(
+            f"The exported program's logits differ from torch's by {difference:.1e}, but {TOLERANCE:.0e} of the "
+            f"largest logit ({largest:.1f}) is allowed."
+        )
+    return difference, largest
+
+
+def random_pictures(
+    model: CaitForImageClassification, batch_size: int, patches_more: tuple[int, int] = (0, 0)
+) -> torch.Tensor:
+    """Normalised noise `(batch, channels, height, width)`, by so many patches larger than the model's own size."""
+    config = model.config
+    sizes = zip(as_pair(config.image_size), as_pair(config.patch_size), patches_more)
+    height, width = (size + patch * more for size, patch, more in sizes)
+    generator = torch.Generator().manual_seed(batch_size)
+    return torch.randn(batch_size, config.num_channels, height, width, generator=generator)
+
+
+@contextlib.contextmanager
+def quiet():
+    """Without the exporters' progress on the standard output and their warnings about versions and deprecations."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up when terminated, too
+    sys.exit(main())

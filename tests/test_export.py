@@ -1,0 +1,194 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""torch.export, Transformers' exporters and `scripts/export.py`: what was written, loaded again, gives torch's logits.
+
+The weights make every part matter, and the pictures have sizes and numbers other than those traced.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from random_weights import pictures, randomize_, tiny_config
+from test_scripts import load_script
+from torch.export import Dim
+
+from cait_hf import CaitForImageClassification, CaitImageProcessorPil
+
+
+export = load_script("export")
+TOLERANCE = {"rtol": 0, "atol": 1e-4}
+SIZES = ((3, 32, 32), (1, 32, 32), (2, 40, 64), (1, 72, 16))  # batch, height, width; 32 is the model's own
+
+
+def require(export_format: str):
+    pytest.importorskip("transformers.exporters.metadata", reason="this Transformers has no exporters that save")
+    for package in export.PACKAGES[export_format]:
+        pytest.importorskip(package, reason=f"export to {export_format} needs {package}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A checkpoint in bfloat16, which the script exports in float32."""
+    folder = tmp_path_factory.mktemp("model")
+    config = tiny_config(num_hidden_layers=1, num_class_attention_layers=1)
+    randomize_(CaitForImageClassification(config)).bfloat16().save_pretrained(folder)
+    CaitImageProcessorPil(size=32, crop_size=32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder) -> CaitForImageClassification:
+    return CaitForImageClassification.from_pretrained(folder, dtype=torch.float32)
+
+
+@torch.no_grad()
+def logits_of(model, pixel_values: torch.Tensor) -> torch.Tensor:
+    return model(pixel_values, interpolate_pos_encoding=True).logits
+
+
+class Logits(torch.nn.Module):
+    def __init__(self, model: CaitForImageClassification):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values, interpolate_pos_encoding=True).logits
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+def test_torch_export_leaves_batch_height_and_width_free(model, attn_implementation, tmp_path):
+    model.set_attn_implementation(attn_implementation)
+    axes = {0: Dim("batch"), 2: 8 * Dim("rows", min=2), 3: 8 * Dim("columns", min=2)}
+    program = torch.export.export(Logits(model), (pictures(2, 48, 40),), dynamic_shapes={"pixel_values": axes})
+    torch.export.save(program, tmp_path / "model.pt2")
+    exported = torch.export.load(tmp_path / "model.pt2").module()
+    for size in SIZES:
+        torch.testing.assert_close(exported(pictures(*size)), logits_of(model, pictures(*size)), **TOLERANCE)
+    with pytest.raises(AssertionError, match="Guard failed"):
+        exported(pictures(2, 36, 40))  # not a multiple of the patch size
+
+
+def test_resizing_positions_to_their_own_grid_changes_nothing(model, monkeypatch):
+    """An exported program resizes always, so that its size stays free."""
+    embeddings = model.cait.embeddings
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    resized = embeddings.interpolate_pos_encoding(32, 32)
+    assert resized is not embeddings.position_embeddings
+    torch.testing.assert_close(resized, embeddings.position_embeddings, rtol=0, atol=0)
+
+
+def onnx_runner(folder: Path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    return lambda pixel_values: session.run(["logits"], {"pixel_values": pixel_values.numpy()})[0]
+
+
+def openvino_runner(folder: Path):
+    import openvino
+
+    # else it may round to bfloat16 where the processor can
+    compiled = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda pixel_values: compiled({"pixel_values": pixel_values.numpy()})["logits"]
+
+
+def torch_runner(folder: Path):
+    from transformers.exporters.base import ExportedModel
+
+    exported = ExportedModel.from_pretrained(folder)
+    return lambda pixel_values: exported(pixel_values=pixel_values).logits
+
+
+RUNNERS = {"onnx": onnx_runner, "openvino": openvino_runner, "torch": torch_runner}
+
+
+@pytest.mark.parametrize("export_format", RUNNERS)
+@pytest.mark.parametrize("dynamic_size", [False, True], ids=["own size", "any size"])
+def test_script_writes_what_its_runtime_runs(export_format, dynamic_size, folder, model, tmp_path, capfd):
+    require(export_format)
+    flags = ["--format", export_format] + ["--dynamic_size"] * dynamic_size
+    assert export.main([str(folder), str(tmp_path / "exported"), *flags]) == 0
+    printed = capfd.readouterr().out
+    assert printed.startswith(f"Wrote {tmp_path / 'exported'}: logits within ") and printed.count("\n") == 1
+
+    run = RUNNERS[export_format](tmp_path / "exported")
+    for size in SIZES if dynamic_size else SIZES[:2]:
+        logits = torch.as_tensor(run(pictures(*size)))
+        torch.testing.assert_close(logits, logits_of(model, pictures(*size)), **TOLERANCE)
+    if not dynamic_size:
+        with pytest.raises(Exception, match="(?i)shape|size|dimension"):
+            run(pictures(1, 40))
+    assert CaitImageProcessorPil.from_pretrained(tmp_path / "exported").crop_size["height"] == 32
+    assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+
+
+def test_script_takes_an_opset(folder, tmp_path):
+    require("onnx")
+    import onnx
+
+    assert export.main([str(folder), str(tmp_path / "exported"), "--opset", "18"]) == 0
+    opsets = {opset.domain: opset.version for opset in onnx.load(tmp_path / "exported" / "model.onnx").opset_import}
+    assert opsets[""] == 18
+
+
+def test_onnx_with_recorded_outputs(model, tmp_path):
+    require("onnx")
+    from transformers.exporters import OnnxConfig, OnnxExporter
+    from transformers.exporters.base import ExportedModel
+
+    asked = {"pixel_values": pictures(2, 32), "output_attentions": True, "output_hidden_states": True}
+    config = OnnxConfig(dynamic_shapes={"pixel_values": {0: Dim("batch")}})
+    OnnxExporter().export(model, dict(asked), config).save_pretrained(tmp_path)
+    exported = ExportedModel.from_pretrained(tmp_path)
+    asked["pixel_values"] = pictures(3, 32)
+    with torch.no_grad():
+        expected = model(**asked)
+    found = exported(pixel_values=asked["pixel_values"])
+    assert type(found).__name__ == "CaitForImageClassificationOutput"
+    for name, count in {"hidden_states": 2, "attentions": 1, "class_attentions": 1}.items():
+        assert len(found[name]) == len(expected[name]) == count
+        torch.testing.assert_close(found[name], expected[name], **TOLERANCE)
+
+
+def test_a_wrong_export_is_not_written(folder, tmp_path, capsys, monkeypatch):
+    require("torch")
+    monkeypatch.setattr(export, "random_pictures", lambda model, *args, **kwargs: torch.randn(2, 3, 32, 32))
+    load = export.load_model
+
+    def another_model(source):  # what is compared is not what is written
+        model = load(source)
+        monkeypatch.setattr(export, "write", lambda _, *args: write(randomize_(load(source).float(), seed=1), *args))
+        return model
+
+    write = export.write
+    monkeypatch.setattr(export, "load_model", another_model)
+    assert export.main([str(folder), str(tmp_path / "exported"), "--format", "torch"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: The exported program's logits differ from torch's by ") and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+WRONG_INPUT = {
+    "no source": ("absent {out} --format torch", "source is absent"),
+    "opset": ("{folder} {out} --format torch --opset 18", "--opset is 18, but --format torch has no opsets"),
+    "output is a file": ("{folder} {file} --format torch", "a file, but it must be a folder"),
+    "output is the source": ("{folder} {folder} --format torch", "must not be or hold the source"),
+    "output in use": ("{folder} {full} --format torch", "not empty; empty it or pass --overwrite"),
+    "missing packages": ("{folder} {out} --format onnx", "needs no_such, nor_this: pip install no_such nor_this."),
+}
+
+
+@pytest.mark.parametrize("flags, message", WRONG_INPUT.values(), ids=WRONG_INPUT)
+def test_wrong_input_ends_with_a_sentence(flags, message, folder, tmp_path, capsys, monkeypatch):
+    require("torch")
+    monkeypatch.setitem(export.PACKAGES, "onnx", ("no_such", "nor_this"))
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept").touch()
+    before = sorted(folder.iterdir())
+    names = {name: tmp_path / name for name in ("out", "file", "full")}
+    assert export.main(flags.format(folder=folder, **names).split()) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
+    assert sorted(folder.iterdir()) == before
