@@ -128,18 +128,25 @@ def call():
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("TRITON_INTERPRET", "1")
             pool.submit(multiply_bfloat16).result()
+        try:
+            pool.submit(errors, Case(1, 1)).result()
+        except Exception as error:
+            if "only 0-dimensional arrays" in str(error):
+                pytest.skip("the interpreter of this old Triton cannot count with this new numpy")
+            raise
         yield lambda function, *args: pool.submit(function, *args).result()
 
 
 # Rounding of a sum of N float32 numbers grows as the square root of N.
 FLOAT32 = [
     *(Case(heads, patches) for heads in (4, 6, 8, 16, 3) for patches in (1, 17)),
-    *(Case(heads, 17, channels) for heads in (8, 16) for channels in (64, 5)),
+    Case(8, 17, 5),
+    Case(16, 17, 64),
     Case(4, 70),
     Case(1, 33, 32),
     Case(2, 17, 128),
     Case(4, 17, batch=3),
-    *(Case(6, 17, batch=2, layout=layout) for layout in LAYOUTS if layout != "heads last"),
+    *(Case(6, 9, batch=2, layout=layout) for layout in LAYOUTS if layout != "heads last"),
     *(
         pytest.param(case, marks=pytest.mark.slow)
         for case in (Case(4, 196), Case(8, 196), Case(16, 196), Case(6, 577), Case(4, 577, batch=2), Case(16, 196, 64))
@@ -336,13 +343,11 @@ def compiler(tmp_path_factory):
 H100, A100, RTX_4090 = (90, 227 * 1024), (80, 163 * 1024), (89, 99 * 1024)
 FLOAT, HALF_DTYPE = torch.float32, torch.bfloat16
 COMPILED = [
-    (H100, Case(16, 576, dtype=HALF_DTYPE)),
     (RTX_4090, Case(8, 576, dtype=HALF_DTYPE)),
     *(
         pytest.param(gpu, case, marks=pytest.mark.slow)
         for gpu, case in [
-            *((H100, Case(heads, 576, dtype=dtype)) for heads in (4, 6, 8) for dtype in (FLOAT, HALF_DTYPE)),
-            (H100, Case(16, 576, dtype=FLOAT)),
+            *((H100, Case(heads, 576, dtype=dtype)) for heads in (4, 6, 8, 16) for dtype in (FLOAT, HALF_DTYPE)),
             (H100, Case(16, 576, 128, dtype=HALF_DTYPE)),
             (H100, Case(8, 576, 128, dtype=FLOAT)),
             (A100, Case(16, 576, dtype=HALF_DTYPE)),
