@@ -7,21 +7,14 @@ which facebookresearch/deit, `datasets.py`, keeps).
 """
 
 import glob
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
-import numpy as np
 import torch
-from PIL import Image, ImageOps
-from transformers import TrainerCallback, TrainingArguments
-
-from ..image_processing_pil_cait import to_pixels
-
-
-CROP_AREA, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # share of the picture, width / height
+from PIL import Image
+from transformers import TrainingArguments
 
 
 def option(help: str, default=None):
@@ -64,10 +57,10 @@ class LabelledPictures(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict:
-        row = self.rows[index]
+    def __getitem__(self, key: int) -> dict:
+        row = self.rows[key % len(self.rows)]
         label = self._label2id[self._name_of(row[self.label_column])]
-        return {"pixel_values": self._transform(row[self.image_column], index), "labels": label}
+        return {"pixel_values": self._transform(row[self.image_column], key), "labels": label, "key": key}
 
 
 def load_data(
@@ -145,75 +138,3 @@ def find_column(
     if len(found) != 1:
         raise ValueError(f"{problem}: set --{kind}_column_name to one of {', '.join(columns)}.")
     return found[0]
-
-
-class TrainTransform(TrainerCallback):
-    """A random crop, resized, mirrored at random, then the values of the model's own preprocessing.
-
-    The random numbers depend on the seed, the epoch and the index of the picture alone: a training that was
-    interrupted in the middle of an epoch repeats them, with any number of worker processes. As a callback of `Trainer`
-    it learns when an epoch begins.
-    """
-
-    def __init__(self, image_processor, seed: int):
-        self.image_processor, self.seed = image_processor, seed
-        self.size = input_size(image_processor)
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers outlive an epoch
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.epoch.fill_(int(state.epoch))
-
-    def __call__(self, image: Image.Image, index: int) -> torch.Tensor:
-        rng = np.random.default_rng((self.seed, int(self.epoch), index))
-        image = to_rgb(image)
-        crop = image.resize(self.size[::-1], Image.Resampling.BICUBIC, box=random_part(*image.size, rng))
-        crop = ImageOps.mirror(crop) if rng.random() < 0.5 else crop
-        return self.image_processor(crop, do_resize=False, do_center_crop=False, return_tensors="pt").pixel_values[0]
-
-
-class EvalTransform:
-    """The model's own preprocessing."""
-
-    def __init__(self, image_processor):
-        self.image_processor = image_processor
-
-    def __call__(self, image: Image.Image, index: int) -> torch.Tensor:
-        return self.image_processor(to_rgb(image), return_tensors="pt").pixel_values[0]
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as RGB, also palettes, CMYK and 16 bits, the same way for every model."""
-    return Image.fromarray(to_pixels(image).permute(1, 2, 0).numpy().astype(np.uint8))
-
-
-def random_part(width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of a part of random area, aspect ratio and place of a picture."""
-    for _ in range(10):
-        area = width * height * rng.uniform(*CROP_AREA)
-        ratio = math.exp(rng.uniform(*map(math.log, CROP_RATIO)))
-        part_width, part_height = math.sqrt(area * ratio), math.sqrt(area / ratio)
-        if part_width <= width and part_height <= height:
-            left, top = rng.uniform(0, width - part_width), rng.uniform(0, height - part_height)
-            return left, top, min(left + part_width, width), min(top + part_height, height)
-    # such a long picture seldom holds a part of an allowed ratio: take the largest one, in its middle
-    ratio = min(max(width / height, CROP_RATIO[0]), CROP_RATIO[1])
-    part_width, part_height = min(width, height * ratio), min(height, width / ratio)
-    left, top = (width - part_width) / 2, (height - part_height) / 2
-    return left, top, min(left + part_width, width), min(top + part_height, height)
-
-
-def input_size(image_processor) -> tuple[int, int]:
-    """(height, width) of the pictures that the model gets."""
-    cropped = getattr(image_processor, "do_center_crop", None) and image_processor.crop_size
-    size = cropped or getattr(image_processor, "size", None) or {}
-    edges = size.get("height") or size.get("shortest_edge"), size.get("width") or size.get("shortest_edge")
-    if None in edges:
-        raise ValueError(f"the image processor {type(image_processor).__name__} has no size that this script knows.")
-    return edges
-
-
-def collate(items: list[dict]) -> dict[str, torch.Tensor]:
-    return {
-        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
-        "labels": torch.tensor([item["labels"] for item in items]),
-    }

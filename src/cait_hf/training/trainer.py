@@ -1,33 +1,198 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""`Trainer` with the weight decay of the official recipe (facebookresearch/deit with timm 0.3.2's optimizers).
+"""`Trainer` with the recipe of the official training (facebookresearch/deit with timm 0.3.2).
 
 Like the official training loop (`engine.py`), it stops at a loss that is not finite; plain `Trainer` trains on.
 """
 
+from pathlib import Path
+
 import torch
-from transformers import Trainer
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from .arguments import RecipeArguments
+from .distillation import Distillation, classification_loss
+from .ema import ModelEma
+from .experiment import could_not_be_written, make_optimizer, make_sampler, make_scheduler
+from .metrics import ClassificationMetrics
+from .models import plain_model
+from .optimization import decayed_parameter_names
+from .progress import StepTimer, TrainingProgress
+from .randomness import Randomness, seed_forward_pass
+from .transforms import TrainCollator, collate
 
 
 class ImageClassificationTrainer(Trainer):
-    """`Trainer` that decays no vectors (biases, norms, LayerScale), no positions and no class token.
+    """`Trainer` for any image classifier: soft labels, a teacher, layer decay, an average of the weights.
+
+    Weight decay spares all vectors (biases, norms, LayerScale), positions and class token. The loss is the cross
+    entropy of the logits, whatever the model's own may be.
+
+    Args:
+        recipe ([`~cait_hf.training.arguments.RecipeArguments`], *optional*): the defaults change nothing.
+        train_collator ([`~cait_hf.training.transforms.TrainCollator`], *optional*): makes the batches to train on.
+        randomness ([`~cait_hf.training.randomness.Randomness`], *optional*): with it the order of the pictures and
+            what is dropped depend on seed and step alone. Without it: Trainer's own order.
+        distillation ([`~cait_hf.training.distillation.Distillation`], *optional*): a teacher.
+        **kwargs: of `Trainer`.
 
     Raises:
         FloatingPointError: by `train`, if the loss of a step is not finite. The step is not taken, and earlier
             checkpoints are kept.
+        ValueError: if an average is to be kept of weights that are sharded.
     """
 
-    def training_step(self, *args, **kwargs) -> torch.Tensor:
-        """The base class's step; raises `FloatingPointError` before its gradients reach the weights."""
-        loss = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss).all():
-            raise FloatingPointError(
-                f"The loss is {loss.item()} at step {self.state.global_step + 1}, so training stopped before that "
-                "step: look for pixels or labels that are not finite, or lower the learning rate. Checkpoints of "
-                f"earlier steps, if any, are in {self.args.output_dir}."
-            )
-        return loss
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        args: TrainingArguments,
+        recipe: RecipeArguments | None = None,
+        train_collator: TrainCollator | None = None,
+        randomness: Randomness | None = None,
+        distillation: Distillation | None = None,
+        **kwargs,
+    ):
+        if train_collator is not None:
+            kwargs["data_collator"] = collate
+        super().__init__(model=model, args=args, **kwargs)
+        self.recipe, self.train_collator, self.randomness = recipe or RecipeArguments(), train_collator, randomness
+        self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = False  # ours is the mean of a batch
+        self.distillation = distillation.to(self.args.device) if distillation else None
+        self.ema = None
+        if self.recipe.ema_decay is not None:
+            if self.sharded:
+                raise ValueError("--ema_decay needs the weights in one piece: drop it, or FSDP and DeepSpeed.")
+            self.ema = ModelEma(self.model, self.recipe.ema_decay, self.recipe.ema_warmup)
+        self.timer, self.results = StepTimer(self.args.world_size), {}
+        self.add_callback(_KeepUp(self))
+        if self.pop_callback(ProgressCallback) is not None or self.args.disable_tqdm:
+            self.pop_callback(PrinterCallback)
+            self.add_callback(TrainingProgress(self.timer))
+        self._micro_step = 0
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights lie in pieces on the processes."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """The base class's, with the batches of `train_collator`; a stream is dealt to the processes already."""
+        for_evaluation = self.data_collator
+        self.data_collator = self.train_collator or for_evaluation
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = for_evaluation
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.randomness is None or not hasattr(dataset, "__len__"):
+            return super()._get_train_sampler(train_dataset)
+        return make_sampler(len(dataset), self.randomness, self.recipe, self.args)
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """The optimizer of `--optim`, with this package's groups."""
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(self.model if model is None else model, self.recipe, self.args)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule of the flags, which may be the official one."""
+        if self.lr_scheduler is None:
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = make_scheduler(optimizer, self.recipe, self.args, num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _get_learning_rate(self) -> float:
+        return max(self.lr_scheduler.get_last_lr())  # the head's, where layers have shares of it
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Names of the parameters with two or more axes that the model's `no_weight_decay()`, if any, leaves."""
-        exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
-        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2 and name not in exempt]
+        return sorted(decayed_parameter_names(plain_model(model)))
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        """The base class's step; raises `FloatingPointError` before its gradients reach the weights."""
+        if self.randomness is not None:
+            place = self.state.global_step, self._micro_step, self.args.process_index
+            seed_forward_pass(self.randomness.seed, *place)
+            self._micro_step += 1
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss).all():
+            raise not_finite(loss, self.state.global_step + 1, self.args.output_dir)
+        return loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Cross entropy with classes or shares of classes and, in training, the teacher's part."""
+        inputs = dict(inputs)
+        labels = inputs.pop("labels", None)
+        if labels is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(**inputs)
+        loss = classification_loss(outputs.logits, labels)
+        if self.distillation is not None and model.training:
+            with self.accelerator.autocast():
+                loss = self.distillation(inputs["pixel_values"], outputs.logits, loss)
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """The base class's metrics and, where an average of the weights is kept, the same of it as `eval_ema_...`."""
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        self._keep_results("raw")
+        if self.ema is not None:
+            with self.ema.in_place_of(self.model):
+                metrics |= super().evaluate(eval_dataset, ignore_keys, f"{metric_key_prefix}_ema")
+            self._keep_results("ema")
+        return metrics
+
+    def _keep_results(self, weights: str):
+        if isinstance(self.compute_metrics, ClassificationMetrics):
+            self.results[weights] = self.compute_metrics.last
+
+    def get_batch_samples(self, epoch_iterator, *args, **kwargs):
+        """The base class's; the timer measures how long it waits."""
+        return super().get_batch_samples(self.timer.batches(epoch_iterator), *args, **kwargs)
+
+    def _save_checkpoint(self, *args, **kwargs):
+        with could_not_be_written(self.state.global_step, self.args.output_dir):
+            super()._save_checkpoint(*args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str):
+        if self.ema is not None and self.args.should_save:
+            self.ema.save(output_dir)  # before the file that tells that the checkpoint is complete
+        super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_best_model(self):
+        super()._load_best_model()
+        if self.ema is not None:
+            self.ema.load(self.state.best_model_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.ema is not None and checkpoint is not None:
+            self.ema.load(checkpoint)
+
+
+class _KeepUp(TrainerCallback):
+    """Tells the trainer's parts where training is."""
+
+    def __init__(self, trainer: ImageClassificationTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if self.trainer.randomness is not None:
+            self.trainer.randomness.epoch = int(state.epoch)
+        if hasattr(self.trainer.train_dataset, "set_epoch"):
+            self.trainer.train_dataset.set_epoch(int(state.epoch))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer._micro_step = 0
+        if self.trainer.ema is not None:
+            self.trainer.ema.update(self.trainer.model, state.global_step)
+
+
+def not_finite(loss: torch.Tensor, step: int, output_dir: str | Path) -> FloatingPointError:
+    """The error for a loss that is not finite at optimizer step number `step`, which is not taken."""
+    return FloatingPointError(
+        f"The loss is {loss.item()} at step {step}, so training stopped before that step: look for pixels or labels "
+        f"that are not finite, or lower the learning rate. Checkpoints of earlier steps, if any, are in {output_dir}."
+    )

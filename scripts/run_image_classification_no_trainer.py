@@ -1,0 +1,463 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""Fine-tune, train or evaluate an image classifier with a loop of its own on accelerate, there to be read and changed.
+
+    python scripts/run_image_classification_no_trainer.py scripts/recipes/finetune.yaml \\
+        --model_name_or_path timm/cait_xxs24_224.fb_dist_in1k \\
+        --train_dir pictures/train --validation_dir pictures/validation --output_dir outputs/finetuned
+
+    accelerate launch --config_file scripts/accelerate_configs/ddp.yaml scripts/run_image_classification_no_trainer.py ...
+
+Flags, files and result are those of `run_image_classification.py`, to the bit where one process trains in float32. Of
+the flags of `transformers.TrainingArguments` those that only Trainer can follow are refused.
+"""
+
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, skip_first_batches
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, TorchDynamoPlugin
+from huggingface_hub.errors import StrictDataclassError
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers.trainer_callback import DefaultFlowCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
+
+from cait_hf.training.arguments import TrainingArguments
+from cait_hf.training.distillation import classification_loss
+from cait_hf.training.ema import ModelEma
+from cait_hf.training.experiment import (
+    TRAINER_STATE,
+    Experiment,
+    could_not_be_written,
+    finish,
+    make_optimizer,
+    make_sampler,
+    make_scheduler,
+    prepare,
+    set_up_logging,
+)
+from cait_hf.training.metrics import best_classes, classification_metrics, scalars
+from cait_hf.training.progress import StepTimer
+from cait_hf.training.randomness import seed_forward_pass
+from cait_hf.training.trainer import not_finite
+from cait_hf.training.transforms import collate
+
+
+# The flags of TrainingArguments that this loop follows; any other must keep its default.
+FOLLOWED = [
+    "output_dir",
+    "do_train",
+    "do_eval",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "num_train_epochs",
+    "max_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "optim",
+    "optim_args",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "gradient_accumulation_steps",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "bf16",
+    "fp16",
+    "torch_compile",
+    "torch_compile_backend",
+    "torch_compile_mode",
+    "activation_checkpointing",
+    "activation_checkpointing_kwargs",
+    "gradient_checkpointing",
+    "gradient_checkpointing_kwargs",
+    "logging_strategy",
+    "logging_steps",
+    "logging_first_step",
+    "report_to",
+    "run_name",
+    "project",
+    "eval_strategy",
+    "eval_steps",
+    "eval_delay",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+    "resume_from_checkpoint",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_token",
+    "hub_private_repo",
+    "seed",
+    "use_cpu",
+    "dataloader_drop_last",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "disable_tqdm",
+    "remove_unused_columns",
+    "ddp_timeout",
+    "local_rank",
+    "log_level",
+    "trackio_space_id",
+]
+
+
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Run the script and return what it writes to `all_results.json`; wrong input ends it with a sentence."""
+    set_up_logging()
+    try:
+        experiment = prepare(sys.argv[1:] if argv is None else argv)
+        check_flags(experiment.training_args)
+        loop = Loop.of(experiment)
+    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
+        sys.exit(f"error: {error}")
+    metrics = {}
+    try:
+        if experiment.training_args.do_train:
+            metrics |= loop.train()
+        if experiment.training_args.do_eval:
+            metrics |= loop.evaluate()
+        state_dict = loop.accelerator.get_state_dict(loop.model) if loop.sharded else None
+        loop.accelerator.end_training()
+        return finish(
+            experiment,
+            loop.plain_model,
+            loop.ema,
+            metrics=metrics,
+            results=loop.results,
+            log_history=loop.state.log_history,
+            state_dict=state_dict,
+        )
+    except (FloatingPointError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def check_flags(args: TrainingArguments):
+    """Raise ValueError for a flag that is set and that this loop does not follow."""
+    for field in fields(args):
+        if field.init and field.name not in FOLLOWED and getattr(args, field.name) != default_of(args, field.name):
+            raise ValueError(f"--{field.name} is for run_image_classification.py: leave it out here.")
+
+
+def default_of(args: TrainingArguments, name: str):
+    """What a flag is when it is not passed; other flags may have a part in it."""
+    return getattr(TrainingArguments(output_dir=args.output_dir, use_cpu=args.use_cpu), name)
+
+
+@dataclass
+class Loop:
+    """A training from its state at the start, or at a checkpoint, to its end."""
+
+    experiment: Experiment
+    accelerator: Accelerator
+    model: torch.nn.Module  # wrapped by accelerate
+    plain_model: torch.nn.Module  # the same without wrappers
+    optimizer: torch.optim.Optimizer | None
+    train_loader: DataLoader | None
+    eval_loader: DataLoader | None
+    ema: ModelEma | None
+    state: TrainerState  # Trainer's, with the same meaning
+    timer: StepTimer
+    results: dict[str, dict]  # of the last evaluation, of "raw" weights and "ema"
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Loop":
+        args, recipe = experiment.training_args, experiment.recipe
+        accelerator = make_accelerator(args)
+        model, optimizer, train_loader, eval_loader = experiment.model, None, None, None
+        if args.activation_checkpointing:
+            model.gradient_checkpointing_enable(args.activation_checkpointing_kwargs)
+        if experiment.distillation is not None:
+            experiment.distillation.to(accelerator.device)
+        if args.do_eval:
+            eval_loader = accelerator.prepare(make_loader(experiment, training=False))
+        if args.do_train:
+            optimizer = make_optimizer(model, recipe, args)
+            train_loader = make_loader(experiment, training=True)
+            if experiment.streaming:  # dealt to the processes already
+                model, optimizer = accelerator.prepare(model, optimizer)
+            else:
+                model, optimizer, train_loader = accelerator.prepare(model, optimizer, train_loader)
+        else:
+            model = accelerator.prepare_model(model, evaluation_mode=True)
+        plain_model = accelerator.unwrap_model(model, keep_torch_compile=False)
+        ema = None
+        if recipe.ema_decay is not None:
+            if accelerator.distributed_type in SHARDED:
+                raise ValueError("--ema_decay needs the weights in one piece: drop it, or FSDP and DeepSpeed.")
+            ema = ModelEma(plain_model, recipe.ema_decay, recipe.ema_warmup)
+        state = TrainerState(is_world_process_zero=accelerator.is_main_process)
+        timer = StepTimer(accelerator.num_processes)
+        return cls(
+            experiment, accelerator, model, plain_model, optimizer, train_loader, eval_loader, ema, state, timer, {}
+        )
+
+    def train(self) -> dict[str, float]:
+        """All epochs, or those behind the checkpoint to go on from; returns `train_...` figures."""
+        args = self.experiment.training_args
+        self.per_epoch, num_epochs, max_steps = length_of_training(self.train_loader, args)
+        self.scheduler = make_scheduler(self.optimizer, self.experiment.recipe, args, max_steps)
+        self.accelerator.register_for_checkpointing(self.scheduler)
+        self.state.compute_steps(args, max_steps)
+        self.state.max_steps, self.state.num_train_epochs = max_steps, num_epochs
+        self.load_checkpoint(self.experiment.resume_from_checkpoint)
+        self.control, self.flow = TrainerControl(), DefaultFlowCallback()  # when to log, evaluate and save
+        self.losses, self.total_loss, first_step = [], 0.0, self.state.global_step
+        self.bar = tqdm(total=max_steps, initial=first_step, disable=self.quiet)
+        self.timer.skip()
+        for epoch in range(self.state.global_step // self.per_epoch, num_epochs):
+            self.train_epoch(epoch)
+            if self.state.global_step >= max_steps:
+                break
+        self.bar.close()
+        if args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self.accelerator.load_state(self.state.best_model_checkpoint)
+            if self.ema is not None:
+                self.ema.load(self.state.best_model_checkpoint)
+        self.total_loss += sum(map(float, self.losses))
+        loss = self.total_loss / max(1, self.state.global_step - first_step)
+        return {"train_loss": loss, "epoch": self.state.epoch, **self.timer.summary()}
+
+    def train_epoch(self, epoch: int):
+        self.experiment.randomness.epoch = epoch
+        self.model.train()
+        for batches in self.accumulated_batches(self.state.global_step - epoch * self.per_epoch):
+            self.train_step(batches)
+            self.state.epoch = epoch + (self.state.global_step - epoch * self.per_epoch) / self.per_epoch
+            self.flow.on_step_end(self.experiment.training_args, self.state, self.control)
+            self.log_evaluate_save()
+            if self.control.should_training_stop:
+                break
+        self.flow.on_epoch_end(self.experiment.training_args, self.state, self.control)
+        self.log_evaluate_save()
+
+    def accumulated_batches(self, steps_taken: int) -> Iterator[list[dict[str, torch.Tensor]]]:
+        """The batches of each step of an epoch, behind those of the steps that were taken before an interruption."""
+        per_step = self.experiment.training_args.gradient_accumulation_steps
+        loader = self.train_loader
+        if steps_taken:
+            loader = skip_first_batches(loader, steps_taken * per_step)
+        batches = []
+        for batch in self.timer.batches(loader):
+            batches.append({name: values.to(self.accelerator.device) for name, values in batch.items()})
+            if len(batches) == per_step:
+                yield batches
+                batches = []
+        if batches:
+            yield batches
+
+    def train_step(self, batches: list[dict[str, torch.Tensor]]):
+        """One step of the optimizer, with the mean of the batches' gradients."""
+        args, step = self.experiment.training_args, self.state.global_step
+        total = torch.zeros((), device=self.accelerator.device)
+        for micro_step, batch in enumerate(batches):
+            seed_forward_pass(args.seed, step, micro_step, self.accelerator.process_index)
+            last = micro_step == len(batches) - 1
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss = self.loss_of(batch) / len(batches)
+                self.accelerator.backward(loss)
+            if not torch.isfinite(loss):
+                raise not_finite(loss, step + 1, args.output_dir)
+            total += loss.detach()
+        limit = args.max_grad_norm if args.max_grad_norm > 0 else math.inf
+        self.grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        self.optimizer.step()
+        self.learning_rate = max(self.scheduler.get_last_lr())  # the head's, where layers have shares of it
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.scheduler.step()
+        self.optimizer.zero_grad()
+        self.losses.append(total)
+        self.state.global_step += 1
+        if self.ema is not None:
+            self.ema.update(self.plain_model, self.state.global_step)
+        self.timer.step()
+        self.bar.set_postfix(self.timer.postfix(), refresh=False)
+        self.bar.update()
+
+    def loss_of(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The mean loss of a batch, with the teacher's part if there is one."""
+        logits = self.model(pixel_values=batch["pixel_values"]).logits
+        loss = classification_loss(logits, batch["labels"])
+        if self.experiment.distillation is not None:
+            with self.accelerator.autocast():
+                loss = self.experiment.distillation(batch["pixel_values"], logits, loss)
+        return loss
+
+    def log_evaluate_save(self):
+        """What the flow of Trainer finds to be due."""
+        args, control = self.experiment.training_args, self.control
+        if control.should_log and self.losses:
+            loss = self.accelerator.gather(torch.stack(self.losses).mean()).mean().item()
+            norm = self.grad_norm.item() if torch.is_tensor(self.grad_norm) else self.grad_norm
+            self.log({"loss": loss, "grad_norm": norm, "learning_rate": self.learning_rate})
+            self.total_loss, self.losses = self.total_loss + sum(map(float, self.losses)), []
+        if control.should_evaluate:
+            best = self.is_best(self.evaluate())
+            if args.save_strategy == SaveStrategy.BEST:
+                control.should_save = best
+            self.model.train()
+        if control.should_save:
+            self.save_checkpoint()
+        control.should_log = control.should_evaluate = control.should_save = False
+        self.timer.skip()
+
+    def log(self, figures: dict[str, float]):
+        figures = {**figures, "epoch": round(self.state.epoch, 4)}
+        self.state.log_history.append({**figures, "step": self.state.global_step})
+        self.accelerator.log(figures, step=self.state.global_step)
+        if not self.quiet:
+            self.bar.write(str(figures)) if hasattr(self, "bar") else print(figures)
+
+    def is_best(self, metrics: dict[str, float]) -> bool:
+        """Whether an evaluation is the best so far; the state remembers it."""
+        args, state = self.experiment.training_args, self.state
+        if args.metric_for_best_model is None:
+            return False
+        name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+        if name not in metrics:
+            raise ValueError(f"--metric_for_best_model is {name}, but there are only {', '.join(metrics)}.")
+        sign = 1 if args.greater_is_better else -1
+        best = state.best_metric is None or sign * metrics[name] > sign * state.best_metric
+        if best:
+            state.best_metric, state.best_global_step = metrics[name], state.global_step
+        return best
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss and accuracies as `eval_...` and, of the average of the weights, as `eval_ema_...`."""
+        metrics = self.evaluate_weights("raw", "eval")
+        if self.ema is not None:
+            with self.ema.in_place_of(self.plain_model):
+                metrics |= self.evaluate_weights("ema", "eval_ema")
+        self.log(metrics)
+        return metrics
+
+    @torch.no_grad()
+    def evaluate_weights(self, whose: str, prefix: str) -> dict[str, float]:
+        self.model.eval()
+        losses, best, labels = [], [], []
+        for batch in tqdm(self.eval_loader, disable=self.quiet, leave=False, desc="evaluation"):
+            logits = self.model(pixel_values=batch["pixel_values"]).logits
+            loss = classification_loss(logits, batch["labels"]).expand(len(logits)).contiguous()
+            gathered = self.accelerator.gather_for_metrics((loss, best_classes(logits), batch["labels"]))
+            for values, new in zip((losses, best, labels), gathered):
+                values.append(new.cpu())
+        num_classes = self.plain_model.config.num_labels
+        self.results[whose] = classification_metrics(torch.cat(best), torch.cat(labels), num_classes)
+        metrics = {"loss": torch.cat(losses).double().mean().item(), **scalars(self.results[whose])}
+        return {f"{prefix}_{name}": value for name, value in metrics.items()}
+
+    def save_checkpoint(self):
+        """A folder that is complete as soon as it has its name."""
+        args, step = self.experiment.training_args, self.state.global_step
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        unfinished = folder.with_name(f".{folder.name}.part")
+        with could_not_be_written(step, args.output_dir, unfinished if self.accelerator.is_main_process else None):
+            self.accelerator.save_state(str(unfinished))
+            if self.accelerator.is_main_process:
+                if self.ema is not None:
+                    self.ema.save(unfinished)
+                self.plain_model.config.save_pretrained(unfinished)
+                self.experiment.image_processor.save_pretrained(unfinished)
+                if self.state.best_global_step == step:
+                    self.state.best_model_checkpoint = str(folder)
+                self.state.save_to_json(str(unfinished / TRAINER_STATE))
+                if folder.exists():
+                    shutil.rmtree(folder)
+                os.replace(unfinished, folder)
+                rotate_checkpoints(args.output_dir, args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+        if self.state.best_global_step == step:
+            self.state.best_model_checkpoint = str(folder)
+
+    def load_checkpoint(self, folder: str | None):
+        if folder is None:
+            return
+        self.accelerator.load_state(folder)
+        if self.ema is not None:
+            self.ema.load(folder)
+        stored = TrainerState.load_from_json(os.path.join(folder, TRAINER_STATE))
+        for name in (
+            "epoch",
+            "global_step",
+            "log_history",
+            "best_metric",
+            "best_global_step",
+            "best_model_checkpoint",
+        ):
+            setattr(self.state, name, getattr(stored, name))
+
+    @property
+    def sharded(self) -> bool:
+        return self.accelerator.distributed_type in SHARDED
+
+    @property
+    def quiet(self) -> bool:
+        return self.experiment.training_args.disable_tqdm or not self.accelerator.is_local_main_process
+
+
+def make_accelerator(args: TrainingArguments) -> Accelerator:
+    """The one engine: processes, precision, FSDP and DeepSpeed are what `accelerate launch` was told."""
+    precision = "fp16" if args.fp16 else "bf16" if args.bf16 else None  # None: as launched
+    compilation = TorchDynamoPlugin(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        dynamo_plugin=compilation if args.torch_compile else None,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
+        log_with=args.report_to or None,
+        project_dir=args.output_dir,
+    )
+    if args.report_to:
+        accelerator.init_trackers(args.project)
+    return accelerator
+
+
+def make_loader(experiment: Experiment, training: bool) -> DataLoader:
+    """Batches in the order and with the collator of training, or as they come."""
+    args, workers = experiment.training_args, experiment.training_args.dataloader_num_workers
+    dataset = experiment.train_data if training else experiment.eval_data
+    order = {}
+    if training and not experiment.streaming:
+        sampler = make_sampler(len(dataset), experiment.randomness, experiment.recipe, args)
+        order = {"sampler": sampler, "drop_last": args.dataloader_drop_last}
+    return DataLoader(
+        dataset,
+        batch_size=args.train_batch_size if training else args.eval_batch_size,
+        collate_fn=experiment.train_collator if training else collate,
+        num_workers=workers,
+        pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+        persistent_workers=args.dataloader_persistent_workers and workers > 0,
+        prefetch_factor=args.dataloader_prefetch_factor,
+        **order,
+    )
+
+
+def length_of_training(loader: DataLoader, args: TrainingArguments) -> tuple[int, int, int]:
+    """Steps in an epoch, epochs, steps in all; a stream is one epoch without end."""
+    if not hasattr(loader.dataset, "__len__"):
+        return args.max_steps, 1, args.max_steps
+    per_epoch = max(1, math.ceil(len(loader) / args.gradient_accumulation_steps))
+    max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+    return per_epoch, math.ceil(max_steps / per_epoch), max_steps
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""The flags of both training scripts.
+
+A first argument that ends in .yaml, .yml or .json names a file of flags, such as a recipe; flags that follow override it.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+import yaml
+from transformers import HfArgumentParser
+
+from .data import DataArguments, option
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str | None = option("Checkpoint, a folder or Hub id. Without it: training from scratch.")
+    config_name: str | None = option("From scratch: folder or Hub id of the configuration. Without it: CaiT XXS24.")
+    config_overrides: str | None = option("From scratch: fields, such as hidden_size=96,num_hidden_layers=6.")
+    image_size: int | None = option("CaiT only: resolution to work at; the positions are resized to it.")
+    drop_path_rate: float | None = option("Rate of stochastic depth, in [0, 1).")
+    ignore_mismatched_sizes: bool = option("Start a new classifier if the number of classes differs.", False)
+    trust_remote_code: bool = option("Run model code that comes with the checkpoint.", False)
+
+
+@dataclass
+class RecipeArguments:
+    # augmentation
+    crop_area: float = option("Least share of the picture's area that a random crop takes.", 0.08)
+    flip_probability: float = option("Probability of mirroring a picture.", 0.5)
+    auto_augment: str | None = option("timm's name of a policy, such as rand-m9-mstd0.5-inc1.")
+    random_erasing: float = option("Probability of noise in the place of a random rectangle.", 0.0)
+    repeated_augmentation: int = option("Views of each picture in an epoch, which gets as many pictures fewer.", 1)
+    mixup: float = option("Alpha of mixup; 0 is off.", 0.0)
+    cutmix: float = option("Alpha of cutmix; 0 is off.", 0.0)
+    mixup_prob: float = option("Probability of mixing a batch.", 1.0)
+    mixup_switch_prob: float = option("Probability of cutmix where mixup is on too.", 0.5)
+    mixup_mode: str = option("What shares a draw: batch, pair or elem.", "batch")
+    # optimization
+    base_learning_rate: float | None = option(
+        "Learning rate for 512 pictures a step; --learning_rate follows from it."
+    )
+    warmup_epochs: float | None = option("Length of the warm-up; --warmup_steps follows from it.")
+    warmup_lr: float | None = option("Learning rate at the first step; with it, the official cosine schedule.")
+    min_lr: float | None = option("Learning rate at the last step; with it, the official cosine schedule.")
+    layer_decay: float = option("Share of the learning rate that each layer has of the next one's.", 1.0)
+    trainable: str = option("What trains: all, head (linear probe), attention, or a number of last layers.", "all")
+    ema_decay: float | None = option("Keep, evaluate and save an average of the weights too; officially 0.99996.")
+    ema_warmup: bool = option("Start the average with a smaller decay.", False)
+    # LoRA
+    lora_rank: int | None = option("Train adapters of this rank and the classifier; merged at the end.")
+    lora_alpha: float | None = option("Scale of the adapters times their rank. Without it: twice the rank.")
+    lora_dropout: float = option("Dropout before the adapters.", 0.0)
+    lora_target_modules: str = option("Linears with adapters, names with commas between.", "q_proj,v_proj")
+    # distillation
+    teacher_model_name_or_path: str | None = option("Classifier to learn from, a folder or Hub id.")
+    distillation_type: str = option("What of the teacher: hard (its best class) or soft (its logits).", "hard")
+    distillation_alpha: float = option("Weight of the teacher in the loss.", 0.5)
+    distillation_tau: float = option("Temperature of soft distillation.", 1.0)
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """Transformers' arguments; on a GPU that has bfloat16 it is the default."""
+
+    bf16: bool | None = option("Mixed precision in bfloat16. Without it: on GPUs that have it, unless --fp16.")
+    remove_unused_columns: bool = option("Leave it off: the pictures are no column that the model names.", False)
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            on_gpu = torch.cuda.is_available() and not self.use_cpu
+            self.bf16 = on_gpu and not self.fp16 and torch.cuda.is_bf16_supported()
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        super().__post_init__()
+
+
+def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, RecipeArguments, TrainingArguments]:
+    """The arguments of a command line, perhaps with a file of flags before it.
+
+    Raises:
+        ValueError: with a sentence, for what no flag or no training allows.
+    """
+    parser = HfArgumentParser((ModelArguments, DataArguments, RecipeArguments, TrainingArguments))
+    if argv and argv[0].endswith((".json", ".yaml", ".yml")):
+        argv = [*_read_flags(argv[0], parser), *argv[1:]]
+    parsed = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    _check(*parsed)
+    return parsed
+
+
+def _read_flags(path: str, parser: HfArgumentParser) -> list[str]:
+    """A file of flags as a command line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        flags = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+    except (json.JSONDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a file of flags: {' '.join(str(error).split())}") from error
+    if not isinstance(flags, dict):
+        raise ValueError(f"{path} must hold names of flags with their values.")
+    known = {action.dest for action in parser._actions}
+    unknown = [str(name) for name in flags if name not in known]
+    if unknown:
+        raise ValueError(f"{path} sets {', '.join(unknown)}, but there are no such flags.")
+    argv = []
+    for name, value in flags.items():
+        if isinstance(value, list):
+            argv += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            argv += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return argv
+
+
+def _check(model_args: ModelArguments, data_args: DataArguments, recipe: RecipeArguments, args: TrainingArguments):
+    pretrained = model_args.model_name_or_path is not None
+    if not (args.do_train or args.do_eval):
+        raise ValueError("there is nothing to do: pass --do_train, --do_eval or both.")
+    if not (args.do_train or pretrained):
+        raise ValueError("--do_eval without --do_train needs --model_name_or_path, the model to evaluate.")
+    if pretrained and (model_args.config_name or model_args.config_overrides):
+        raise ValueError("--config_name and --config_overrides train from scratch: drop them or --model_name_or_path.")
+    if data_args.dataset_name and (data_args.train_dir or data_args.validation_dir):
+        raise ValueError("--dataset_name excludes --train_dir and --validation_dir: pass one or the other.")
+    if not 0 < data_args.train_val_split < 1:
+        raise ValueError(f"--train_val_split is {data_args.train_val_split}, but it must be between 0 and 1.")
+    if recipe.repeated_augmentation < 1:
+        raise ValueError(f"--repeated_augmentation is {recipe.repeated_augmentation}, but it must be at least 1.")
+    if recipe.lora_rank is not None and recipe.lora_rank < 1:
+        raise ValueError(f"--lora_rank is {recipe.lora_rank}, but it must be at least 1.")
+    if recipe.lora_rank is not None and (recipe.trainable != "all" or recipe.layer_decay != 1):
+        raise ValueError("--lora_rank says what trains: drop --trainable and --layer_decay.")
+    if recipe.warmup_epochs is not None and args.warmup_steps:
+        raise ValueError("--warmup_epochs and --warmup_steps say the same: pass one of them.")
+    if recipe.base_learning_rate is not None:
+        pictures = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        args.learning_rate = recipe.base_learning_rate * pictures / 512

@@ -1,0 +1,106 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""The loss of a classifier, and what a teacher adds to it.
+
+CaiT has no distillation token, and the public code cannot train one with a teacher: facebookresearch/deit, `losses.py`,
+wants the two outputs of a distilled DeiT. The ten checkpoints have one class token and one head, so the teacher speaks
+to the same logits as the labels do; that is how DeiT's authors call distillation without a token (arXiv 2012.12877).
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .transforms import normalisation
+
+
+def classification_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy, in float32 or wider.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, classes)`).
+        labels: classes `(batch,)`, or a share of each class `(batch, classes)` that sums to 1.
+    """
+    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+
+
+class Distillation:
+    """A teacher that sees what the student sees, with augmentation and mixup.
+
+    The loss is `(1 - alpha) * own + alpha * teacher's`, the teacher's part (facebookresearch/deit, `losses.py`) being
+    - "hard": the cross entropy with the class that the teacher likes best;
+    - "soft": tau^2 times the mean over batch and classes of the divergence KL(teacher || student), both softened by tau.
+
+    Args:
+        teacher (`PreTrainedModel`): an image classifier; put in evaluation mode, never trained.
+        kind (`str`): "hard" or "soft".
+        alpha (`float`): weight of the teacher, in [0, 1].
+        tau (`float`): temperature of "soft", above 0.
+        student_processor, teacher_processor: image processors; their means and deviations may differ.
+        student_labels (`dict[int, str]`): names of the student's classes; the teacher must know the same ones.
+
+    Raises:
+        ValueError: if an argument is outside its range, or the classes differ.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        kind: str,
+        alpha: float,
+        tau: float,
+        student_processor,
+        teacher_processor,
+        student_labels: dict[int, str],
+    ):
+        if kind not in ("hard", "soft"):
+            raise ValueError(f"--distillation_type is {kind}, but it must be hard or soft.")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"--distillation_alpha is {alpha}, but it must be from 0 to 1.")
+        if not tau > 0:
+            raise ValueError(f"--distillation_tau is {tau}, but it must be above 0.")
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.kind, self.alpha, self.tau = kind, alpha, tau
+        self.order = _order_of_classes(student_labels, teacher.config.id2label)
+        (student_mean, student_std), (mean, std) = map(normalisation, (student_processor, teacher_processor))
+        pairs = list(zip(student_mean, student_std, mean, std))
+        # pixel = student_std * x + student_mean, and the teacher gets (pixel - mean) / std
+        self.scale = torch.tensor([s / t for _, s, _, t in pairs])[:, None, None]
+        self.shift = torch.tensor([(m - n) / t for m, _, n, t in pairs])[:, None, None]
+
+    def to(self, device: torch.device) -> "Distillation":
+        """Move the teacher and all that goes with it."""
+        self.teacher.to(device)
+        self.scale, self.shift, self.order = (tensor.to(device) for tensor in (self.scale, self.shift, self.order))
+        return self
+
+    def __call__(self, pixel_values: torch.Tensor, logits: torch.Tensor, own_loss: torch.Tensor) -> torch.Tensor:
+        """The student's pictures `(batch, channels, height, width)`, its logits and its own loss to the whole loss."""
+        with torch.no_grad():
+            seen = (pixel_values * self.scale + self.shift).to(self.teacher.dtype)
+            teacher_logits = self.teacher(pixel_values=seen).logits[:, self.order]
+        return (1 - self.alpha) * own_loss + self.alpha * teacher_loss(logits, teacher_logits, self.kind, self.tau)
+
+
+def teacher_loss(logits: torch.Tensor, teacher_logits: torch.Tensor, kind: str, tau: float) -> torch.Tensor:
+    """The teacher's part of the loss, see [`Distillation`]; logits `(batch, classes)` of equal classes."""
+    if kind == "hard":
+        return classification_loss(logits, teacher_logits.argmax(dim=1))
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    student, teacher = (F.log_softmax(z.to(wide) / tau, dim=1) for z in (logits, teacher_logits))
+    return F.kl_div(student, teacher, reduction="sum", log_target=True) * tau**2 / logits.numel()
+
+
+def _order_of_classes(student_labels: dict[int, str], teacher_labels: dict[int, str]) -> torch.Tensor:
+    """Of each class of the student, in order, the index that the teacher gives it."""
+    if len(student_labels) != len(teacher_labels):
+        raise ValueError(
+            f"the teacher has {len(teacher_labels)} classes and the model {len(student_labels)}: they must know the same."
+        )
+    index_of = {name: index for index, name in teacher_labels.items()}
+    names = [student_labels[index] for index in range(len(student_labels))]
+    if all(name in index_of for name in names):
+        return torch.tensor([index_of[name] for name in names])
+    if all(name == f"LABEL_{index}" for index, name in teacher_labels.items()):
+        return torch.arange(len(names))  # a teacher whose classes have no names: taken to have the same order
+    missing = next(name for name in names if name not in index_of)
+    raise ValueError(f"the teacher does not know the class {missing!r}: it must be trained for the same classes.")

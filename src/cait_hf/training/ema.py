@@ -1,0 +1,76 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""The moving average of the weights, timm's `ModelEmaV3`, as both training scripts keep, evaluate and save it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+
+EMA_FILE = "ema.safetensors"
+
+
+class ModelEma:
+    """Average of the weights of a model over its steps, the last ones counting most.
+
+    Args:
+        model (`nn.Module`): the model without wrappers, its weights in one piece; they are the first average.
+        decay (`float`): what is kept of the average in a step, in (0, 1); the official training has 0.99996.
+        warmup (`bool`): start with a smaller decay, which grows with the steps; for trainings that are short.
+
+    Raises:
+        ValueError: if `decay` is outside (0, 1).
+        ImportError: if timm is not installed.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, warmup: bool = False):
+        if not 0 < decay < 1:
+            raise ValueError(f"--ema_decay is {decay}, but it must be between 0 and 1.")
+        from timm.utils.model_ema import ModelEmaV3
+
+        self._average = ModelEmaV3(model, decay=decay, use_warmup=warmup)
+
+    def update(self, model: nn.Module, step: int):
+        """Take the weights in after optimizer step number `step`, from 1."""
+        self._average.update(model, step)
+
+    @contextmanager
+    def in_place_of(self, model: nn.Module) -> Iterator[None]:
+        """Give the model the average; at the end it has its own weights again."""
+        self._swap(model)
+        try:
+            yield
+        finally:
+            self._swap(model)
+
+    @torch.no_grad()
+    def _swap(self, model: nn.Module):
+        own, average = model.state_dict(), self._average.module.state_dict()
+        for name, tensor in own.items():
+            kept = tensor.clone()
+            tensor.copy_(average[name])
+            average[name].copy_(kept)
+
+    def save(self, folder: str | Path):
+        """Write `ema.safetensors`, whole or not at all."""
+        path = Path(folder) / EMA_FILE
+        temporary = path.with_suffix(".part")
+        save_file({name: tensor.contiguous() for name, tensor in self._average.module.state_dict().items()}, temporary)
+        os.replace(temporary, path)
+
+    def load(self, folder: str | Path):
+        """Take the average of a checkpoint.
+
+        Raises:
+            ValueError: if the checkpoint has none.
+        """
+        path = Path(folder) / EMA_FILE
+        if not path.is_file():
+            raise ValueError(
+                f"{folder} holds no {EMA_FILE}: it was written without --ema_decay, go on without it too."
+            )
+        self._average.module.load_state_dict(load_file(path))

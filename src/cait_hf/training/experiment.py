@@ -1,0 +1,330 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""From the flags to all that a training loop needs; the two scripts differ in the loop alone."""
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, HTTPError
+from safetensors import SafetensorError
+from transformers import AutoModelForImageClassification, PreTrainedModel, Trainer, get_scheduler, set_seed
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .arguments import DataArguments, ModelArguments, RecipeArguments, TrainingArguments, parse_arguments
+from .data import LabelledPictures, load_data
+from .distillation import Distillation
+from .ema import EMA_FILE, ModelEma
+from .models import add_lora, load_config, load_model, plain_model, save_model, set_labels
+from .optimization import cosine_schedule, freeze_all_but, parameter_groups
+from .randomness import Randomness
+from .report import replacing, write_report
+from .sampling import TrainSampler
+from .transforms import EvalTransform, TrainCollator, TrainTransform
+
+
+logger = logging.getLogger(__name__)
+
+TRAINER_STATE = "trainer_state.json"  # the last file of a checkpoint, in both scripts
+
+
+@dataclass
+class Experiment:
+    """What both loops take.
+
+    Attributes:
+        model (`nn.Module`): with the frozen parts frozen and adapters added.
+        train_data, eval_data ([`LabelledPictures`] or `None`): their items are what the model takes.
+        train_collator ([`TrainCollator`]): makes batches to train on.
+        randomness ([`Randomness`]): its `epoch` is to be set before an epoch begins.
+        distillation ([`Distillation`] or `None`): a teacher, on the CPU.
+        resume_from_checkpoint (`str` or `None`): a complete checkpoint to go on from.
+        push_to_hub (`bool`): whether what is complete at the end goes to the Hub; Trainer's own flag is off.
+    """
+
+    model_args: ModelArguments
+    data_args: DataArguments
+    recipe: RecipeArguments
+    training_args: TrainingArguments
+    model: PreTrainedModel
+    image_processor: object
+    train_data: LabelledPictures | None
+    eval_data: LabelledPictures | None
+    train_collator: TrainCollator
+    randomness: Randomness
+    distillation: Distillation | None
+    resume_from_checkpoint: str | None
+    push_to_hub: bool
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the pictures to train on come as a stream, each process its share."""
+        return self.train_data is not None and not hasattr(self.train_data, "__len__")
+
+
+def set_up_logging():
+    """What the scripts and warnings say, without the chatter of libraries that load data."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    for library in ("accelerate", "datasets", "evaluate", "filelock", "fsspec", "httpx", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def prepare(argv: list[str]) -> Experiment:
+    """Read the flags, load data and models, and check that they go together.
+
+    Raises:
+        ValueError, OSError, ImportError, StrictDataclassError: with a sentence for the user; nothing was written.
+    """
+    model_args, data_args, recipe, args = parse_arguments(argv)
+    resume_from = find_checkpoint_to_resume(args, data_args.overwrite_output_dir, recipe.ema_decay is not None)
+    set_seed(args.seed)
+    train_data, eval_data = load_data(data_args, args)
+    config = load_config(model_args)
+    set_labels(config, model_args, train_data, eval_data)
+    model, image_processor = load_model(config, model_args)
+
+    randomness = Randomness(args.seed)
+    if train_data:
+        transform = TrainTransform(
+            image_processor,
+            randomness,
+            recipe.crop_area,
+            recipe.flip_probability,
+            recipe.auto_augment,
+            recipe.random_erasing,
+        )
+        train_data.prepare(transform, config.label2id)
+    if eval_data:
+        eval_data.prepare(EvalTransform(image_processor), config.label2id)
+    collator = TrainCollator(
+        config.num_labels,
+        randomness,
+        args.label_smoothing_factor,
+        recipe.mixup,
+        recipe.cutmix,
+        recipe.mixup_prob,
+        recipe.mixup_switch_prob,
+        recipe.mixup_mode,
+    )
+    args.label_smoothing_factor = 0.0  # the collator smooths the labels to train on, and no others
+    push_to_hub, args.push_to_hub = args.push_to_hub, False
+    distillation = load_teacher(recipe, model_args, image_processor, config.id2label)
+    if recipe.lora_rank is not None:
+        model = add_lora(model, recipe)
+    else:
+        freeze_all_but(model, recipe.trainable)
+    parameter_groups(plain_model(model), args.learning_rate, args.weight_decay, recipe.layer_decay)  # or its sentence
+    if recipe.ema_decay is not None:
+        ModelEma(torch.nn.Linear(1, 1), recipe.ema_decay)  # or its sentence
+    if data_args.overwrite_output_dir and args.do_train and args.should_save:
+        for path in checkpoints_in(Path(args.output_dir)).values():
+            shutil.rmtree(path)
+    return Experiment(
+        model_args,
+        data_args,
+        recipe,
+        args,
+        model,
+        image_processor,
+        train_data,
+        eval_data,
+        collator,
+        randomness,
+        distillation,
+        resume_from,
+        push_to_hub,
+    )
+
+
+def load_teacher(
+    recipe: RecipeArguments, model_args: ModelArguments, student_processor, student_labels: dict[int, str]
+) -> Distillation | None:
+    """The teacher that the flags name.
+
+    Raises:
+        ValueError: if it does not fit the student.
+    """
+    name = recipe.teacher_model_name_or_path
+    if name is None:
+        return None
+    options = {"trust_remote_code": model_args.trust_remote_code}
+    teacher = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32, **options)
+    return Distillation(
+        teacher,
+        recipe.distillation_type,
+        recipe.distillation_alpha,
+        recipe.distillation_tau,
+        student_processor,
+        AutoImageProcessor.from_pretrained(name, **options),
+        student_labels,
+    )
+
+
+def make_sampler(
+    num_pictures: int, randomness: Randomness, recipe: RecipeArguments, args: TrainingArguments
+) -> TrainSampler:
+    """The order of the pictures for all processes together."""
+    return TrainSampler(
+        num_pictures, randomness, recipe.repeated_augmentation, args.train_batch_size, max(1, args.world_size)
+    )
+
+
+def make_optimizer(model: torch.nn.Module, recipe: RecipeArguments, args: TrainingArguments) -> torch.optim.Optimizer:
+    """The optimizer of `--optim` with this package's groups: layer decay, and what has no weight decay."""
+    model = plain_model(model)
+    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+    groups = parameter_groups(model, args.learning_rate, args.weight_decay, recipe.layer_decay)
+    return optimizer_class(groups, **options)
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, recipe: RecipeArguments, args: TrainingArguments, num_training_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The schedule of `--lr_scheduler_type` or, with `--min_lr` or `--warmup_lr`, the official one."""
+    num_warmup_steps = args.get_warmup_steps(num_training_steps)
+    if recipe.warmup_epochs is not None:
+        num_warmup_steps = math.ceil(num_training_steps * recipe.warmup_epochs / args.num_train_epochs)
+    if recipe.min_lr is None and recipe.warmup_lr is None:
+        options = args.lr_scheduler_kwargs
+        return get_scheduler(args.lr_scheduler_type, optimizer, num_warmup_steps, num_training_steps, options)
+    lowest = recipe.warmup_lr or 0.0, recipe.min_lr or 0.0
+    return cosine_schedule(optimizer, num_training_steps, num_warmup_steps, args.learning_rate, *lowest)
+
+
+def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema: bool) -> str | None:
+    """The checkpoint that was asked for, else the last complete one in `output_dir`; None to start anew.
+
+    Raises:
+        ValueError: if the one asked for is not complete, or `output_dir` has files but no complete checkpoint.
+    """
+    asked = args.resume_from_checkpoint
+    if asked is not None:
+        if not is_complete(Path(asked), with_ema):
+            ema = f" with {EMA_FILE}" if with_ema else ""
+            raise ValueError(
+                f"--resume_from_checkpoint is {asked}, but that is no folder of a complete checkpoint{ema}."
+            )
+        return asked
+    output_dir = Path(args.output_dir)
+    if not args.do_train or not output_dir.is_dir() or not any(output_dir.iterdir()):
+        return None
+    checkpoints = checkpoints_in(output_dir)
+    if overwrite:
+        return None
+    complete = [step for step, path in checkpoints.items() if is_complete(path, with_ema)]
+    if not complete:
+        raise ValueError(f"--output_dir {output_dir} is not empty: choose another, or pass --overwrite_output_dir.")
+    logger.info("Going on from %s; pass --overwrite_output_dir to train anew.", checkpoints[max(complete)])
+    return str(checkpoints[max(complete)])
+
+
+def checkpoints_in(output_dir: Path) -> dict[int, Path]:
+    """Folders of checkpoints by the number of steps taken."""
+    found = output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    return {int(path.name.split("-")[1]): path for path in found if path.name.split("-")[1].isdecimal()}
+
+
+def is_complete(checkpoint: Path, with_ema: bool) -> bool:
+    """Whether a checkpoint was written to its end."""
+    return (checkpoint / TRAINER_STATE).is_file() and (not with_ema or (checkpoint / EMA_FILE).is_file())
+
+
+@contextmanager
+def could_not_be_written(step: int, output_dir: str | Path, unfinished: Path | None = None) -> Iterator[None]:
+    """Raise OSError with a sentence if a checkpoint could not be written, and remove what there is of it."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch.save on a full disk
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise OSError(
+            f"the checkpoint of step {step} could not be written to {output_dir}: {error}. The same command goes on "
+            "from the last complete one."
+        ) from error
+
+
+def finish(
+    experiment: Experiment,
+    model: torch.nn.Module,
+    ema: ModelEma | None,
+    *,
+    metrics: dict[str, float],
+    results: dict[str, dict],
+    log_history: Sequence[dict],
+    state_dict: dict[str, torch.Tensor] | None = None,
+) -> dict[str, float]:
+    """Write, on the main process, what a run leaves: figures, model, average, report, card; perhaps push them.
+
+    Args:
+        model (`nn.Module`): without wrappers.
+        ema ([`ModelEma`] or `None`): written as a model of its own to the folder `ema`.
+        metrics (`dict[str, float]`): `train_...` and `eval_...` figures.
+        results (`dict[str, dict]`): of the last evaluation, for `write_report`.
+        log_history: as `TrainerState.log_history`.
+        state_dict: the model's, in one piece, where its weights are sharded.
+
+    Returns:
+        `metrics`, which are in `all_results.json` too.
+
+    Raises:
+        OSError: if something cannot be written or pushed.
+    """
+    args, folder = experiment.training_args, Path(experiment.training_args.output_dir)
+    if not args.should_save:
+        return metrics
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("train", "eval"):
+        chosen = {key: value for key, value in metrics.items() if key.startswith(name)}
+        if chosen:
+            _write_json(folder / f"{name}_results.json", {**chosen, "epoch": metrics.get("epoch")})
+    _write_json(folder / "all_results.json", metrics)
+    if args.do_train:
+        if ema is not None:
+            with ema.in_place_of(model):
+                save_model(model, experiment.image_processor, folder / "ema")
+        save_model(model, experiment.image_processor, folder, state_dict)
+    write_report(
+        folder,
+        results=results,
+        class_names=list(plain_model(model).config.id2label.values()),
+        train_metrics={name: value for name, value in metrics.items() if not name.startswith("eval_")},
+        log_history=log_history,
+        num_processes=args.world_size,
+    )
+    if args.do_train:
+        write_card(experiment, model, metrics)
+    if experiment.push_to_hub:
+        push(folder, args)
+    return metrics
+
+
+def _write_json(path: Path, content: dict):
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=4, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def push(folder: Path, args: TrainingArguments):
+    """Upload a finished run, without checkpoints and logs.
+
+    Raises:
+        OSError: if the Hub cannot be reached or refuses; the folder is complete all the same.
+    """
+    api = HfApi(token=args.hub_token)
+    repo_id = args.hub_model_id or folder.resolve().name
+    try:
+        repo_id = api.create_repo(repo_id, private=args.hub_private_repo, exist_ok=True).repo_id
+        ignored = [f"{PREFIX_CHECKPOINT_DIR}-*", ".*", "runs/*", TRAINER_STATE]
+        api.upload_folder(repo_id=repo_id, folder_path=folder, ignore_patterns=ignored, commit_message="Upload model")
+    except (OSError, HTTPError, HFValidationError) as error:
+        raise OSError(f"{folder} was written, but it could not be pushed to {repo_id}: {error}") from error
+
+
+def write_card(experiment, model, metrics):
+    pass

@@ -1,0 +1,164 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""The model to train or evaluate, with its image processor, its classes, and adapters if asked for."""
+
+import copy
+import json
+import logging
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.utils.generic import is_timm_config_dict
+
+from ..configuration_cait import CaitConfig, as_pair
+from ..image_processing_pil_cait import CaitImageProcessorPil
+from .arguments import ModelArguments, RecipeArguments
+from .data import LabelledPictures
+
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(model_args: ModelArguments) -> PreTrainedConfig:
+    """The configuration that the flags ask for.
+
+    Raises:
+        ValueError: for fields that it does not have.
+    """
+    fields = {"image_size": model_args.image_size, "drop_path_rate": model_args.drop_path_rate}
+    fields = {name: value for name, value in fields.items() if value is not None}
+    fields |= _parse_overrides(model_args.config_overrides)
+    source = model_args.model_name_or_path or model_args.config_name
+    if source is None:
+        config, unknown = CaitConfig.from_dict({}, return_unused_kwargs=True, **fields)
+    else:
+        config_class = CaitConfig if is_cait_of_timm(source) else AutoConfig
+        options = {} if config_class is CaitConfig else {"trust_remote_code": model_args.trust_remote_code}
+        config, unknown = config_class.from_pretrained(source, return_unused_kwargs=True, **options, **fields)
+    unknown.pop("trust_remote_code", None)
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: a configuration of type {config.model_type} has no such field.")
+    if model_args.image_size is not None and config.model_type != CaitConfig.model_type:
+        raise ValueError(f"--image_size is for CaiT only, but the model is of type {config.model_type}.")
+    return config
+
+
+def _parse_overrides(overrides: str | None) -> dict:
+    fields = {}
+    for item in overrides.split(",") if overrides else ():
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"--config_overrides has {item!r}, but each item must be FIELD=VALUE.")
+        try:
+            fields[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            fields[name.strip()] = value
+    return fields
+
+
+def is_cait_of_timm(source: str) -> bool:
+    """Whether a folder or repository is timm's, with a CaiT in it."""
+    config_dict, _ = PreTrainedConfig.get_config_dict(source)
+    return is_timm_config_dict(config_dict) and config_dict.get("architecture", "").startswith("cait_")
+
+
+def set_labels(
+    config: PreTrainedConfig,
+    model_args: ModelArguments,
+    train_data: LabelledPictures | None,
+    eval_data: LabelledPictures | None,
+):
+    """Make the classes of the training pictures the model's, unless it has just these, in its own order.
+
+    Raises:
+        ValueError: if there are fewer than two, if a checkpoint has others and no new classifier is allowed, or if
+            the pictures to evaluate on have classes that the model does not have.
+    """
+    pretrained = model_args.model_name_or_path is not None
+    if train_data is not None and not (pretrained and set(train_data.class_names) == set(config.id2label.values())):
+        names = train_data.class_names
+        if len(names) < 2:
+            raise ValueError(f"the training pictures have {len(names)} class, but there must be at least 2.")
+        if pretrained and len(names) != config.num_labels and not model_args.ignore_mismatched_sizes:
+            raise ValueError(
+                f"{model_args.model_name_or_path} has {config.num_labels} classes and the data {len(names)}: pass "
+                "--ignore_mismatched_sizes to start with a new classifier."
+            )
+        if pretrained and len(names) == config.num_labels:
+            logger.warning("The classifier was trained for other classes than those of the data; it is trained on.")
+        config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in config.id2label.items()}  # stored ones may lack it
+    if eval_data is not None:
+        unknown = [name for name in eval_data.class_names if name not in config.label2id]
+        if unknown:
+            raise ValueError(
+                f"the pictures to evaluate on have {len(unknown)} classes that the model does not have, such as "
+                f"{', '.join(unknown[:3])}; the model has {', '.join(list(config.label2id)[:3])}, ..."
+            )
+
+
+def load_model(config: PreTrainedConfig, model_args: ModelArguments) -> tuple[PreTrainedModel, object]:
+    """The model and its image processor, for a CaiT the Pillow one: it repeats the official preprocessing exactly."""
+    name = model_args.model_name_or_path
+    options = {"trust_remote_code": model_args.trust_remote_code}
+    if name is None:
+        model = AutoModelForImageClassification.from_config(config, **options)
+    else:
+        # Training keeps float32 weights, whatever was stored; autocast computes in less.
+        model = AutoModelForImageClassification.from_pretrained(
+            name,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+            **options,
+        )
+    if config.model_type != CaitConfig.model_type:
+        return model, AutoImageProcessor.from_pretrained(name or model_args.config_name, **options)
+    sizes = {}
+    if name is None or model_args.image_size is not None:
+        height, width = as_pair(config.image_size)
+        sizes = {"size": {"shortest_edge": max(height, width)}, "crop_size": {"height": height, "width": width}}
+    if name is None:
+        return model, CaitImageProcessorPil(**sizes)
+    return model, CaitImageProcessorPil.from_pretrained(name, **sizes)
+
+
+def add_lora(model: PreTrainedModel, recipe: RecipeArguments) -> torch.nn.Module:
+    """The model with adapters on some linears; they and the classifier train.
+
+    Raises:
+        ValueError: if the model has no linear of these names.
+        ImportError: if PEFT is not installed.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    head = sorted({name.split(".")[0] for name, _ in model.named_parameters()} - {model.base_model_prefix})
+    config = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha or 2 * recipe.lora_rank,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=[name.strip() for name in recipe.lora_target_modules.split(",")],
+        modules_to_save=head,
+    )
+    return get_peft_model(model, config)
+
+
+def save_model(
+    model: torch.nn.Module, image_processor, folder: str | Path, state_dict: dict[str, torch.Tensor] | None = None
+):
+    """Write what `from_pretrained` loads, with adapters merged; they stand by themselves in `adapter`.
+
+    Args:
+        state_dict: the model's, where its weights are sharded.
+    """
+    if hasattr(model, "merge_and_unload"):
+        model.save_pretrained(Path(folder) / "adapter")
+        model = copy.deepcopy(model).merge_and_unload()
+    model.save_pretrained(folder, state_dict=state_dict)
+    image_processor.save_pretrained(folder)
+
+
+def plain_model(model: torch.nn.Module) -> torch.nn.Module:
+    """The model of Transformers inside one of PEFT, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

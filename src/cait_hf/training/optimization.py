@@ -1,0 +1,145 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""Which parameters train, at which share of the learning rate, with which weight decay, and the official schedule.
+
+Sources: facebookresearch/deit, `main.py` (`--attn-only`, defaults of the schedule), with the optimizer groups and the
+cosine schedule of timm 0.3.2, which it pins.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+
+def decayed_parameter_names(model: nn.Module) -> set[str]:
+    """Parameters with two or more axes that the model's `no_weight_decay()`, if it has one, does not exempt.
+
+    Neither biases nor LayerNorms nor LayerScale decay, nor CaiT's positions and class token.
+    """
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    return {name for name, parameter in model.named_parameters() if parameter.ndim >= 2 and name not in exempt}
+
+
+def parameter_groups(
+    model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float = 1.0
+) -> list[dict]:
+    """The groups of an optimizer: every trainable parameter in exactly one of them.
+
+    Args:
+        model (`nn.Module`): with `layer_groups()` (see [`CaitForImageClassification`]) if `layer_decay` is not 1.
+        learning_rate (`float`): of the last group, the head.
+        weight_decay (`float`): of the parameters named by [`decayed_parameter_names`]; the others have none.
+        layer_decay (`float`): each group before another has this share of its learning rate, in (0, 1].
+
+    Returns:
+        Dictionaries with "params", "lr", "weight_decay" and, for people, "name".
+
+    Raises:
+        ValueError: if `layer_decay` is outside (0, 1], or is not 1 and the model has no `layer_groups()`.
+    """
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"--layer_decay is {layer_decay}, but it must be above 0 and at most 1.")
+    if layer_decay == 1:
+        layers = {"all": dict(model.named_parameters())}
+    elif hasattr(model, "layer_groups"):
+        layers = model.layer_groups()
+    else:
+        raise ValueError(
+            f"--layer_decay is {layer_decay}, but {type(model).__name__} does not tell its layers: pass 1."
+        )
+    decayed = decayed_parameter_names(model)
+    groups = []
+    for behind, (layer, parameters) in zip(range(len(layers) - 1, -1, -1), layers.items()):
+        for decays in (True, False):
+            chosen = [p for name, p in parameters.items() if p.requires_grad and (name in decayed) == decays]
+            if chosen:
+                groups.append(
+                    {
+                        "name": f"{layer}{'' if decays else ', no decay'}",
+                        "params": chosen,
+                        "lr": learning_rate * layer_decay**behind,
+                        "weight_decay": weight_decay if decays else 0.0,
+                    }
+                )
+    return groups
+
+
+def cosine_schedule(
+    optimizer: torch.optim.Optimizer,
+    num_training_steps: int,
+    num_warmup_steps: int,
+    learning_rate: float,
+    warmup_lr: float,
+    min_lr: float,
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The schedule of the official training, step by step: linear to the learning rate, then a cosine to `min_lr`.
+
+    As timm's `CosineLRScheduler(t_initial=num_training_steps, warmup_t=num_warmup_steps, t_in_epochs=False)`: the
+    cosine starts at step 0 behind the warm-up, which hides its first part. Groups with a smaller learning rate have
+    all of it scaled down alike.
+
+    Raises:
+        ValueError: if `warmup_lr` or `min_lr` is not in [0, learning_rate].
+    """
+    for flag, value in (("--warmup_lr", warmup_lr), ("--min_lr", min_lr)):
+        if not 0 <= value <= learning_rate:
+            raise ValueError(f"{flag} is {value}, but it must be from 0 to the learning rate, {learning_rate}.")
+
+    def share(step: int) -> float:
+        if step < num_warmup_steps:
+            return (warmup_lr + (learning_rate - warmup_lr) * step / num_warmup_steps) / learning_rate
+        cosine = (1 + math.cos(math.pi * min(step / num_training_steps, 1.0))) / 2
+        return (min_lr + (learning_rate - min_lr) * cosine) / learning_rate
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+def freeze_all_but(model: nn.Module, trainable: str) -> list[str]:
+    """Leave gradients to a part of the model only.
+
+    Args:
+        model (`PreTrainedModel`): an image classifier.
+        trainable (`str`): "all"; "head", what is not in the base model, for a linear probe; "attention", the
+            attentions, the positions and the head (`--attn-only` of facebookresearch/deit); or a number K: the last
+            K layers and what comes behind them, in a model with `layer_groups()`.
+
+    Returns:
+        The names of the trainable parameters.
+
+    Raises:
+        ValueError: if `trainable` is none of these, or the model has no such part.
+    """
+    if trainable == "all":
+        return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    chosen = _head_names(model)
+    if trainable == "attention":
+        attention = [name for name, _ in model.named_parameters() if "attention." in name or ".attn." in name]
+        if not attention:
+            raise ValueError(f"--trainable is attention, but {type(model).__name__} has no parameters of that name.")
+        chosen |= {*attention, *(name for name, _ in model.named_parameters() if "position_embeddings" in name)}
+    elif trainable.isdecimal():
+        chosen |= _last_layers_names(model, int(trainable))
+    elif trainable != "head":
+        raise ValueError(f"--trainable is {trainable}, but it must be all, head, attention or a number of layers.")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    return [name for name, _ in model.named_parameters() if name in chosen]
+
+
+def _head_names(model: nn.Module) -> set[str]:
+    prefix = f"{model.base_model_prefix}."
+    names = {name for name, _ in model.named_parameters() if not name.startswith(prefix)}
+    if not names:
+        raise ValueError(f"--trainable is set, but {type(model).__name__} has nothing outside its base model.")
+    return names
+
+
+def _last_layers_names(model: nn.Module, count: int) -> set[str]:
+    if not hasattr(model, "layer_groups"):
+        raise ValueError(f"--trainable is {count}, but {type(model).__name__} does not tell its layers.")
+    groups = model.layer_groups()
+    layers = [group for group in groups if "layers." in group]
+    if count > len(layers):
+        raise ValueError(f"--trainable is {count}, but the model has {len(layers)} layers.")
+    kept = [*layers[len(layers) - count :], "head"]
+    return {name for group in kept for name in groups[group]}

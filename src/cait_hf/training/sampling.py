@@ -1,0 +1,62 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""The order in which training meets the pictures, with or without repeated augmentation."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+
+from .randomness import Randomness
+
+
+class TrainSampler(torch.utils.data.Sampler[int]):
+    """All pictures in another order each epoch or, with `views`, some of them several times.
+
+    Yields the keys that `LabelledPictures` takes: `picture + view * num_pictures`.
+
+    Repeated augmentation (arXiv 1902.05509; facebookresearch/deit, `samplers.py`) is timm's `RepeatAugSampler`: each
+    picture of an epoch comes in three views, and the epoch stays as long as before, so it holds a third of the
+    pictures. As there, the views of a picture go to different processes if there are several.
+
+    Args:
+        num_pictures (`int`): of the whole data set.
+        randomness ([`Randomness`]): tells seed and epoch.
+        views (`int`): of each picture in an epoch; 1 is plain shuffling.
+        batch_size, num_processes (`int`): accelerate deals batches of `batch_size` to the processes in turn.
+    """
+
+    def __init__(
+        self, num_pictures: int, randomness: Randomness, views: int = 1, batch_size: int = 1, num_processes: int = 1
+    ):
+        self.num_pictures, self.randomness, self.views = num_pictures, randomness, views
+        self.batch_size, self.num_processes = batch_size, num_processes
+        self._repeated = None
+        if views > 1:
+            from timm.data.distributed_sampler import RepeatAugSampler
+
+            self._repeated = RepeatAugSampler(range(num_pictures), num_replicas=1, rank=0, num_repeats=views)
+
+    def __len__(self) -> int:
+        return self.num_pictures if self._repeated is None else len(self._repeated)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = self.randomness.generator()
+        if self._repeated is None:
+            return iter(rng.permutation(self.num_pictures).tolist())
+        self._repeated.set_epoch(int(rng.integers(2**62)))  # what it seeds its order with
+        views, keys = Counter(), []
+        for picture in self._repeated:
+            keys.append(picture + views[picture] * self.num_pictures)
+            views[picture] += 1
+        return iter(self._deal(keys))
+
+    def _deal(self, keys: list[int]) -> list[int]:
+        """Each process's batch takes every `num_processes`-th of what the processes see in a step together."""
+        together = self.batch_size * self.num_processes
+        steps = (keys[start : start + together] for start in range(0, len(keys), together))
+        return [
+            key
+            for step in steps
+            for process in range(self.num_processes)
+            for key in step[process :: self.num_processes]
+        ]

@@ -1,0 +1,233 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""From a picture to what the model gets, and from such items to batches: augmentation, mixup, smoothed labels.
+
+The defaults of crop and flip are those of timm, which facebookresearch/deit (`datasets.py`, `main.py`) keeps; the order
+is theirs too: crop, flip, RandAugment, normalisation, random erasing, and mixup of whole batches. RandAugment, erasing
+and mixup are timm's. All random numbers come from [`Randomness`].
+"""
+
+import math
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from ..image_processing_pil_cait import to_pixels
+from .randomness import Randomness
+
+
+CROP_RATIO = (3 / 4, 4 / 3)  # width / height
+
+
+class TrainTransform:
+    """A random crop, resized, mirrored at random, perhaps RandAugment, the model's own normalisation, perhaps erasing.
+
+    Args:
+        image_processor: of the model; tells the size of the pictures and normalises them.
+        randomness ([`Randomness`]): the numbers of a picture depend on seed, epoch and key.
+        crop_area (`float`): the crop's least share of the picture's area, in (0, 1].
+        flip_probability (`float`): of mirroring left and right.
+        auto_augment (`str`, *optional*): policy in timm's words, such as "rand-m9-mstd0.5-inc1".
+        random_erasing (`float`): probability of noise in the place of a random rectangle.
+
+    Raises:
+        ValueError: if a probability is outside [0, 1], the area outside (0, 1], or timm does not know the policy.
+        ImportError: if timm is needed and not installed.
+    """
+
+    def __init__(
+        self,
+        image_processor,
+        randomness: Randomness,
+        crop_area: float = 0.08,
+        flip_probability: float = 0.5,
+        auto_augment: str | None = None,
+        random_erasing: float = 0.0,
+    ):
+        if not 0 < crop_area <= 1:
+            raise ValueError(f"--crop_area is {crop_area}, but it must be above 0 and at most 1.")
+        for flag, value in (("--flip_probability", flip_probability), ("--random_erasing", random_erasing)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{flag} is {value}, but it must be from 0 to 1.")
+        self.image_processor, self.randomness = image_processor, randomness
+        self.size = input_size(image_processor)
+        self.crop_area, self.flip_probability = crop_area, flip_probability
+        self.augment = _auto_augment(auto_augment, image_processor, min(self.size)) if auto_augment else None
+        self.erase = _random_erasing(random_erasing) if random_erasing else None
+
+    def __call__(self, image: Image.Image, key: int) -> torch.Tensor:
+        """`(channels, height, width)` of a picture."""
+        rng = self.randomness.generator(key)
+        image = to_rgb(image)
+        part = random_part(*image.size, rng, self.crop_area)
+        image = image.resize(self.size[::-1], Image.Resampling.BICUBIC, box=part)
+        if rng.random() < self.flip_probability:
+            image = ImageOps.mirror(image)
+        if self.augment is None and self.erase is None:
+            return self._normalise(image)
+        with self.randomness.seeded(key):
+            image = self.augment(image) if self.augment else image
+            pixel_values = self._normalise(image)
+            return self.erase(pixel_values) if self.erase else pixel_values
+
+    def _normalise(self, image: Image.Image) -> torch.Tensor:
+        processed = self.image_processor(image, do_resize=False, do_center_crop=False, return_tensors="pt")
+        return processed.pixel_values[0]
+
+
+def _auto_augment(policy: str, image_processor, size: int):
+    from timm.data import auto_augment
+
+    makers = {"rand": "rand_augment_transform", "augmix": "augment_and_mix_transform"}
+    make = getattr(auto_augment, makers.get(policy.split("-")[0], "auto_augment_transform"))
+    mean = normalisation(image_processor)[0]
+    # what an operation leaves empty gets the mean colour, and pictures move by less than half their size
+    options = {"translate_const": int(0.45 * size), "img_mean": tuple(min(255, round(255 * value)) for value in mean)}
+    options["interpolation"] = Image.Resampling.BICUBIC
+    try:
+        return make(policy, options)
+    except (AssertionError, ValueError, KeyError) as error:
+        raise ValueError(f"--auto_augment is {policy}, but timm has no such policy ({error}).") from error
+
+
+def _random_erasing(probability: float):
+    from timm.data.random_erasing import RandomErasing
+
+    return RandomErasing(probability, mode="pixel", device="cpu")
+
+
+class EvalTransform:
+    """The model's own preprocessing."""
+
+    def __init__(self, image_processor):
+        self.image_processor = image_processor
+
+    def __call__(self, image: Image.Image, key: int) -> torch.Tensor:
+        """`(channels, height, width)` of a picture."""
+        return self.image_processor(to_rgb(image), return_tensors="pt").pixel_values[0]
+
+
+def collate(items: list[dict]) -> dict[str, torch.Tensor]:
+    """Items of [`LabelledPictures`] as `pixel_values` `(batch, channels, height, width)` and `labels` `(batch,)`."""
+    return {
+        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+        "labels": torch.tensor([item["labels"] for item in items]),
+    }
+
+
+class TrainCollator:
+    """Batches whose labels are classes or, with mixup, cutmix or smoothing, a share of each class, `(batch, classes)`.
+
+    Args:
+        num_labels (`int`): number of classes.
+        randomness ([`Randomness`]): the mixing of a batch depends on seed, epoch and the keys of its pictures.
+        label_smoothing (`float`): this share of a label is spread over all classes, in [0, 1).
+        mixup, cutmix (`float`): alpha of each; 0 is off. With both, one of them is drawn.
+        mixup_prob (`float`): probability of mixing at all.
+        mixup_switch_prob (`float`): probability of cutmix where both are on.
+        mixup_mode (`str`): "batch", "pair" or "elem": what shares a draw.
+
+    Raises:
+        ValueError: if one of these is outside its range.
+        ImportError: if pictures are to be mixed and timm is not installed.
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        randomness: Randomness,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        mixup_prob: float = 1.0,
+        mixup_switch_prob: float = 0.5,
+        mixup_mode: str = "batch",
+    ):
+        for flag, value, highest in (
+            ("--label_smoothing_factor", label_smoothing, 1),
+            ("--mixup", mixup, math.inf),
+            ("--cutmix", cutmix, math.inf),
+            ("--mixup_prob", mixup_prob, 1),
+            ("--mixup_switch_prob", mixup_switch_prob, 1),
+        ):
+            if not 0 <= value <= highest:
+                allowed = f"from 0 to {highest}" if highest == 1 else "0 or more"
+                raise ValueError(f"{flag} is {value}, but it must be {allowed}.")
+        if mixup_mode not in ("batch", "pair", "elem"):
+            raise ValueError(f"--mixup_mode is {mixup_mode}, but it must be batch, pair or elem.")
+        self.num_labels, self.randomness, self.label_smoothing = num_labels, randomness, label_smoothing
+        self.mix = None
+        if mixup or cutmix:
+            from timm.data.mixup import Mixup
+
+            self.mix = Mixup(
+                mixup_alpha=mixup,
+                cutmix_alpha=cutmix,
+                prob=mixup_prob,
+                switch_prob=mixup_switch_prob,
+                mode=mixup_mode,
+                label_smoothing=label_smoothing,
+                num_classes=num_labels,
+            )
+
+    def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
+        batch = collate(items)
+        if self.mix is None and not self.label_smoothing:
+            return batch
+        pixel_values, labels = batch["pixel_values"], smooth(batch["labels"], self.num_labels, self.label_smoothing)
+        if self.mix is not None:
+            even = len(items) // 2 * 2  # timm pairs the pictures: the last of an odd number stays as it is
+            with self.randomness.seeded(*(item["key"] for item in items)):
+                mixed = self.mix(pixel_values[:even], batch["labels"][:even]) if even else None
+            if mixed is not None:
+                pixel_values[:even], labels[:even] = mixed
+        return {"pixel_values": pixel_values, "labels": labels}
+
+
+def smooth(labels: torch.Tensor, num_labels: int, label_smoothing: float) -> torch.Tensor:
+    """`(batch,)` classes as `(batch, classes)` shares that sum to 1, `label_smoothing` of it spread over all."""
+    one_hot = torch.nn.functional.one_hot(labels, num_labels).float()
+    return one_hot * (1 - label_smoothing) + label_smoothing / num_labels
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any picture as RGB, also palettes, CMYK and 16 bits, the same way for every model."""
+    return Image.fromarray(to_pixels(image).permute(1, 2, 0).numpy().astype(np.uint8))
+
+
+def random_part(
+    width: int, height: int, rng: np.random.Generator, least_area: float = 0.08
+) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of a part of random area, aspect ratio and place of a picture."""
+    for _ in range(10):
+        area = width * height * rng.uniform(least_area, 1.0)
+        ratio = math.exp(rng.uniform(*map(math.log, CROP_RATIO)))
+        part_width, part_height = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if part_width <= width and part_height <= height:
+            left, top = rng.uniform(0, width - part_width), rng.uniform(0, height - part_height)
+            return left, top, min(left + part_width, width), min(top + part_height, height)
+    # such a long picture seldom holds a part of an allowed ratio: take the largest one, in its middle
+    ratio = min(max(width / height, CROP_RATIO[0]), CROP_RATIO[1])
+    part_width, part_height = min(width, height * ratio), min(height, width / ratio)
+    left, top = (width - part_width) / 2, (height - part_height) / 2
+    return left, top, min(left + part_width, width), min(top + part_height, height)
+
+
+def input_size(image_processor) -> tuple[int, int]:
+    """(height, width) of the pictures that the model gets."""
+    cropped = getattr(image_processor, "do_center_crop", None) and image_processor.crop_size
+    size = cropped or getattr(image_processor, "size", None) or {}
+    edges = size.get("height") or size.get("shortest_edge"), size.get("width") or size.get("shortest_edge")
+    if None in edges:
+        raise ValueError(f"the image processor {type(image_processor).__name__} has no size that this script knows.")
+    return edges
+
+
+def normalisation(image_processor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, for pixels from 0 to 1; timm's processors keep them elsewhere."""
+    timm_config = getattr(image_processor, "data_config", None)
+    if timm_config is not None:
+        return list(timm_config["mean"]), list(timm_config["std"])
+    if not getattr(image_processor, "do_normalize", True):
+        return [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]
+    return list(image_processor.image_mean), list(image_processor.image_std)
