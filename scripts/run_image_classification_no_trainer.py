@@ -5,7 +5,8 @@
         --model_name_or_path timm/cait_xxs24_224.fb_dist_in1k \\
         --train_dir pictures/train --validation_dir pictures/validation --output_dir outputs/finetuned
 
-    accelerate launch --config_file scripts/accelerate_configs/ddp.yaml scripts/run_image_classification_no_trainer.py ...
+    accelerate launch --config_file scripts/accelerate_configs/ddp.yaml \\
+        scripts/run_image_classification_no_trainer.py scripts/recipes/finetune.yaml ...
 
 Flags, files and result are those of `run_image_classification.py`, to the bit where one process trains in float32. Of
 the flags of `transformers.TrainingArguments` those that only Trainer can follow are refused.

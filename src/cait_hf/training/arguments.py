@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """The flags of both training scripts.
 
-A first argument that ends in .yaml, .yml or .json names a file of flags, such as a recipe; flags that follow override it.
+A first argument that ends in .yaml, .yml or .json names a file of flags, such as a recipe; flags that follow it win.
 """
 
 import json
@@ -41,10 +41,8 @@ class RecipeArguments:
     mixup_switch_prob: float = option("Probability of cutmix where mixup is on too.", 0.5)
     mixup_mode: str = option("What shares a draw: batch, pair or elem.", "batch")
     # optimization
-    base_learning_rate: float | None = option(
-        "Learning rate for 512 pictures a step; --learning_rate follows from it."
-    )
-    warmup_epochs: float | None = option("Length of the warm-up; --warmup_steps follows from it.")
+    base_learning_rate: float | None = option("Learning rate for 512 pictures a step; gives --learning_rate.")
+    warmup_epochs: float | None = option("Length of the warm-up; gives --warmup_steps.")
     warmup_lr: float | None = option("Learning rate at the first step; with it, the official cosine schedule.")
     min_lr: float | None = option("Learning rate at the last step; with it, the official cosine schedule.")
     layer_decay: float = option("Share of the learning rate that each layer has of the next one's.", 1.0)

@@ -1,9 +1,9 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """The loss of a classifier, and what a teacher adds to it.
 
-CaiT has no distillation token, and the public code cannot train one with a teacher: facebookresearch/deit, `losses.py`,
-wants the two outputs of a distilled DeiT. The ten checkpoints have one class token and one head, so the teacher speaks
-to the same logits as the labels do; that is how DeiT's authors call distillation without a token (arXiv 2012.12877).
+CaiT has no distillation token, and the public code cannot train one with a teacher: facebookresearch/deit, `losses.py`
+wants the two outputs of a distilled DeiT. The ten checkpoints have one class token and one head, so teacher and labels
+speak to the same logits, as in the distillation without a token of the DeiT paper (arXiv 2012.12877).
 """
 
 import torch
@@ -28,7 +28,7 @@ class Distillation:
 
     The loss is `(1 - alpha) * own + alpha * teacher's`, the teacher's part (facebookresearch/deit, `losses.py`) being
     - "hard": the cross entropy with the class that the teacher likes best;
-    - "soft": tau^2 times the mean over batch and classes of the divergence KL(teacher || student), both softened by tau.
+    - "soft": tau^2 times KL(teacher || student), both softened by tau, mean over batch and classes.
 
     Args:
         teacher (`PreTrainedModel`): an image classifier; put in evaluation mode, never trained.
@@ -94,7 +94,7 @@ def _order_of_classes(student_labels: dict[int, str], teacher_labels: dict[int, 
     """Of each class of the student, in order, the index that the teacher gives it."""
     if len(student_labels) != len(teacher_labels):
         raise ValueError(
-            f"the teacher has {len(teacher_labels)} classes and the model {len(student_labels)}: they must know the same."
+            f"the teacher has {len(teacher_labels)} classes and the model {len(student_labels)}: they must be the same."
         )
     index_of = {name: index for index, name in teacher_labels.items()}
     names = [student_labels[index] for index in range(len(student_labels))]

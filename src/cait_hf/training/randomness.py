@@ -40,7 +40,7 @@ class Randomness:
 
     @contextmanager
     def seeded(self, *place: int) -> Iterator[None]:
-        """For libraries that draw from the streams of Python, numpy and torch (CPU), which go on afterwards as before."""
+        """For libraries that draw from the streams of Python, numpy and torch (CPU), which are left as they were."""
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         seeds = map(int, np.random.SeedSequence((self.seed, self.epoch, *place)).generate_state(3))
         random.seed(next(seeds))
