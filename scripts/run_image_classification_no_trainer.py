@@ -52,70 +52,18 @@ from cait_hf.training.transforms import collate
 
 
 # The flags of TrainingArguments that this loop follows; any other must keep its default.
-FOLLOWED = [
-    "output_dir",
-    "do_train",
-    "do_eval",
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "num_train_epochs",
-    "max_steps",
-    "learning_rate",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
-    "optim",
-    "optim_args",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "gradient_accumulation_steps",
-    "max_grad_norm",
-    "label_smoothing_factor",
-    "bf16",
-    "fp16",
-    "torch_compile",
-    "torch_compile_backend",
-    "torch_compile_mode",
-    "activation_checkpointing",
-    "activation_checkpointing_kwargs",
-    "gradient_checkpointing",
-    "gradient_checkpointing_kwargs",
-    "logging_strategy",
-    "logging_steps",
-    "logging_first_step",
-    "report_to",
-    "run_name",
-    "project",
-    "eval_strategy",
-    "eval_steps",
-    "eval_delay",
-    "save_strategy",
-    "save_steps",
-    "save_total_limit",
-    "load_best_model_at_end",
-    "metric_for_best_model",
-    "greater_is_better",
-    "resume_from_checkpoint",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_token",
-    "hub_private_repo",
-    "seed",
-    "use_cpu",
-    "dataloader_drop_last",
-    "dataloader_num_workers",
-    "dataloader_pin_memory",
-    "dataloader_persistent_workers",
-    "dataloader_prefetch_factor",
-    "disable_tqdm",
-    "remove_unused_columns",
-    "ddp_timeout",
-    "local_rank",
-    "log_level",
-    "trackio_space_id",
-]
+FOLLOWED = """
+    output_dir do_train do_eval per_device_train_batch_size per_device_eval_batch_size num_train_epochs max_steps
+    learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args weight_decay adam_beta1
+    adam_beta2 adam_epsilon gradient_accumulation_steps max_grad_norm label_smoothing_factor bf16 fp16
+    torch_compile torch_compile_backend torch_compile_mode activation_checkpointing activation_checkpointing_kwargs
+    gradient_checkpointing gradient_checkpointing_kwargs logging_strategy logging_steps logging_first_step
+    report_to run_name project eval_strategy eval_steps eval_delay save_strategy save_steps save_total_limit
+    load_best_model_at_end metric_for_best_model greater_is_better resume_from_checkpoint push_to_hub hub_model_id
+    hub_token hub_private_repo seed use_cpu dataloader_drop_last dataloader_num_workers dataloader_pin_memory
+    dataloader_persistent_workers dataloader_prefetch_factor disable_tqdm remove_unused_columns ddp_timeout
+    local_rank log_level trackio_space_id
+"""
 
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -154,7 +102,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 def check_flags(args: TrainingArguments):
     """Raise ValueError for a flag that is set and that this loop does not follow."""
     for field in fields(args):
-        if field.init and field.name not in FOLLOWED and getattr(args, field.name) != default_of(args, field.name):
+        if (
+            field.init
+            and field.name not in FOLLOWED.split()
+            and getattr(args, field.name) != default_of(args, field.name)
+        ):
             raise ValueError(f"--{field.name} is for run_image_classification.py: leave it out here.")
 
 

@@ -93,9 +93,8 @@ def teacher_loss(logits: torch.Tensor, teacher_logits: torch.Tensor, kind: str, 
 def _order_of_classes(student_labels: dict[int, str], teacher_labels: dict[int, str]) -> torch.Tensor:
     """Of each class of the student, in order, the index that the teacher gives it."""
     if len(student_labels) != len(teacher_labels):
-        raise ValueError(
-            f"the teacher has {len(teacher_labels)} classes and the model {len(student_labels)}: they must be the same."
-        )
+        counts = f"the teacher has {len(teacher_labels)} classes and the model {len(student_labels)}"
+        raise ValueError(f"{counts}: they must be the same.")
     index_of = {name: index for index, name in teacher_labels.items()}
     names = [student_labels[index] for index in range(len(student_labels))]
     if all(name in index_of for name in names):
