@@ -101,18 +101,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 def check_flags(args: TrainingArguments):
     """Raise ValueError for a flag that is set and that this loop does not follow."""
-    for field in fields(args):
-        if (
-            field.init
-            and field.name not in FOLLOWED.split()
-            and getattr(args, field.name) != default_of(args, field.name)
-        ):
-            raise ValueError(f"--{field.name} is for run_image_classification.py: leave it out here.")
-
-
-def default_of(args: TrainingArguments, name: str):
-    """What a flag is when it is not passed; other flags may have a part in it."""
-    return getattr(TrainingArguments(output_dir=args.output_dir, use_cpu=args.use_cpu), name)
+    defaults = TrainingArguments(output_dir=args.output_dir, use_cpu=args.use_cpu)
+    for name in (field.name for field in fields(args) if field.init):
+        if name not in FOLLOWED.split() and getattr(args, name) != getattr(defaults, name):
+            raise ValueError(f"--{name} is for run_image_classification.py: leave it out here.")
 
 
 @dataclass
