@@ -1,11 +1,12 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """The flags of both training scripts.
 
-A first argument that ends in .yaml, .yml or .json names a file of flags, such as a recipe; flags that follow it win.
+First arguments that end in .yaml, .yml or .json name files of flags, such as recipes; what comes later wins.
 """
 
 import json
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -77,15 +78,15 @@ class TrainingArguments(transformers.TrainingArguments):
 
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, RecipeArguments, TrainingArguments]:
-    """The arguments of a command line, perhaps with a file of flags before it.
+    """The arguments of a command line, perhaps with files of flags before its flags.
 
     Raises:
         ValueError: with a sentence, for what no flag or no training allows.
     """
     parser = HfArgumentParser((ModelArguments, DataArguments, RecipeArguments, TrainingArguments))
-    if argv and argv[0].endswith((".json", ".yaml", ".yml")):
-        argv = [*_read_flags(argv[0], parser), *argv[1:]]
-    parsed = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    files = list(takewhile(lambda argument: argument.endswith((".json", ".yaml", ".yml")), argv))
+    flags = [flag for path in files for flag in _read_flags(path, parser)]
+    parsed = parser.parse_args_into_dataclasses([*flags, *argv[len(files) :]], look_for_args_file=False)
     _check(*parsed)
     return parsed
 

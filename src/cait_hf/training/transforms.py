@@ -1,8 +1,8 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """From a picture to what the model gets, and from such items to batches: augmentation, mixup, smoothed labels.
 
-The defaults of crop and flip are timm's, which facebookresearch/deit (`datasets.py`, `main.py`) keeps. So is the order:
-crop, flip, RandAugment, normalisation, random erasing, mixup of whole batches. RandAugment, erasing and mixup
+The defaults of crop and flip are timm's, which facebookresearch/deit (`datasets.py`, `main.py`) keeps. So is the
+order: crop, flip, RandAugment, normalisation, random erasing, mixup of whole batches. RandAugment, erasing and mixup
 are timm's. All random numbers come from [`Randomness`].
 """
 
