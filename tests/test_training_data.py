@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import tarfile
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -23,6 +24,8 @@ from transformers import TrainingArguments
 from cait_hf.training.bad_images import BadPictureError
 from cait_hf.training.data import KEY_BITS, DataArguments, PictureStream, describe, hold_out, load_data
 
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 # Of 25 scans of digits 0 to 5, in an order that mixes the classes; their pixels tell them apart.
 DIGITS = load_digits(n_class=6)
@@ -377,6 +380,20 @@ def test_class_folder_without_pictures_is_named(sources, tmp_path, caplog):
     caplog.clear()
     load(tmp_path, train_dir=str(sources / "folder"))
     assert "become no classes" not in caplog.text
+
+
+@pytest.mark.parametrize("links", [1, 3])
+@pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+def test_class_folders_may_be_links(links, streaming, tmp_path):
+    """As in a selection of the classes of a large data set."""
+    for folder in sorted(write_pictures(tmp_path / "real", range(3), 2).iterdir()):
+        place = tmp_path / "train" / folder.name
+        place.parent.mkdir(exist_ok=True)
+        place.symlink_to(folder) if len(list(place.parent.iterdir())) < links else shutil.copytree(folder, place)
+    train, _ = load(tmp_path, train_dir=str(tmp_path / "train"), streaming=streaming, shuffle_buffer=1)
+    items = list(itertools.islice(train, 6))
+    assert sorted(map(class_of, items)) == 2 * ["one"] + 2 * ["two"] + 2 * ["zero"]
+    assert len({item["key"] for item in items}) == 6
 
 
 def test_folder_that_cannot_be_read(sources, tmp_path, monkeypatch):

@@ -265,8 +265,8 @@ class PictureStream(Pictures, torch.utils.data.IterableDataset):
     def _rows_of_pass(self, number: int, worker: int, workers: int) -> datasets.IterableDataset:
         rows = self._numbered_rows
         if self.shuffle_buffer is not None:
-            rng = np.random.default_rng((self.seed, number))
-            rows = rows.shuffle(generator=rng, buffer_size=self.shuffle_buffer)
+            seed = int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
+            rows = rows.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
         if rows.num_shards >= self.world_size:
             return rows.shard(self.world_size, self.rank, contiguous=False).shard(workers, worker, contiguous=False)
         return split_dataset_by_node(rows.shard(workers, worker, contiguous=False), self.rank, self.world_size)
@@ -392,11 +392,12 @@ def load_folder(
     for path in [Path(folder), *subfolders]:
         if not os.access(path, os.R_OK | os.X_OK):
             raise ValueError(f"--{flag} is {folder}, but {path} cannot be read: permission denied.")
-    # a pattern, because in `data_dir` a class named "test" would become a split
+    # patterns, because in `data_dir` a class named "test" would become a split; links are not followed from above
+    links = [path for path in subfolders if path.is_symlink() and any(path.iterdir())]
+    roots = links if len(links) == len(subfolders) > 0 else [folder, *links]
+    patterns = [f"{glob.escape(str(root))}/**" for root in roots]
     try:
-        dataset = datasets.load_dataset(
-            "imagefolder", data_files=f"{glob.escape(folder)}/**", split="train", streaming=streaming
-        )
+        dataset = datasets.load_dataset("imagefolder", data_files=patterns, split="train", streaming=streaming)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"--{flag} is {folder}, but there are no pictures in it ({error}).") from error
     if list(dataset.column_names) == ["image"]:
