@@ -31,6 +31,7 @@ from transformers.trainer_callback import DefaultFlowCallback, TrainerControl, T
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
 
 from cait_hf.training.arguments import TrainingArguments
+from cait_hf.training.data import PictureStream
 from cait_hf.training.distillation import classification_loss
 from cait_hf.training.ema import ModelEma
 from cait_hf.training.experiment import (
@@ -198,7 +199,9 @@ class Loop:
         """The batches of each step of an epoch, behind those of the steps that were taken before an interruption."""
         per_step = self.experiment.training_args.gradient_accumulation_steps
         loader = self.train_loader
-        if steps_taken:
+        if steps_taken and self.experiment.streaming:
+            loader.dataset.skip_batches(steps_taken * per_step, loader.batch_size)
+        elif steps_taken:
             loader = skip_first_batches(loader, steps_taken * per_step)
         batches = []
         for batch in self.timer.batches(loader):
@@ -397,7 +400,7 @@ def make_loader(experiment: Experiment, training: bool) -> DataLoader:
 
 def length_of_training(loader: DataLoader, args: TrainingArguments) -> tuple[int, int, int]:
     """Steps in an epoch, epochs, steps in all; a stream is one epoch without end."""
-    if not hasattr(loader.dataset, "__len__"):
+    if isinstance(loader.dataset, PictureStream):
         return args.max_steps, 1, args.max_steps
     per_epoch = max(1, math.ceil(len(loader) / args.gradient_accumulation_steps))
     max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "configuration_cait": {"checkpoints"},
     "state_dict": {"checkpoints"},
     "image_processing_cait": {"image_processing_pil_cait"},
-    "training.data": {"image_processing_pil_cait"},
+    "training.data": {"image_processing_pil_cait", "training.bad_images"},
 }
 OPTIONAL = {"triton", "timm", "torchvision", "sklearn", "matplotlib", "evaluate"}
 MAY_IMPORT_OPTIONAL = {"attention_triton": {"triton"}, "topk_accuracy": {"evaluate"}, "convert": {"timm"}}

@@ -19,7 +19,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .arguments import DataArguments, ModelArguments, RecipeArguments, TrainingArguments, parse_arguments
-from .data import LabelledPictures, load_data
+from .data import LabelledPictures, PictureStream, load_data
 from .distillation import Distillation
 from .ema import EMA_FILE, ModelEma
 from .models import add_lora, load_config, load_model, plain_model, save_model, set_labels
@@ -41,7 +41,7 @@ class Experiment:
 
     Attributes:
         model (`nn.Module`): with the frozen parts frozen and adapters added.
-        train_data, eval_data ([`LabelledPictures`] or `None`): their items are what the model takes.
+        train_data, eval_data ([`LabelledPictures`], [`PictureStream`] or `None`): their items are what the model takes.
         train_collator ([`TrainCollator`]): makes batches to train on.
         randomness ([`Randomness`]): its `epoch` is to be set before an epoch begins.
         distillation ([`Distillation`] or `None`): a teacher, on the CPU.
@@ -55,8 +55,8 @@ class Experiment:
     training_args: TrainingArguments
     model: PreTrainedModel
     image_processor: object
-    train_data: LabelledPictures | None
-    eval_data: LabelledPictures | None
+    train_data: LabelledPictures | PictureStream | None
+    eval_data: LabelledPictures | PictureStream | None
     train_collator: TrainCollator
     randomness: Randomness
     distillation: Distillation | None
@@ -66,7 +66,7 @@ class Experiment:
     @property
     def streaming(self) -> bool:
         """Whether the pictures to train on come as a stream, each process its share."""
-        return self.train_data is not None and not hasattr(self.train_data, "__len__")
+        return isinstance(self.train_data, PictureStream)
 
 
 def set_up_logging():
@@ -101,6 +101,10 @@ def prepare(argv: list[str]) -> Experiment:
             recipe.random_erasing,
         )
         train_data.prepare(transform, config.label2id)
+        if isinstance(train_data, PictureStream):
+            train_data.split(args.process_index, args.world_size)
+        else:
+            train_data.views = recipe.repeated_augmentation
     if eval_data:
         eval_data.prepare(EvalTransform(image_processor), config.label2id)
     collator = TrainCollator(
@@ -121,6 +125,8 @@ def prepare(argv: list[str]) -> Experiment:
     else:
         freeze_all_but(model, recipe.trainable)
     parameter_groups(plain_model(model), args.learning_rate, args.weight_decay, recipe.layer_decay)  # or its sentence
+    if isinstance(train_data, PictureStream) and recipe.repeated_augmentation > 1:
+        raise ValueError("--repeated_augmentation needs to know all pictures: drop it or --streaming.")
     if recipe.ema_decay is not None:
         ModelEma(torch.nn.Linear(1, 1), recipe.ema_decay)  # or its sentence
     if data_args.overwrite_output_dir and args.do_train and args.should_save:
