@@ -5,7 +5,9 @@ First arguments that end in .yaml, .yml or .json name files of flags, such as re
 """
 
 import json
+from argparse import Action
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 
@@ -15,6 +17,18 @@ import yaml
 from transformers import HfArgumentParser
 
 from .data import DataArguments, option
+
+
+# Flags of RecipeArguments that need a package which training as such does not need.
+NEEDED_PACKAGES = {
+    "auto_augment": "timm",
+    "random_erasing": "timm",
+    "repeated_augmentation": "timm",
+    "mixup": "timm",
+    "cutmix": "timm",
+    "ema_decay": "timm",
+    "lora_rank": "peft",
+}
 
 
 @dataclass
@@ -66,13 +80,16 @@ class RecipeArguments:
 class TrainingArguments(transformers.TrainingArguments):
     """Transformers' arguments; on a GPU that has bfloat16 it is the default."""
 
-    bf16: bool | None = option("Mixed precision in bfloat16. Without it: on GPUs that have it, unless --fp16.")
+    # `bool`, not `bool | None`: the parser takes "--bf16" without a value for that type alone
+    bf16: bool = option("Mixed precision in bfloat16. Without it: on GPUs that have it, unless --fp16.", None)
+    report_to: list[str] | None = option("Loggers, such as tensorboard and trackio, or all. Without it: none.")
     remove_unused_columns: bool = option("Leave it off: the pictures are no column that the model names.", False)
 
     def __post_init__(self):
         if self.bf16 is None:
             on_gpu = torch.cuda.is_available() and not self.use_cpu
-            self.bf16 = on_gpu and not self.fp16 and torch.cuda.is_bf16_supported()
+            self.bf16 = on_gpu and not self.fp16 and torch.cuda.is_bf16_supported(including_emulation=False)
+        self.report_to = self.report_to or "none"
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         super().__post_init__()
 
@@ -82,13 +99,20 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Rec
 
     Raises:
         ValueError: with a sentence, for what no flag or no training allows.
+        OSError: if a file cannot be read.
+        ImportError: if a flag needs a package that is not installed.
     """
-    parser = HfArgumentParser((ModelArguments, DataArguments, RecipeArguments, TrainingArguments))
+    parser = _Parser((ModelArguments, DataArguments, RecipeArguments, TrainingArguments))
     files = list(takewhile(lambda argument: argument.endswith((".json", ".yaml", ".yml")), argv))
     flags = [flag for path in files for flag in _read_flags(path, parser)]
     parsed = parser.parse_args_into_dataclasses([*flags, *argv[len(files) :]], look_for_args_file=False)
     _check(*parsed)
     return parsed
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str):
+        raise ValueError(f"{message}.")
 
 
 def _read_flags(path: str, parser: HfArgumentParser) -> list[str]:
@@ -100,17 +124,23 @@ def _read_flags(path: str, parser: HfArgumentParser) -> list[str]:
         raise ValueError(f"{path} cannot be read as a file of flags: {' '.join(str(error).split())}") from error
     if not isinstance(flags, dict):
         raise ValueError(f"{path} must hold names of flags with their values.")
-    known = {action.dest for action in parser._actions}
+    known = {action.dest: action for action in parser._actions}
     unknown = [str(name) for name in flags if name not in known]
     if unknown:
         raise ValueError(f"{path} sets {', '.join(unknown)}, but there are no such flags.")
     argv = []
     for name, value in flags.items():
         if isinstance(value, list):
-            argv += [f"--{name}", *map(str, value)]
+            argv += [f"--{name}", *map(str, value)] if value else []
         elif value is not None:
-            argv += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
+            argv.append(f"--{name}={_as_text(value, known[name])}")  # joined: "-1e-6" by itself looks like a flag
     return argv
+
+
+def _as_text(value, action: Action) -> str:
+    if value is False and action.choices and "no" in action.choices:
+        return "no"  # as YAML reads `eval_strategy: no`
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _check(model_args: ModelArguments, data_args: DataArguments, recipe: RecipeArguments, args: TrainingArguments):
@@ -133,6 +163,11 @@ def _check(model_args: ModelArguments, data_args: DataArguments, recipe: RecipeA
         raise ValueError("--lora_rank says what trains: drop --trainable and --layer_decay.")
     if recipe.warmup_epochs is not None and args.warmup_steps:
         raise ValueError("--warmup_epochs and --warmup_steps say the same: pass one of them.")
+    if recipe.base_learning_rate is not None and args.learning_rate != TrainingArguments.learning_rate:
+        raise ValueError("--base_learning_rate gives --learning_rate: pass one of them.")
+    for flag, package in NEEDED_PACKAGES.items():
+        if getattr(recipe, flag) != getattr(RecipeArguments, flag) and find_spec(package) is None:
+            raise ImportError(f"--{flag} needs the package {package}, which is not installed: pip install {package}.")
     if recipe.base_learning_rate is not None:
         pictures = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         args.learning_rate = recipe.base_learning_rate * pictures / 512

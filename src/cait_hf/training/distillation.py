@@ -6,6 +6,8 @@ wants the two outputs of a distilled DeiT. The ten checkpoints have one class to
 speak to the same logits, as in the distillation without a token of the DeiT paper (arXiv 2012.12877).
 """
 
+from collections import Counter, defaultdict
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -95,11 +97,14 @@ def _order_of_classes(student_labels: dict[int, str], teacher_labels: dict[int, 
     if len(student_labels) != len(teacher_labels):
         counts = f"the teacher has {len(teacher_labels)} classes and the model {len(student_labels)}"
         raise ValueError(f"{counts}: they must be the same.")
-    index_of = {name: index for index, name in teacher_labels.items()}
     names = [student_labels[index] for index in range(len(student_labels))]
-    if all(name in index_of for name in names):
-        return torch.tensor([index_of[name] for name in names])
+    missing = Counter(names) - Counter(teacher_labels.values())
+    if not missing:
+        indices_of = defaultdict(list)
+        for index in sorted(teacher_labels):
+            indices_of[teacher_labels[index]].append(index)
+        return torch.tensor([indices_of[name].pop(0) for name in names])  # in timm's ImageNet two classes are "crane"
     if all(name == f"LABEL_{index}" for index, name in teacher_labels.items()):
         return torch.arange(len(names))  # a teacher whose classes have no names: taken to have the same order
-    missing = next(name for name in names if name not in index_of)
-    raise ValueError(f"the teacher does not know the class {missing!r}: it must be trained for the same classes.")
+    name = next(iter(missing))
+    raise ValueError(f"the teacher does not know the class {name!r}: it must be trained for the same classes.")

@@ -18,7 +18,8 @@ class ModelEma:
     """Average of the weights of a model over its steps, the last ones counting most.
 
     Args:
-        model (`nn.Module`): the model without wrappers, its weights in one piece; they are the first average.
+        model (`nn.Module`): the model without wrappers, its weights in one piece. Those behind the first step
+            are the first average.
         decay (`float`): what is kept of the average in a step, in (0, 1); the official training has 0.99996.
         warmup (`bool`): start with a smaller decay, which grows with the steps; for trainings that are short.
 

@@ -15,6 +15,7 @@ from ..configuration_cait import CaitConfig, as_pair
 from ..image_processing_pil_cait import CaitImageProcessorPil
 from .arguments import ModelArguments, RecipeArguments
 from .data import LabelledPictures
+from .optimization import head_names
 
 
 logger = logging.getLogger(__name__)
@@ -128,17 +129,23 @@ def add_lora(model: PreTrainedModel, recipe: RecipeArguments) -> torch.nn.Module
     """The model with adapters on some linears; they and the classifier train.
 
     Raises:
-        ValueError: if the model has no linear of these names.
+        ValueError: if the model has no linear of these names, or does not tell its classifier.
         ImportError: if PEFT is not installed.
     """
     from peft import LoraConfig, get_peft_model
 
-    head = sorted({name.split(".")[0] for name, _ in model.named_parameters()} - {model.base_model_prefix})
+    head = sorted({name.split(".")[0] for name in head_names(model)})
+    targets = [name.strip() for name in recipe.lora_target_modules.split(",")]
+    linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name in linears):
+            known = ", ".join(sorted({name.split(".")[-1] for name in linears}))
+            raise ValueError(f"--lora_target_modules has {target!r}, but the linears of the model are {known}.")
     config = LoraConfig(
         r=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha or 2 * recipe.lora_rank,
         lora_dropout=recipe.lora_dropout,
-        target_modules=[name.strip() for name in recipe.lora_target_modules.split(",")],
+        target_modules=targets,
         modules_to_save=head,
     )
     return get_peft_model(model, config)

@@ -79,8 +79,10 @@ def cosine_schedule(
     all of it scaled down alike.
 
     Raises:
-        ValueError: if `warmup_lr` or `min_lr` is not in [0, learning_rate].
+        ValueError: if `learning_rate` is not above 0, or `warmup_lr` or `min_lr` is not in [0, learning_rate].
     """
+    if not learning_rate > 0:
+        raise ValueError(f"--learning_rate is {learning_rate}, but it must be above 0.")
     for flag, value in (("--warmup_lr", warmup_lr), ("--min_lr", min_lr)):
         if not 0 <= value <= learning_rate:
             raise ValueError(f"{flag} is {value}, but it must be from 0 to the learning rate, {learning_rate}.")
@@ -111,7 +113,7 @@ def freeze_all_but(model: nn.Module, trainable: str) -> list[str]:
     """
     if trainable == "all":
         return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    chosen = _head_names(model)
+    chosen = head_names(model)
     if trainable == "attention":
         attention = [name for name, _ in model.named_parameters() if "attention." in name or ".attn." in name]
         if not attention:
@@ -126,11 +128,17 @@ def freeze_all_but(model: nn.Module, trainable: str) -> list[str]:
     return [name for name, _ in model.named_parameters() if name in chosen]
 
 
-def _head_names(model: nn.Module) -> set[str]:
-    prefix = f"{model.base_model_prefix}."
-    names = {name for name, _ in model.named_parameters() if not name.startswith(prefix)}
-    if not names:
-        raise ValueError(f"--trainable is set, but {type(model).__name__} has nothing outside its base model.")
+def head_names(model: nn.Module) -> set[str]:
+    """Names of the parameters outside the base model.
+
+    Raises:
+        ValueError: if there are none, or no part of the model is called by its `base_model_prefix`, as in CLIP: then
+            everything would seem to be outside.
+    """
+    prefix = model.base_model_prefix
+    names = {name for name, _ in model.named_parameters() if not name.startswith(f"{prefix}.")}
+    if not names or not hasattr(model, prefix):
+        raise ValueError(f"{type(model).__name__} does not tell its classifier: train all of it.")
     return names
 
 

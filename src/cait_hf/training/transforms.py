@@ -121,7 +121,7 @@ class TrainCollator:
     Args:
         num_labels (`int`): number of classes.
         randomness ([`Randomness`]): the mixing of a batch depends on seed, epoch and the keys of its pictures.
-        label_smoothing (`float`): this share of a label is spread over all classes, in [0, 1).
+        label_smoothing (`float`): this share of a label is spread over all classes, in [0, 1].
         mixup, cutmix (`float`): alpha of each; 0 is off. With both, one of them is drawn.
         mixup_prob (`float`): probability of mixing at all.
         mixup_switch_prob (`float`): probability of cutmix where both are on.

@@ -1,0 +1,359 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""The order of the pictures, their augmentation and mixup: what `cait_hf.training` draws depends on the place alone.
+
+Mixup is checked by its own pixels: pictures of one colour tell which share of each picture a mixed one has. Where timm
+does the work, the values expected are timm's own (1.0.31) or follow from the definition of what was asked for.
+"""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from accelerate.data_loader import BatchSamplerShard
+from PIL import Image, ImageOps
+
+from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
+from cait_hf.training.randomness import Randomness
+from cait_hf.training.sampling import TrainSampler
+from cait_hf.training.transforms import EvalTransform, TrainCollator, TrainTransform, collate, random_part, smooth
+
+
+NO_TIMM = "RandAugment, erasing, mixup and repeated augmentation are timm's"
+
+
+def streams() -> tuple:
+    """Where the random streams of Python, numpy and torch are."""
+    return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+
+
+def processor(size: int = 16) -> CaitImageProcessorPil:
+    return CaitImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+
+def picture(width: int = 24, height: int = 24, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+# Random numbers
+
+
+def test_generators_depend_on_seed_epoch_and_place():
+    def draw(seed: int, epoch: int, *place: int) -> float:
+        randomness = Randomness(seed)
+        randomness.epoch = epoch
+        with randomness.seeded(*place):
+            seeded = random.random(), np.random.rand(), torch.rand(()).item()
+        return randomness.generator(*place).random(), *seeded
+
+    places = [(0, 0, 1), (1, 0, 1), (0, 1, 1), (0, 0, 2), (0, 0, 1, 1)]
+    for index in range(4):
+        draws = [draw(*place)[index] for place in places]
+        assert len(set(draws)) == len(places) and draws == [draw(*place)[index] for place in places]
+
+
+def test_seeded_leaves_the_streams_as_they_were():
+    for _ in range(2):  # also behind an error
+        before = streams()
+        with pytest.raises(KeyError), Randomness(0).seeded(3):
+            random.random(), np.random.rand(), torch.rand(1)
+            assert all(one != other for one, other in zip(streams(), before))
+            raise KeyError
+        assert streams() == before
+
+
+# Order
+
+
+def orders(sampler: TrainSampler, epochs: int) -> list[list[int]]:
+    found = []
+    for epoch in range(epochs):
+        sampler.randomness.epoch = epoch
+        found.append(list(sampler))
+    return found
+
+
+def test_sampler_permutes_anew_each_epoch():
+    before = streams()
+    found = orders(TrainSampler(50, Randomness(7)), 3)
+    assert [sorted(order) for order in found] == 3 * [list(range(50))]
+    assert found[0] != found[1] != found[2] != found[0]
+    assert found == orders(TrainSampler(50, Randomness(7)), 3) and found != orders(TrainSampler(50, Randomness(8)), 3)
+    assert len(TrainSampler(50, Randomness(7))) == 50 and streams() == before
+
+
+def test_repeated_augmentation_in_one_process():
+    """Three views behind each other; from 256 pictures on, the length is a multiple of 256, as in timm."""
+    pytest.importorskip("timm", reason=NO_TIMM)
+    for num_pictures, length in ((50, 50), (600, 512)):
+        sampler = TrainSampler(num_pictures, Randomness(7), views=3)
+        first, second = orders(sampler, 2)
+        assert len(sampler) == len(first) == len(set(first)) == length
+        assert [key // num_pictures for key in first] == [place % 3 for place in range(length)]
+        pictures = [key % num_pictures for key in first]
+        assert pictures[::3][: length // 3] == pictures[1::3][: length // 3] == pictures[2::3]
+        assert len(set(pictures)) == -(-length // 3)
+        assert first == orders(TrainSampler(num_pictures, Randomness(7), views=3), 1)[0] and first != second
+
+
+@pytest.mark.parametrize("num_processes, views", [(2, 2), (2, 3), (3, 3)])
+def test_views_of_a_picture_go_to_different_processes(num_processes, views):
+    """As timm's sampler gives each process every n-th of the views; accelerate deals whole batches instead."""
+    distributed_sampler = pytest.importorskip("timm.data.distributed_sampler", reason=NO_TIMM)
+    num_pictures, batch_size = 48, 4
+    sampler = TrainSampler(num_pictures, Randomness(0), views, batch_size, num_processes)
+    batches = torch.utils.data.BatchSampler(sampler, batch_size, drop_last=False)
+    dealt = []
+    for process in range(num_processes):
+        dealt.append([key for batch in BatchSamplerShard(batches, num_processes, process) for key in batch])
+        reference = distributed_sampler.RepeatAugSampler(
+            range(num_pictures), num_replicas=num_processes, rank=process, num_repeats=views
+        )
+        reference.set_epoch(sampler._repeated.epoch)
+        assert [key % num_pictures for key in dealt[-1]] == list(reference)
+    assert sorted(sum(dealt, [])) == sorted(set(sampler))
+    for picture in {key % num_pictures for key in sampler}:
+        counts = [sum(key % num_pictures == picture for key in keys) for keys in dealt]
+        assert max(counts) - min(counts) <= 1
+
+
+# Augmentation
+
+
+class Scans(torch.utils.data.Dataset):
+    """Random pictures, as `LabelledPictures` gives them."""
+
+    def __init__(self, transform: TrainTransform):
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, key: int) -> torch.Tensor:
+        return self.transform(picture(seed=key % 3), key)
+
+
+@pytest.mark.parametrize("augmentation", [{}, {"auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.5}])
+def test_pixels_do_not_depend_on_the_workers(augmentation):
+    if augmentation:
+        pytest.importorskip("timm", reason=NO_TIMM)
+    epochs = {}
+    for workers in (0, 1, 2):
+        torch.manual_seed(workers), np.random.seed(workers), random.seed(workers)
+        transform = TrainTransform(processor(), Randomness(3), **augmentation)
+        loader = torch.utils.data.DataLoader(Scans(transform), 2, num_workers=workers, persistent_workers=workers > 0)
+        for epoch in (0, 1):
+            transform.randomness.epoch = epoch
+            epochs[workers, epoch] = torch.cat(list(loader))
+    for epoch in (0, 1):
+        assert torch.equal(epochs[0, epoch], epochs[1, epoch]) and torch.equal(epochs[0, epoch], epochs[2, epoch])
+    for key in range(6):
+        assert not torch.equal(epochs[0, 0][key], epochs[0, 1][key])
+    assert not torch.equal(epochs[0, 0][0], epochs[0, 0][3])  # another view of the same picture
+    other_seed = TrainTransform(processor(), Randomness(4), **augmentation)
+    assert not torch.equal(epochs[0, 0][0], Scans(other_seed)[0])
+
+
+@pytest.mark.parametrize("width, height", [(24, 24), (32, 24), (24, 32)])
+def test_whole_picture_without_randomness(width, height):
+    """All of its area is all of the picture, where its shape is one of the crop's; the pixels are the evaluation's."""
+    image = picture(width, height)
+    square = image.resize((16, 16), Image.Resampling.BICUBIC)
+    for flip, expected in ((0.0, square), (1.0, ImageOps.mirror(square))):
+        transform = TrainTransform(processor(), Randomness(0), crop_area=1.0, flip_probability=flip)
+        for key in range(5):
+            assert torch.equal(transform(image, key), EvalTransform(processor())(expected, key))
+
+
+def test_pictures_are_mirrored_as_often_as_asked():
+    image = picture()
+    transform = TrainTransform(processor(), Randomness(0), crop_area=1.0, flip_probability=0.3)
+    mirrored = TrainTransform(processor(), Randomness(0), crop_area=1.0, flip_probability=1.0)(image, 0)
+    share = sum(torch.equal(transform(image, key), mirrored) for key in range(400)) / 400
+    assert abs(share - 0.3) < 0.1  # more than four standard deviations
+
+
+def test_crop_takes_the_area_that_was_asked_for():
+    """Colours that grow along both axes tell which part of the picture is seen."""
+    ramp = np.linspace(0, 255, 128)
+    image = Image.fromarray(np.stack(np.broadcast_arrays(ramp, ramp[:, None], 0 * ramp), -1).astype(np.uint8))
+    for least in (0.25, 0.9):
+        transform = TrainTransform(processor(), Randomness(0), crop_area=least, flip_probability=0.0)
+        plain = processor()
+        mean, std = (torch.tensor(values)[:2, None, None] for values in (plain.image_mean, plain.image_std))
+        areas = []
+        for key in range(200):
+            seen = transform(image, key)[:2] * std + mean
+            spread = torch.stack([seen[0].mean(0).diff().mean(), seen[1].mean(1).diff().mean()]) * 16
+            areas.append(spread.prod().item())
+        assert least - 0.06 < min(areas) < least + 0.06 and max(areas) > 0.9
+
+
+def test_erasing_puts_noise_into_one_rectangle():
+    pytest.importorskip("timm", reason=NO_TIMM)
+    plain = TrainTransform(processor(64), Randomness(0))
+    erasing = TrainTransform(processor(64), Randomness(0), random_erasing=1.0)
+    before = streams()
+    noise = []
+    for key in range(20):
+        changed = (plain(picture(), key) != erasing(picture(), key)).any(0)
+        rows, columns = changed.any(1).nonzero(), changed.any(0).nonzero()
+        assert changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        assert 0.015 < changed.float().mean() < 0.35  # timm: 2 % to a third
+        noise.append(erasing(picture(), key)[:, changed].flatten())
+    noise = torch.cat(noise)
+    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05  # as the pixels that the model gets
+    assert streams() == before
+    seldom = TrainTransform(processor(64), Randomness(0), random_erasing=0.25)
+    share = sum(not torch.equal(plain(picture(), key), seldom(picture(), key)) for key in range(200)) / 200
+    assert abs(share - 0.25) < 0.13
+
+
+def test_auto_augment_acts_before_the_normalisation():
+    """What reaches the model are still 256 levels of colour, normalised."""
+    pytest.importorskip("timm", reason=NO_TIMM)
+    image, plain = picture(), TrainTransform(processor(), Randomness(0))
+    before = streams()
+    for policy in ("rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2", "original", "3a"):
+        augmenting = TrainTransform(processor(), Randomness(0), auto_augment=policy)
+        changed = [not torch.equal(plain(image, key), augmenting(image, key)) for key in range(20)]
+        assert sum(changed) > 10, policy
+        pixels = augmenting(image, 1) * torch.tensor(processor().image_std)[:, None, None]
+        pixels = 255 * (pixels + torch.tensor(processor().image_mean)[:, None, None])
+        torch.testing.assert_close(pixels, pixels.round(), rtol=0, atol=1e-3)
+        assert 0 <= pixels.round().min() and pixels.round().max() <= 255
+    assert streams() == before
+
+
+@pytest.mark.parametrize("width, height", [(200, 150), (1, 1), (10, 4000), (4000, 10)])
+def test_random_part_has_the_asked_area_and_shape(width, height):
+    rng = np.random.default_rng(0)
+    left, top, right, bottom = np.array([random_part(width, height, rng) for _ in range(500)]).T
+    assert left.min() >= 0 and top.min() >= 0 and right.max() <= width and bottom.max() <= height
+    ratios, areas = (right - left) / (bottom - top), (right - left) * (bottom - top) / (width * height)
+    assert ratios.min() >= 3 / 4 - 1e-9 and ratios.max() <= 4 / 3 + 1e-9
+    if width == 200:
+        assert 0.08 <= areas.min() < 0.1 and 0.9 < areas.max() <= 1
+        assert ratios.min() < 0.8 and ratios.max() > 1.3
+        assert left.min() < 5 and right.max() > 195
+
+
+WRONG_TRANSFORMS = {
+    "crop_area": ({"crop_area": 0.0}, "--crop_area is 0.0, but it must be above 0 and at most 1"),
+    "flip": ({"flip_probability": 1.5}, "--flip_probability is 1.5, but it must be from 0 to 1"),
+    "erasing": ({"random_erasing": -0.1}, "--random_erasing is -0.1, but it must be from 0 to 1"),
+    "policy": ({"auto_augment": "plenty"}, "--auto_augment is plenty, but timm has no such policy"),
+    "section": ({"auto_augment": "rand-q9"}, "--auto_augment is rand-q9, but timm has no such policy"),
+}
+
+
+@pytest.mark.parametrize("arguments, message", WRONG_TRANSFORMS.values(), ids=WRONG_TRANSFORMS)
+def test_wrong_augmentation_ends_with_a_sentence(arguments, message):
+    if "auto_augment" in arguments:
+        pytest.importorskip("timm", reason=NO_TIMM)
+    with pytest.raises(ValueError, match=message):
+        TrainTransform(processor(), Randomness(0), **arguments)
+
+
+# Batches
+
+
+def items(count: int, first_key: int = 10) -> list[dict]:
+    """Pictures of one colour, `index + 1`, each of a class of its own."""
+    return [
+        {"pixel_values": torch.full((3, 16, 16), index + 1.0), "labels": index, "key": first_key + index}
+        for index in range(count)
+    ]
+
+
+def test_smoothing_needs_no_timm():
+    expected = torch.tensor([[0.925, 0.025, 0.025, 0.025], [0.025, 0.025, 0.025, 0.925]])
+    torch.testing.assert_close(smooth(torch.tensor([0, 3]), 4, 0.1), expected)
+    batch = TrainCollator(4, Randomness(0), label_smoothing=0.1)(items(3))
+    torch.testing.assert_close(batch["labels"], smooth(torch.arange(3), 4, 0.1), rtol=0, atol=0)
+    assert torch.equal(batch["pixel_values"], collate(items(3))["pixel_values"])
+    plain = TrainCollator(4, Randomness(0))(items(3))
+    assert plain.keys() == {"pixel_values", "labels"} and torch.equal(plain["labels"], torch.arange(3))
+
+
+MIXES = {
+    "mixup": {"mixup": 0.8},
+    "cutmix": {"cutmix": 1.0},
+    "both": {"mixup": 0.8, "cutmix": 1.0},
+    "pair": {"mixup": 0.8, "cutmix": 1.0, "mixup_mode": "pair"},
+    "elem": {"mixup": 0.8, "cutmix": 1.0, "mixup_mode": "elem"},
+    "smoothed": {"mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1},
+    "seldom": {"mixup": 0.8, "mixup_prob": 0.5},
+}
+
+
+@pytest.mark.parametrize("count", [1, 4, 7])
+@pytest.mark.parametrize("arguments", MIXES.values(), ids=MIXES)
+def test_targets_tell_what_is_in_the_pixels(arguments, count):
+    """The mean colour of a mixed picture is the mean of the colours that its target names, each with its share."""
+    mixup = pytest.importorskip("timm.data.mixup", reason=NO_TIMM)
+    smoothing, num_labels = arguments.get("label_smoothing", 0.0), 8
+    collator = TrainCollator(num_labels, Randomness(0), **arguments)
+    one_share, mixed = "mixup_mode" not in arguments, 0
+    for key in range(0, 400, 10):
+        batch = collator(items(count, key))
+        targets = batch["labels"]
+        torch.testing.assert_close(targets.sum(1), torch.ones(count), rtol=0, atol=1e-6)
+        shares = (targets - smoothing / num_labels) / (1 - smoothing)
+        colours = torch.arange(num_labels) + 1.0
+        torch.testing.assert_close(shares @ colours, batch["pixel_values"].mean((1, 2, 3)), rtol=1e-5, atol=1e-5)
+        if count % 2:  # the last of an odd number has no partner
+            torch.testing.assert_close(shares[-1], torch.eye(num_labels)[count - 1], rtol=0, atol=1e-6)
+            assert (batch["pixel_values"][-1] == count).all()
+        if count > 1 and one_share:  # timm makes the same targets of the share in the pixels
+            even, share = count // 2 * 2, shares[0, 0].item()
+            expected = mixup.mixup_target(torch.arange(even), num_labels, share, smoothing)
+            torch.testing.assert_close(targets[:even], expected, rtol=0, atol=1e-6)
+            mixed += share < 1
+    if count > 1 and one_share:
+        assert 10 < mixed < 30 if "mixup_prob" in arguments else mixed > 30
+
+
+def test_cutmix_and_mixup_alternate_as_asked():
+    pytest.importorskip("timm", reason=NO_TIMM)
+    for probability in (0.0, 0.25, 1.0):
+        collator = TrainCollator(8, Randomness(0), mixup=0.8, cutmix=1.0, mixup_switch_prob=probability)
+        pixels = [collator(items(2, key))["pixel_values"] for key in range(0, 400, 2)]
+        cut = sum(bool(((values == 1) | (values == 2)).all()) for values in pixels) / len(pixels)
+        assert abs(cut - probability) < 0.15
+
+
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+def test_mixing_depends_on_seed_epoch_and_keys_alone(mode):
+    pytest.importorskip("timm", reason=NO_TIMM)
+
+    def mix(seed: int = 0, epoch: int = 0, key: int = 10) -> torch.Tensor:
+        randomness = Randomness(seed)
+        collator = TrainCollator(8, randomness, mixup=0.8, cutmix=1.0, mixup_mode=mode)
+        randomness.epoch = epoch
+        return collator(items(4, key))["labels"]
+
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    before = streams()
+    first = mix()
+    assert streams() == before
+    torch.manual_seed(2), np.random.seed(2), random.seed(2)
+    assert torch.equal(first, mix())
+    for other in (mix(seed=1), mix(epoch=1), mix(key=11)):
+        assert not torch.equal(first, other)
+
+
+WRONG_COLLATORS = {
+    "smoothing": ({"label_smoothing": 1.5}, "--label_smoothing_factor is 1.5, but it must be from 0 to 1"),
+    "mixup": ({"mixup": -1.0}, "--mixup is -1.0, but it must be 0 or more"),
+    "cutmix": ({"cutmix": float("nan")}, "--cutmix is nan, but it must be 0 or more"),
+    "prob": ({"mixup_prob": 2.0}, "--mixup_prob is 2.0, but it must be from 0 to 1"),
+    "switch": ({"mixup_switch_prob": 2.0}, "--mixup_switch_prob is 2.0, but it must be from 0 to 1"),
+    "mode": ({"mixup_mode": "half"}, "--mixup_mode is half, but it must be batch, pair or elem"),
+}
+
+
+@pytest.mark.parametrize("arguments, message", WRONG_COLLATORS.values(), ids=WRONG_COLLATORS)
+def test_wrong_mixup_ends_with_a_sentence(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TrainCollator(4, Randomness(0), **arguments)
