@@ -39,6 +39,7 @@ from cait_hf.training.experiment import (
     Experiment,
     could_not_be_written,
     finish,
+    in_a_sentence,
     make_optimizer,
     make_sampler,
     make_scheduler,
@@ -83,6 +84,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     try:
         if experiment.training_args.do_train:
             metrics |= loop.train()
+            loop.save_state()
         if experiment.training_args.do_eval:
             metrics |= loop.evaluate()
         state_dict = loop.accelerator.get_state_dict(loop.model) if loop.sharded else None
@@ -96,8 +98,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             log_history=loop.state.log_history,
             state_dict=state_dict,
         )
-    except (FloatingPointError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except (FloatingPointError, OSError, ValueError) as error:
+        sys.exit(in_a_sentence(error))
 
 
 def check_flags(args: TrainingArguments):
@@ -335,6 +337,12 @@ class Loop:
         self.accelerator.wait_for_everyone()
         if self.state.best_global_step == step:
             self.state.best_model_checkpoint = str(folder)
+
+    def save_state(self):
+        """What Trainer's `save_state` leaves in the output folder."""
+        if self.accelerator.is_main_process:
+            os.makedirs(self.experiment.training_args.output_dir, exist_ok=True)
+            self.state.save_to_json(os.path.join(self.experiment.training_args.output_dir, TRAINER_STATE))
 
     def load_checkpoint(self, folder: str | None):
         if folder is None:

@@ -8,6 +8,7 @@ as soon as one lacks a class.
 import glob
 import itertools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace

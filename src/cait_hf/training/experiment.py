@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -19,13 +19,14 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .arguments import DataArguments, ModelArguments, RecipeArguments, TrainingArguments, parse_arguments
+from .card import Dataset, write_model_card
 from .data import LabelledPictures, PictureStream, load_data
 from .distillation import Distillation
 from .ema import EMA_FILE, ModelEma
 from .models import add_lora, load_config, load_model, plain_model, save_model, set_labels
 from .optimization import cosine_schedule, freeze_all_but, parameter_groups
 from .randomness import Randomness
-from .report import replacing, write_report
+from .report import environment, replacing, write_report
 from .sampling import TrainSampler
 from .transforms import EvalTransform, TrainCollator, TrainTransform
 
@@ -41,7 +42,7 @@ class Experiment:
 
     Attributes:
         model (`nn.Module`): with the frozen parts frozen and adapters added.
-        train_data, eval_data ([`LabelledPictures`], [`PictureStream`] or `None`): their items are what the model takes.
+        train_data, eval_data ([`LabelledPictures`], [`PictureStream`] or `None`): items are what the model takes.
         train_collator ([`TrainCollator`]): makes batches to train on.
         randomness ([`Randomness`]): its `epoch` is to be set before an epoch begins.
         distillation ([`Distillation`] or `None`): a teacher, on the CPU.
@@ -242,6 +243,12 @@ def is_complete(checkpoint: Path, with_ema: bool) -> bool:
     return (checkpoint / TRAINER_STATE).is_file() and (not with_ema or (checkpoint / EMA_FILE).is_file())
 
 
+def in_a_sentence(error: Exception) -> str:
+    """What an error says; one of a worker process comes with a traceback, whose last line it is."""
+    last = str(error).strip().splitlines()[-1]
+    return f"error: {last.partition('Error: ')[2] or last}" if "Traceback" in str(error) else f"error: {error}"
+
+
 @contextmanager
 def could_not_be_written(step: int, output_dir: str | Path, unfinished: Path | None = None) -> Iterator[None]:
     """Raise OSError with a sentence if a checkpoint could not be written, and remove what there is of it."""
@@ -305,10 +312,32 @@ def finish(
         num_processes=args.world_size,
     )
     if args.do_train:
-        write_card(experiment, model, metrics)
+        write_card(experiment, model, metrics, results)
     if experiment.push_to_hub:
         push(folder, args)
     return metrics
+
+
+def write_card(experiment: Experiment, model: torch.nn.Module, metrics: dict[str, float], results: dict[str, dict]):
+    """The model card, with what was measured and the flags that are not their defaults."""
+    model_args, data_args, args = experiment.model_args, experiment.data_args, experiment.training_args
+    always = ("seed", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
+    always += ("optim", "learning_rate", "lr_scheduler_type", "weight_decay", "bf16", "fp16")
+    settings = {"processes": args.world_size} | {name: getattr(args, name) for name in always}
+    for arguments in (experiment.recipe, model_args):
+        chosen = {field.name: getattr(arguments, field.name) for field in fields(arguments)}
+        settings |= {name: value for name, value in chosen.items() if value != getattr(type(arguments), name)}
+    write_model_card(
+        args.output_dir,
+        model=plain_model(model),
+        model_name=args.hub_model_id or str(args.output_dir),
+        base_model=model_args.model_name_or_path,
+        dataset=Dataset(data_args.dataset_name or data_args.train_dir, data_args.dataset_config_name),
+        results=results,
+        settings=settings,
+        train_metrics={name: value for name, value in metrics.items() if name.startswith("train_")},
+        environment=environment(args.world_size),
+    )
 
 
 def _write_json(path: Path, content: dict):
@@ -330,7 +359,3 @@ def push(folder: Path, args: TrainingArguments):
         api.upload_folder(repo_id=repo_id, folder_path=folder, ignore_patterns=ignored, commit_message="Upload model")
     except (OSError, HTTPError, HFValidationError) as error:
         raise OSError(f"{folder} was written, but it could not be pushed to {repo_id}: {error}") from error
-
-
-def write_card(experiment, model, metrics):
-    pass
