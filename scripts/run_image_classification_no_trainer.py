@@ -297,7 +297,6 @@ class Loop:
         if self.ema is not None:
             with self.ema.in_place_of(self.plain_model):
                 metrics |= self.evaluate_weights("ema", "eval_ema")
-        self.log(metrics)
         return metrics
 
     @torch.no_grad()
@@ -306,14 +305,16 @@ class Loop:
         losses, best, labels = [], [], []
         for batch in tqdm(self.eval_loader, disable=self.quiet, leave=False, desc="evaluation"):
             logits = self.model(pixel_values=batch["pixel_values"]).logits
-            loss = classification_loss(logits, batch["labels"]).expand(len(logits)).contiguous()
+            loss = classification_loss(logits, batch["labels"], reduction="none")
             gathered = self.accelerator.gather_for_metrics((loss, best_classes(logits), batch["labels"]))
             for values, new in zip((losses, best, labels), gathered):
                 values.append(new.cpu())
         num_classes = self.plain_model.config.num_labels
         self.results[whose] = classification_metrics(torch.cat(best), torch.cat(labels), num_classes)
         metrics = {"loss": torch.cat(losses).double().mean().item(), **scalars(self.results[whose])}
-        return {f"{prefix}_{name}": value for name, value in metrics.items()}
+        metrics = {f"{prefix}_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        return metrics
 
     def save_checkpoint(self):
         """A folder that is complete as soon as it has its name."""
