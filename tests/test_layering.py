@@ -32,9 +32,16 @@ MAY_IMPORT = {
     "state_dict": {"checkpoints"},
     "image_processing_cait": {"image_processing_pil_cait"},
     "training.data": {"image_processing_pil_cait"},
+    "training.imagenet": {"checkpoints"},
 }
 OPTIONAL = {"triton", "timm", "torchvision", "sklearn", "matplotlib", "evaluate"}
-MAY_IMPORT_OPTIONAL = {"attention_triton": {"triton"}, "topk_accuracy": {"evaluate"}, "convert": {"timm"}}
+MAY_IMPORT_OPTIONAL = {
+    "attention_triton": {"triton"},
+    "topk_accuracy": {"evaluate"},
+    "convert": {"timm"},
+    "training.imagenet": {"timm"},
+    "training.ranks": {"evaluate"},
+}
 
 
 def modules() -> dict[str, Path]:
