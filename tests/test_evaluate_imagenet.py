@@ -32,7 +32,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from cait_hf import CaitForImageClassification, CaitImageProcessorPil
 from cait_hf.checkpoints import find_checkpoint, imagenet_1k_labels
-from cait_hf.training.imagenet import Prepare, indices_of_classes
+from cait_hf.training.imagenet import Prepare, class_index, indices_of_classes, synset_indices
 from cait_hf.training.ranks import best_ranks
 
 
@@ -71,9 +71,9 @@ def model_dir(tmp_path_factory) -> Path:
     return save_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-def save_model(folder: Path, **config) -> Path:
+def save_model(folder: Path, seed: int = 0, **config) -> Path:
     config = {"num_labels": 1000, "intermediate_size": 192, **config}
-    randomize_(CaitForImageClassification(tiny_config(**config))).save_pretrained(folder)
+    randomize_(CaitForImageClassification(tiny_config(**config)), seed).save_pretrained(folder)
     processor = CaitImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     processor.save_pretrained(folder)
     return folder
@@ -376,13 +376,12 @@ def test_ranks_of_other_settings_are_refused(model_dir, data_dir, labels, tmp_pa
     broken.write_bytes(b"")
     data = ["--data_dir", tmp_path / "data"]
     error_of(capsys, model_dir, *flags, *data)
-    kept = (tmp_path / "a.json.ranks").read_text()
-
-    other = save_model(tmp_path / "other", hidden_size=96, intermediate_size=384)
+    other = save_model(tmp_path / "other", seed=1)
     resized = CaitImageProcessorPil(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
     shutil.copytree(model_dir, tmp_path / "resized")
     error = error_of(capsys, tmp_path / "resized", *flags, *data)  # the same model in another place may go on
     assert "99.jpeg cannot be read" in error
+    kept = (tmp_path / "a.json.ranks").read_text()
     resized.save_pretrained(tmp_path / "resized")
     for name, changed in {
         "model": [other, *data],
@@ -525,6 +524,15 @@ def test_another_size(model_dir, data_dir, tmp_path):
     assert results["image_size"] == [48, 48]
 
 
+def test_another_size_keeps_the_ratio_of_the_crop():
+    processor = CaitImageProcessorPil(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224})
+    assert script.size_options(processor, 448) == {
+        "size": {"shortest_edge": 512},
+        "crop_size": {"height": 448, "width": 448},
+    }
+    assert script.size_options(processor, None) == {}
+
+
 def test_a_part_of_the_pictures(model_dir, data_dir, labels, tmp_path, capsys):
     """Evenly spaced in the order of the classes; of a stream the first."""
     by_class = [
@@ -597,8 +605,8 @@ def test_pictures_are_read_as_in_the_evaluations_of_others(model_dir, tmp_path):
 
 
 def test_equal_logits_rank_by_class_index():
-    logits = torch.tensor([[1.0, 2.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, float("inf"), 0.0, 0.0]])
-    assert best_ranks(logits, torch.tensor([[2, -1], [3, 1], [0, -1]])).tolist() == [1, 1, -2]
+    logits = torch.tensor([[3.0, 2.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, float("inf"), 0.0, 0.0]])
+    assert best_ranks(logits, torch.tensor([[2, -1], [3, 1], [0, -1]])).tolist() == [2, 1, -2]
 
 
 @pytest.mark.parametrize(
@@ -636,6 +644,17 @@ def test_wrong_input(flags, message, model_dir, data_dir, tmp_path, capsys):
     args = flags.format(data=data_dir, **places).split()
     error = error_of(capsys, model_dir, *args, "--output", tmp_path / "a.json")
     assert re.search(message, error), error
+
+
+def test_what_is_said_without_timm(model_dir, data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "timm.data", None)
+    synset_indices.cache_clear()
+    class_index.cache_clear()
+    flags = ["--data_dir", data_dir, "--output", tmp_path / "a.json"]
+    error = error_of(capsys, model_dir, *flags, "--test_set", "real")
+    assert "Pass --real_labels real.json, or install timm" in error
+    save_scan(0, tmp_path / "val" / "n01440764" / "0.jpeg")
+    assert "pip install timm" in error_of(capsys, model_dir, *flags[2:], "--data_dir", tmp_path / "val")
 
 
 def test_models_that_are_no_classifiers_of_imagenet(data_dir, tmp_path, capsys):

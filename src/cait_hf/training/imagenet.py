@@ -185,8 +185,10 @@ def reassessed_labels(file: Path | None) -> Labeller:
         ImportError: without `file`, if timm is not installed.
     """
     if file is None:
-        from timm.data import RealLabelsImagenet
-
+        try:
+            from timm.data import RealLabelsImagenet
+        except ImportError as error:
+            raise ImportError("Pass --real_labels real.json, or install timm, which has a copy.") from error
         by_number = list(RealLabelsImagenet([None] * 50_000).real_labels.values())
     else:
         by_number = read_json(file)
