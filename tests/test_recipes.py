@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""`scripts/recipes`, `scripts/accelerate_configs`: every flag exists, every recipe trains a step, variants are right."""
+"""`scripts/recipes`, `scripts/accelerate_configs`: flags exist, recipes train a step, variants are right."""
 
 import re
 from pathlib import Path

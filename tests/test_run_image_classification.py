@@ -7,6 +7,7 @@ interruptions, accumulation and processes, is in `test_training_equivalence.py`.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -404,3 +405,36 @@ def test_full_disk_keeps_the_checkpoints_before(name, training_flags, tmp_path):
     assert "error: the checkpoint of step 4 could not be written" in finished.stderr
     assert {file: file.read_bytes() for file in (tmp_path / "checkpoint-2").iterdir()} == kept
     assert not list(tmp_path.glob(".checkpoint*"))
+
+
+def test_broken_picture_ends_the_run_or_is_left_out(script, pictures, training_flags, tmp_path):
+    """Also where worker processes read the pictures."""
+    shutil.copytree(pictures / "train", tmp_path / "train")
+    broken = tmp_path / "train" / "two" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    flags = training_flags.replace(str(pictures / "train"), str(tmp_path / "train"))
+    flags += f" --dataloader_num_workers 1 --save_strategy no --output_dir {tmp_path / 'out'}"
+    with pytest.raises(SystemExit, match=r"^error: .*two/3.png.*--bad_images skip") as error:
+        script.main(flags.split())
+    assert "Traceback" not in str(error.value)
+    script.main([*flags.split(), "--bad_images", "skip"])
+    assert "two/3.png" in (tmp_path / "out" / "bad_images.txt").read_text()
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_stream_goes_on_where_it_was(script, pictures, training_flags, tmp_path):
+    """Parquet files read while they are used, never held whole; two workers, and an interruption behind step 3."""
+    pytest.importorskip("timm", reason="mixup is timm's")
+    data = datasets.load_dataset("imagefolder", data_dir=str(pictures / "train"), split="train").shuffle(seed=0)
+    for part in range(4):
+        data.shard(4, part).to_parquet(tmp_path / f"{part}.parquet")
+    files = f"--dataset_name parquet --train_files {tmp_path}/*.parquet"
+    flags = training_flags.replace(f"--train_dir {pictures / 'train'}", files)
+    flags += " --streaming --dataloader_num_workers 2 --save_steps 3 --mixup 0.8"
+    script.main([*flags.split(), "--max_steps", "7", "--output_dir", str(tmp_path / "whole")])
+    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
+    script.main([*flags.split(), "--max_steps", "7", "--output_dir", str(tmp_path / "resumed")])
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "resumed")
+    assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+    with pytest.raises(SystemExit, match="--max_steps"):
+        script.main([*flags.split(), "--output_dir", str(tmp_path / "endless")])

@@ -33,6 +33,7 @@ from .transforms import EvalTransform, TrainCollator, TrainTransform
 
 logger = logging.getLogger(__name__)
 
+BAD_IMAGES_LISTS = "bad_images*.txt"  # written before training begins, too
 TRAINER_STATE = "trainer_state.json"  # the last file of a checkpoint, in both scripts
 
 
@@ -133,6 +134,9 @@ def prepare(argv: list[str]) -> Experiment:
     if data_args.overwrite_output_dir and args.do_train and args.should_save:
         for path in checkpoints_in(Path(args.output_dir)).values():
             shutil.rmtree(path)
+        if isinstance(train_data, PictureStream):  # its list grows while it is read
+            for path in Path(args.output_dir).glob(BAD_IMAGES_LISTS):
+                path.unlink()
     return Experiment(
         model_args,
         data_args,
@@ -220,7 +224,9 @@ def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema
             )
         return asked
     output_dir = Path(args.output_dir)
-    if not args.do_train or not output_dir.is_dir() or not any(output_dir.iterdir()):
+    if not args.do_train or not output_dir.is_dir():
+        return None
+    if all(path.match(BAD_IMAGES_LISTS) for path in output_dir.iterdir()):
         return None
     checkpoints = checkpoints_in(output_dir)
     if overwrite:

@@ -93,6 +93,14 @@ class ImageClassificationTrainer(Trainer):
         finally:
             self.data_collator = for_evaluation
 
+    def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
+        """The base class's, of all pictures: `--dataloader_drop_last` is about training."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def _loader_of_stream(self) -> torch.utils.data.DataLoader:
         args = self.args
         return torch.utils.data.DataLoader(
