@@ -32,9 +32,18 @@ MAY_IMPORT = {
     "state_dict": {"checkpoints"},
     "image_processing_cait": {"image_processing_pil_cait"},
     "training.data": {"image_processing_pil_cait"},
+    "training.report": {"training.metrics"},
+    "training.card": {"training.report"},
 }
 OPTIONAL = {"triton", "timm", "torchvision", "sklearn", "matplotlib", "evaluate"}
-MAY_IMPORT_OPTIONAL = {"attention_triton": {"triton"}, "topk_accuracy": {"evaluate"}, "convert": {"timm"}}
+MAY_IMPORT_OPTIONAL = {
+    "attention_triton": {"triton"},
+    "topk_accuracy": {"evaluate"},
+    "convert": {"timm"},
+    "training.metrics": {"evaluate"},
+    "training.report": {"matplotlib"},
+}
+IMPORTED_IN_FUNCTIONS = {"training.report": {"matplotlib"}}  # so that the module loads without it
 
 
 def modules() -> dict[str, Path]:
@@ -75,6 +84,13 @@ def test_optional_packages_stay_in_leaves(name, path):
     if name in REMOTE_CODE:
         allowed = {*sys.stdlib_module_names, "torch", "transformers", "huggingface_hub"}
         assert outer <= allowed | MAY_IMPORT_OPTIONAL.get(name, set())
+
+
+def test_modules_load_without_what_they_import_in_functions():
+    for name, packages in IMPORTED_IN_FUNCTIONS.items():
+        tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
+        at_once = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        assert not {ast.unparse(node).split()[1].split(".")[0] for node in at_once} & packages
 
 
 def test_remote_code_is_flat_and_complete():
