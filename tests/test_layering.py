@@ -31,19 +31,55 @@ MAY_IMPORT = {
     "configuration_cait": {"checkpoints"},
     "state_dict": {"checkpoints"},
     "image_processing_cait": {"image_processing_pil_cait"},
-    "training.data": {"image_processing_pil_cait"},
+    "training.bad_images": set(),
+    "training.data": {"training.bad_images"},
+    "training.arguments": {"training.data"},
+    "training.transforms": {"image_processing_pil_cait", "training.randomness"},
+    "training.sampling": {"training.randomness"},
+    "training.distillation": {"training.transforms"},
+    "training.models": {
+        "configuration_cait",
+        "image_processing_pil_cait",
+        *(f"training.{name}" for name in ("arguments", "data", "optimization")),
+    },
     "training.report": {"training.metrics"},
     "training.card": {"training.report"},
+    "training.experiment": {
+        f"training.{name}"
+        for name in (
+            *("arguments", "card", "data", "distillation", "ema", "models", "optimization", "randomness", "report"),
+            *("sampling", "transforms"),
+        )
+    },
+    "training.trainer": {
+        f"training.{name}"
+        for name in (
+            *("arguments", "data", "distillation", "ema", "experiment", "metrics", "models", "optimization"),
+            *("progress", "randomness", "transforms"),
+        )
+    },
+    "training.imagenet": {"checkpoints"},
 }
 OPTIONAL = {"triton", "timm", "torchvision", "sklearn", "matplotlib", "evaluate"}
 MAY_IMPORT_OPTIONAL = {
     "attention_triton": {"triton"},
     "topk_accuracy": {"evaluate"},
     "convert": {"timm"},
+    "training.ema": {"timm"},
+    "training.imagenet": {"timm"},
     "training.metrics": {"evaluate"},
+    "training.ranks": {"evaluate"},
     "training.report": {"matplotlib"},
+    "training.sampling": {"timm"},
+    "training.transforms": {"timm"},
 }
-IMPORTED_IN_FUNCTIONS = {"training.report": {"matplotlib"}}  # so that the module loads without it
+# So that these modules load without the packages.
+IMPORTED_IN_FUNCTIONS = {
+    "training.ema": {"timm"},
+    "training.report": {"matplotlib"},
+    "training.sampling": {"timm"},
+    "training.transforms": {"timm"},
+}
 
 
 def modules() -> dict[str, Path]:
