@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from random_weights import pictures, randomize_, tiny_config
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -541,29 +542,36 @@ def test_saved_model_gives_the_same_logits_in_a_fresh_process(model, tmp_path):
     subprocess.run(command, check=True, cwd=tmp_path)
 
 
-def test_pipelines(model, tmp_path):
-    from PIL import Image
-
+@pytest.fixture
+def processor(model, tmp_path) -> CaitImageProcessorPil:
+    """The one of `tmp_path`, which holds the model too."""
     model.config.id2label = {0: "ant", 1: "bee", 2: "cat", 3: "dog", 4: "elk"}
     model.save_pretrained(tmp_path)
     processor = CaitImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     processor.save_pretrained(tmp_path)
-    picture = Image.effect_mandelbrot((60, 40), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+    return processor
 
-    predictions = pipeline("image-classification", model=str(tmp_path), top_k=5, use_fast=False)(picture)
-    expected = model(processor(picture, return_tensors="pt").pixel_values).logits.softmax(-1)[0]
+
+PICTURE = Image.effect_mandelbrot((60, 40), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+
+
+def test_pipeline_that_classifies(model, processor, tmp_path):
+    predictions = pipeline("image-classification", model=str(tmp_path), top_k=5, use_fast=False)(PICTURE)
+    expected = model(processor(PICTURE, return_tensors="pt").pixel_values).logits.softmax(-1)[0]
     assert {prediction["label"] for prediction in predictions} == {"ant", "bee", "cat", "dog", "elk"}
     for prediction in predictions:
         index = next(i for i, label in model.config.id2label.items() if label == prediction["label"])
         assert prediction["score"] == pytest.approx(expected[index].item(), abs=0.02)
 
+
+@torch.no_grad()
+def test_pipeline_that_extracts_features_with_pooling(model, processor, tmp_path):
     extract = pipeline("image-feature-extraction", model=str(tmp_path), use_fast=False)
-    with torch.no_grad():
-        expected = model.cait(processor(picture, return_tensors="pt").pixel_values)
-    torch.testing.assert_close(torch.tensor(extract(picture)), expected.last_hidden_state, rtol=0.1, atol=0.1)
-    pooled = torch.tensor(extract(picture, pool=True))
+    expected = model.cait(processor(PICTURE, return_tensors="pt").pixel_values)
+    torch.testing.assert_close(torch.tensor(extract(PICTURE)), expected.last_hidden_state, rtol=0.1, atol=0.1)
+    pooled = torch.tensor(extract(PICTURE, pool=True))
     assert pooled.shape == (1, 48)
     torch.testing.assert_close(pooled, expected.pooler_output, rtol=0.1, atol=0.1)
-    batch = extract([picture, picture.rotate(90)], pool=True, batch_size=2, return_tensors=True)
+    batch = extract([PICTURE, PICTURE.rotate(90)], pool=True, batch_size=2, return_tensors=True)
     torch.testing.assert_close(batch[0], pooled, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(batch[1], pooled, rtol=0.1, atol=0.1)
