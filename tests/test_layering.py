@@ -7,21 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import remote_code
 from transformers.dynamic_module_utils import get_relative_import_files
 
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "cait_hf"
-REMOTE_CODE = {
-    "configuration_cait",
-    "attention_cait",
-    "attention_blocked",
-    "attention_fused",
-    "attention_triton",
-    "state_dict",
-    "checkpoints",
-    "modeling_cait",
-}
+REMOTE_CODE = {Path(name).stem for name in remote_code.MODEL}
 # What command lines are made of: may import the whole package; only each other import them.
 COMMANDS = {"cli", "convert", "model_card", "publish"}
 # Modules of the package that another module may import; one that is not listed may import none.

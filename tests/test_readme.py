@@ -4,7 +4,6 @@
 Only what has to come from the Hub is replaced, by a local folder of the same format with random weights.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -40,6 +39,7 @@ NOT_RUN = {
     "make test": "CI runs it; it is what runs this test",
     "pip install --editable .": "the make targets install the package so, for this test too",
     "pip install --editable .[export]": "the make targets install the package so, for this test too",
+    "pip install --editable .[openvino]": "the make targets install the package so, for this test too",
     f"{CONVERT} --source XXS24_224 --output_dir cait-xxs24-224": "network",
     f"{CONVERT} --source timm/cait_s24_224.fb_dist_in1k --output_dir cait-s24-224": "network",
 }
@@ -74,11 +74,14 @@ def _in_workplace(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
 
 
+INT8 = "from torchao"  # in the block that needs more than the others
+
+
 def test_python_blocks_run_in_order(capsys, workplace):
     namespace = {}
     for block in blocks("python"):
-        if "from torchao" in block and importlib.util.find_spec("torchao") is None:
-            continue  # as in the minimal environment; test_quantization.py says so
+        if INT8 in block:
+            continue
         exec(compile(block, "README.md", "exec"), namespace)
     printed = capsys.readouterr().out
     assert "torch.Size([1, 4, 196, 196])\ntorch.Size([1, 4, 1, 197])" in printed
@@ -86,6 +89,17 @@ def test_python_blocks_run_in_order(capsys, workplace):
     assert namespace["model"].config.image_size == 384
     with Image.open(workplace / "overlay.png") as overlay:
         assert overlay.size == (400, 300)
+
+
+def test_int8_block_runs():
+    pytest.importorskip("torchao", reason="int8 of torchao needs torchao")
+    (block,) = (block for block in blocks("python") if INT8 in block)
+    namespace = {"CaitForImageClassification": CaitForImageClassification}
+    exec(compile(block, "README.md", "exec"), namespace)
+    quantized = namespace["quantized"]
+    assert type(quantized.cait.layers[0].mlp.fc1.weight) is not torch.nn.Parameter
+    assert type(quantized.classifier.weight) is torch.nn.Parameter
+    assert namespace["bitsandbytes"].load_in_8bit
 
 
 def test_classification_commands_run(workplace):
@@ -200,12 +214,27 @@ def test_table_of_checkpoints():
 
 
 def test_features_name_tests_that_exist():
-    rows = [line for line in README.splitlines() if re.match(r"\|[^|]*\| yes: ", line)]
+    rows = [line for line in README.splitlines() if re.match(r"\|[^|]*\| (yes|refused with the reason): ", line)]
     assert len(rows) > 10
     for row in rows:
-        file, _, name = re.search(r"\| yes: `([^`]+)`", row)[1].partition("::")
-        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
-        assert not name or f"def {name}(" in text, row
+        named = re.findall(r"`([^`]+)`", row.split("|")[2])
+        assert named, row
+        for file, _, name in (test.partition("::") for test in named):
+            text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert not name or f"def {name}(" in text, row
+
+
+def test_code_names_tests_that_exist():
+    tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("test_*.py"))
+    for file in (ROOT / "src" / "cait_hf").rglob("*.py"):
+        for name in re.findall(r"`(test_\w+)`", file.read_text(encoding="utf-8")):
+            assert f"def {name}(" in tests, (file.name, name)
+
+
+def test_counts_of_the_shared_tests():
+    table = (ROOT / "tests" / "upstream" / "README.md").read_text(encoding="utf-8")
+    cait, vit = re.search(r"^\| executed and passed \| (\d+) \| (\d+) \|$", table, re.MULTILINE).groups()
+    assert f"`upstream/README.md` ({cait} run) | {vit} run |" in README
 
 
 def test_links_lead_to_files():
