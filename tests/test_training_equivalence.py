@@ -80,7 +80,8 @@ def log_of(folder: Path) -> list[dict]:
 def test_both_scripts_give_the_same_weights(engine, flags, pictures, tmp_path):
     """Plainly, and compiled (to a graph that PyTorch runs as it stands) with checkpointed activations."""
     pytest.importorskip("timm", reason="the augmentations and the average are timm's")
-    flags += f" {engine} {WITH_EVERYTHING} --per_device_train_batch_size 8 --gradient_accumulation_steps 2 --num_train_epochs 2"
+    flags += f" {engine} {WITH_EVERYTHING}"
+    flags += " --per_device_train_batch_size 8 --gradient_accumulation_steps 2 --num_train_epochs 2"
     flags += f" --do_eval --validation_dir {pictures / 'validation'} --eval_strategy epoch"
     ours = [train(name, flags, tmp_path / name) for name in SCRIPT_NAMES]
     assert_equal(*ours)
