@@ -57,7 +57,7 @@ class RecipeArguments:
     mixup_mode: str = option("What shares a draw: batch, pair or elem.", "batch")
     # optimization
     base_learning_rate: float | None = option("Learning rate for 512 pictures a step; gives --learning_rate.")
-    warmup_epochs: float | None = option("Length of the warm-up; gives --warmup_steps.")
+    warmup_epochs: float | None = option("Warm-up, of the --num_train_epochs; gives --warmup_steps.")
     warmup_lr: float | None = option("Learning rate at the first step; with it, the official cosine schedule.")
     min_lr: float | None = option("Learning rate at the last step; with it, the official cosine schedule.")
     layer_decay: float = option("Share of the learning rate that each layer has of the next one's.", 1.0)
