@@ -21,8 +21,10 @@ test: .venv/.installed
 test-slow: .venv/.installed
 	.venv/bin/python $(PYTEST) -m slow
 
+# Without what the optional packages have no part in.
 test-minimal: .venv-minimal/.installed
-	.venv-minimal/bin/python $(PYTEST) -m "not slow"
+	.venv-minimal/bin/python $(PYTEST) -m "not slow" $(foreach name,attention_fused attention_triton compile distributed \
+		hub_server model_cards precision training_equivalence upstream_runner,--ignore=tests/test_$(name).py)
 
 test-oldest: .venv-oldest/.installed
 	.venv-oldest/bin/python $(PYTEST) -m "not slow"

@@ -148,7 +148,8 @@ def test_accumulated_batches_are_one_large_batch(name, smoothing, flags, tmp_pat
         assert_close(other, large)
 
 
-@pytest.mark.parametrize("name", SCRIPT_NAMES)
+# Trainer's two processes are in `test_distributed.py`, too.
+@pytest.mark.parametrize("name", [pytest.param(SCRIPT_NAMES[0], marks=pytest.mark.slow), SCRIPT_NAMES[1]])
 def test_two_processes_train_as_one(name, flags, pictures, tmp_path):
     """Gloo on the CPU; each process takes half of every batch."""
     flags += " --optim sgd --learning_rate 0.2 --num_train_epochs 2 --label_smoothing_factor 0.1 --do_eval"
@@ -175,7 +176,8 @@ def test_two_processes_train_as_one(name, flags, pictures, tmp_path):
         assert results[0]["eval_loss"] == pytest.approx(results[1]["eval_loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", SCRIPT_NAMES)
+# Both scripts give the same weights, which a test above holds to the bit.
+@pytest.mark.parametrize("name", [SCRIPT_NAMES[0], pytest.param(SCRIPT_NAMES[1], marks=pytest.mark.slow)])
 def test_beats_the_baseline_on_real_pictures(name, tmp_path):
     """1,437 scanned digits to train on, the last 360 held out; 8 epochs of a CaiT with 89,000 parameters.
 
