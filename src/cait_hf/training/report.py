@@ -38,7 +38,7 @@ STYLE = {
     "axes.axisbelow": True,
     "grid.color": "#e4e4e4",
     "legend.frameon": False,
-    "text.parse_math": False,  # a class may be called "$5"
+    "text.parse_math": False,  # names of classes are no formulas
 }
 
 
