@@ -338,7 +338,9 @@ def write_card(experiment: Experiment, model: torch.nn.Module, metrics: dict[str
         model=plain_model(model),
         model_name=args.hub_model_id or str(args.output_dir),
         base_model=model_args.model_name_or_path,
-        dataset=Dataset(data_args.dataset_name or data_args.train_dir, data_args.dataset_config_name),
+        dataset=Dataset(
+            data_args.dataset_name or data_args.train_dir, data_args.dataset_config_name, data_args.eval_split
+        ),
         results=results,
         settings=settings,
         train_metrics={name: value for name, value in metrics.items() if name.startswith("train_")},
