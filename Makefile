@@ -45,7 +45,7 @@ clean:
 .venv/.installed: setup.py
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
-	.venv/bin/python -m pip install --quiet "$(TORCH)" --editable ".[train,peft,export,quantization,test]"
+	.venv/bin/python -m pip install --quiet "$(TORCH)" --editable ".[train,peft,export,openvino,quantization,test]"
 	touch $@
 
 .venv-minimal/.installed: setup.py

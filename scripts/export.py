@@ -58,7 +58,13 @@ def export_command(args: argparse.Namespace):
     require_packages(args.format)
     with new_folder(args.output_dir, args.source, args.overwrite) as folder:
         model = load_model(args.source).float().eval()
+        if model.config.num_labels == 0:
+            raise ValueError(
+                f"num_labels of {args.source} is 0, but it must be at least 1: there are no logits to export."
+            )
         write(model, folder, args.format, args.dynamic_size, args.opset)
+        if args.opset is not None:
+            require_opset(folder, args.opset)
         with contextlib.suppress(OSError):  # a model without an image processor
             CaitImageProcessorPil.from_pretrained(args.source).save_pretrained(folder)
         difference, largest = compare(model, folder, args.dynamic_size)
@@ -101,9 +107,22 @@ def write(model: CaitForImageClassification, folder: Path, export_format: str, d
     with quiet(), torch.no_grad():
         try:
             exported = exporter().export(model, {"pixel_values": example(model, dynamic_size)}, config)
-        except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+        except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
             raise ValueError(f"The exporter to {export_format} failed: {one_line(error)}") from error
         exported.save_pretrained(folder)
+
+
+def require_opset(folder: Path, opset: int):
+    """Raise ValueError if the file has other operators than asked for: the exporter only warns of what it cannot."""
+    import onnx
+
+    written = onnx.load(folder / "model.onnx", load_external_data=False).opset_import
+    found = next(entry.version for entry in written if entry.domain in ("", "ai.onnx"))
+    if found != opset:
+        raise ValueError(
+            f"--opset is {opset}, with which the exporter cannot write this model (it took {found}): leave it out or "
+            "pass another."
+        )
 
 
 def free_axes(model: CaitForImageClassification, dynamic_size: bool) -> dict[int, Dim]:
@@ -125,7 +144,8 @@ def compare(model: CaitForImageClassification, folder: Path, dynamic_size: bool)
     """The largest difference of the written program's logits from torch's, and the largest logit, on random pictures.
 
     Raises:
-        ValueError: if the difference exceeds `TOLERANCE` times the largest logit (or 1).
+        ValueError: if its runtime cannot load or run the program, or the difference exceeds `TOLERANCE` times the
+            largest logit (or 1).
     """
     from transformers.exporters.base import ExportedModel
 
@@ -133,9 +153,12 @@ def compare(model: CaitForImageClassification, folder: Path, dynamic_size: bool)
     if dynamic_size:
         batches += [random_pictures(model, 1, more) for more in ((3, 1), (1, 4))]
     with quiet(), torch.no_grad():
-        exported = ExportedModel.from_pretrained(folder)
         expected = [model(batch).logits for batch in batches]
-        found = [torch.as_tensor(exported(pixel_values=batch).logits) for batch in batches]
+        try:
+            exported = ExportedModel.from_pretrained(folder)
+            found = [torch.as_tensor(exported(pixel_values=batch).logits) for batch in batches]
+        except Exception as error:  # every runtime has classes of its own
+            raise ValueError(f"The exported program does not run: {one_line(error)}") from error
     difference = max(float((a - b).abs().max()) for a, b in zip(found, expected))
     largest = max(float(logits.abs().max()) for logits in expected)
     if not difference <= TOLERANCE * max(1.0, largest):

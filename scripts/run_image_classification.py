@@ -17,7 +17,7 @@ import sys
 
 from huggingface_hub.errors import StrictDataclassError
 
-from cait_hf.training.experiment import finish, prepare, set_up_logging
+from cait_hf.training.experiment import finish, in_a_sentence, prepare, set_up_logging
 from cait_hf.training.metrics import ClassificationMetrics, best_classes
 from cait_hf.training.trainer import ImageClassificationTrainer
 
@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             log_history=trainer.state.log_history,
             state_dict=state_dict,
         )
-    except (FloatingPointError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except (FloatingPointError, OSError, ValueError) as error:
+        sys.exit(in_a_sentence(error))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from transformers.trainer_callback import DefaultFlowCallback, TrainerControl, T
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
 
 from cait_hf.training.arguments import TrainingArguments
+from cait_hf.training.data import PictureStream
 from cait_hf.training.distillation import classification_loss
 from cait_hf.training.ema import ModelEma
 from cait_hf.training.experiment import (
@@ -38,6 +39,7 @@ from cait_hf.training.experiment import (
     Experiment,
     could_not_be_written,
     finish,
+    in_a_sentence,
     make_optimizer,
     make_sampler,
     make_scheduler,
@@ -82,6 +84,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     try:
         if experiment.training_args.do_train:
             metrics |= loop.train()
+            loop.save_state()
         if experiment.training_args.do_eval:
             metrics |= loop.evaluate()
         state_dict = loop.accelerator.get_state_dict(loop.model) if loop.sharded else None
@@ -95,8 +98,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             log_history=loop.state.log_history,
             state_dict=state_dict,
         )
-    except (FloatingPointError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except (FloatingPointError, OSError, ValueError) as error:
+        sys.exit(in_a_sentence(error))
 
 
 def check_flags(args: TrainingArguments):
@@ -198,7 +201,9 @@ class Loop:
         """The batches of each step of an epoch, behind those of the steps that were taken before an interruption."""
         per_step = self.experiment.training_args.gradient_accumulation_steps
         loader = self.train_loader
-        if steps_taken:
+        if steps_taken and self.experiment.streaming:
+            loader.dataset.skip_batches(steps_taken * per_step, loader.batch_size)
+        elif steps_taken:
             loader = skip_first_batches(loader, steps_taken * per_step)
         batches = []
         for batch in self.timer.batches(loader):
@@ -292,7 +297,6 @@ class Loop:
         if self.ema is not None:
             with self.ema.in_place_of(self.plain_model):
                 metrics |= self.evaluate_weights("ema", "eval_ema")
-        self.log(metrics)
         return metrics
 
     @torch.no_grad()
@@ -301,14 +305,16 @@ class Loop:
         losses, best, labels = [], [], []
         for batch in tqdm(self.eval_loader, disable=self.quiet, leave=False, desc="evaluation"):
             logits = self.model(pixel_values=batch["pixel_values"]).logits
-            loss = classification_loss(logits, batch["labels"]).expand(len(logits)).contiguous()
+            loss = classification_loss(logits, batch["labels"], reduction="none")
             gathered = self.accelerator.gather_for_metrics((loss, best_classes(logits), batch["labels"]))
             for values, new in zip((losses, best, labels), gathered):
                 values.append(new.cpu())
         num_classes = self.plain_model.config.num_labels
         self.results[whose] = classification_metrics(torch.cat(best), torch.cat(labels), num_classes)
         metrics = {"loss": torch.cat(losses).double().mean().item(), **scalars(self.results[whose])}
-        return {f"{prefix}_{name}": value for name, value in metrics.items()}
+        metrics = {f"{prefix}_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        return metrics
 
     def save_checkpoint(self):
         """A folder that is complete as soon as it has its name."""
@@ -332,6 +338,12 @@ class Loop:
         self.accelerator.wait_for_everyone()
         if self.state.best_global_step == step:
             self.state.best_model_checkpoint = str(folder)
+
+    def save_state(self):
+        """What Trainer's `save_state` leaves in the output folder."""
+        if self.accelerator.is_main_process:
+            os.makedirs(self.experiment.training_args.output_dir, exist_ok=True)
+            self.state.save_to_json(os.path.join(self.experiment.training_args.output_dir, TRAINER_STATE))
 
     def load_checkpoint(self, folder: str | None):
         if folder is None:
@@ -397,7 +409,7 @@ def make_loader(experiment: Experiment, training: bool) -> DataLoader:
 
 def length_of_training(loader: DataLoader, args: TrainingArguments) -> tuple[int, int, int]:
     """Steps in an epoch, epochs, steps in all; a stream is one epoch without end."""
-    if not hasattr(loader.dataset, "__len__"):
+    if isinstance(loader.dataset, PictureStream):
         return args.max_steps, 1, args.max_steps
     per_epoch = max(1, math.ceil(len(loader) / args.gradient_accumulation_steps))
     max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)

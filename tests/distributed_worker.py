@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from random_weights import pictures
 from torch import distributed
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainingArguments
@@ -133,8 +133,10 @@ def sharded(folder: Path, name: str, part: dict, **how) -> dict:
         model = CaitForImageClassification.from_pretrained(folder, dtype=dtype, **how)
         parameters = model.named_parameters()
         shards = {name: values.to_local().numel() for name, values in parameters if isinstance(values, DTensor)}
+        own_shards = [name for name, module in model.named_modules() if isinstance(module, FSDPModule)]
         results[f"{dtype}"] = train(model, **part)
         results[f"{dtype}"] |= {"before": before, "after": logits(model), "shards": shards}
+        results[f"{dtype}"] |= {"own_shards": own_shards}
         model.save_pretrained(folder / f"{name}-{dtype}")
     return results
 

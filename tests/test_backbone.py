@@ -96,12 +96,17 @@ def test_other_sizes_need_the_flag(folder):
         ({"out_indices": (1, -1)}, ["stage1", "stage3"], [1, -1]),
         ({"out_features": ["stem", "stage3"]}, ["stem", "stage3"], [0, 3]),
         ({"out_features": ["stage1"], "out_indices": [1]}, ["stage1"], [1]),
+        ({"out_features": ("stem", "stage1"), "out_indices": (0, 1)}, ["stem", "stage1"], [0, 1]),
     ],
 )
 def test_stages(asked, features, indices):
     config = tiny_config(**asked)
     assert config.stage_names == STAGES
     assert (config.out_features, config.out_indices) == (features, indices)
+    for name, value in asked.items():
+        assigned = tiny_config()
+        setattr(assigned, name, value)
+        assert assigned.out_features == features
     backbone = AutoBackbone.from_config(config)
     assert type(backbone) is CaitBackbone
     assert backbone.channels == [48] * len(features)
@@ -115,6 +120,14 @@ def test_stages(asked, features, indices):
         ({"out_indices": [-5]}, r"out_indices is \[-5\], but it must be .* from -4 to -1"),
         ({"out_features": ["stage4"]}, r"out_features is \['stage4'\], but it must be .* stem, stage1 to stage3"),
         ({"out_features": ["stages1"]}, "out_features is"),
+        ({"out_features": "stage1"}, r"out_features is 'stage1', but it must be a list of names from stem, stage1"),
+        ({"out_features": [1]}, r"out_features is \[1\], but it must be a list"),
+        ({"out_features": []}, r"out_features is \[\], but it must be a list"),
+        ({"out_features": ("stage1", "stage4")}, r"out_features is \('stage1', 'stage4'\), but"),
+        ({"out_indices": 3}, "out_indices is 3, but it must be a list of integers"),
+        ({"out_indices": []}, r"out_indices is \[\], but it must be a list"),
+        ({"out_indices": ["1"]}, r"out_indices is \['1'\], but it must be a list"),
+        ({"out_indices": [True]}, r"out_indices is \[True\], but it must be a list"),
         ({"out_features": ["stage2", "stage1"]}, "out_features must be in the same order"),
         ({"out_indices": [1, -3]}, "out_indices must not contain any duplicates"),
         ({"out_features": ["stage1"], "out_indices": [2]}, "out_features and out_indices"),
@@ -128,8 +141,9 @@ def test_stages_that_do_not_exist(asked, sentence, folder):
     config = tiny_config()
     if len(asked) == 1:
         ((name, value),) = asked.items()
-        with pytest.raises(ValueError, match=sentence):
-            setattr(config, name, value)
+        for target in (config, CaitBackbone(config)):
+            with pytest.raises(ValueError, match=sentence):
+                setattr(target, name, value)
 
 
 # --- configurations and checkpoints

@@ -2,15 +2,17 @@
 """`torch.compile`: one graph without breaks, results of the plain model, and no compilation that is not needed.
 
 `fullgraph=True` raises at a break, and the stance "fail_on_recompile" where a compiled graph does not fit. The quick
-tests compile to a graph that PyTorch runs as it stands ("aot_eager"); the slow ones to machine code ("inductor").
+tests compile to a graph that PyTorch runs as it stands ("aot_eager"), one of them and the slow ones to machine code
+("inductor").
 """
 
+import copy
+import pickle
 import shutil
 
 import pytest
 import torch
 from random_weights import pictures, randomize_, tiny_config
-from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from cait_hf import CaitForImageClassification
 
@@ -114,14 +116,23 @@ def test_random_parts_of_training_stay_random():
         assert not torch.allclose(call(pictures(4, 32)).logits, first)
 
 
-@pytest.mark.parametrize("prepare, training", [("one plain call", False), ("hooks", True)])
-def test_recorded_outputs(model, prepare, training):
-    """Transformers installs its recorders under a lock, which cannot be traced: they must be there before."""
+def test_recorders_are_installed_by_the_first_call_that_records(model):
+    """Under a lock, which cannot be traced. In the constructor they would cost the model its pickle."""
+    x = pictures(2, 32)
+    expected = model(x).logits
+    torch.testing.assert_close(pickle.loads(pickle.dumps(model))(x).logits, expected)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="lock"):
+        compiled(model)(x, output_hidden_states=True)
+    torch.compiler.reset()
+    outputs = torch.compile(model, backend="aot_eager")(x, output_hidden_states=True)  # may break the graph
+    assert len(outputs.hidden_states) == 2
+    torch.testing.assert_close(copy.deepcopy(model)(x).logits, expected)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_recorded_outputs(model, training):
     model.train(training)
-    if prepare == "hooks":
-        maybe_install_capturing_hooks(model.cait)
-    else:
-        model(pictures(1, 32), output_hidden_states=True)
+    model(pictures(1, 32), output_hidden_states=True)  # the plain call of CaitModel.forward's docstring
     call = compiled(model)
 
     def check(pixel_values: torch.Tensor):
@@ -147,8 +158,10 @@ def test_picture_sizes_compile_once(model):
             torch.testing.assert_close(logits, model(x, interpolate_pos_encoding=True).logits, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize(
+    "training",
+    [pytest.param(False, id="evaluation"), pytest.param(True, id="training", marks=pytest.mark.slow)],
+)
 def test_machine_code(model, training):
     if not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("inductor needs a C++ compiler")

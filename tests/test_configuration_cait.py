@@ -45,7 +45,15 @@ def test_resolved_layer_scale_is_saved_and_an_explicit_one_kept(tmp_path):
         ({"initializer_range": float("inf")}, ["initializer_range is inf", "> 0"]),
         ({"layer_scale_init_value": -1.0}, ["layer_scale_init_value is -1.0", ">= 0"]),
         ({"layer_scale_init_value": float("nan")}, ["layer_scale_init_value is nan", ">= 0"]),
-        ({"num_labels": 10**9}, ["num_labels is 1000000000", "at most"]),
+        ({"num_labels": 10**9}, ["num_labels is 1000000000", "from 0 to"]),
+        ({"num_labels": -1}, ["num_labels is -1", "from 0 to"]),
+        ({"num_labels": 3, "id2label": {0: "cat", 1: "dog"}}, ["num_labels is 3", "labels in id2label (2)"]),
+        (
+            {"id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 1, "dog": 0}},
+            ["label2id is {'cat': 1, 'dog': 0}", "the inverse of id2label ({0: 'cat', 1: 'dog'})"],
+        ),
+        ({"id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 0}}, ["label2id is {'cat': 0}", "inverse"]),
+        ({"id2label": {0: "cat"}, "label2id": {"cat": 0, "dog": 1}}, ["label2id is", "inverse"]),
         ({"image_size": 2**24, "patch_size": 2**24}, ["patch_size is 16777216", "at most"]),
         ({"image_size": 160000000}, ["image_size is 160000000", "patches"]),
         ({"problem_type": "multilabel"}, ["problem_type", "multilabel"]),
@@ -100,6 +108,39 @@ def test_subclasses_are_checked_at_load_too():
 def test_label2id_follows_id2label():
     assert CaitConfig(id2label={0: "cat", 1: "dog"}).label2id == {"cat": 0, "dog": 1}
     assert CaitConfig(num_labels=2).label2id == {"LABEL_0": 0, "LABEL_1": 1}
+
+
+def test_labels_asked_for_at_load_replace_the_stored_ones(tmp_path, caplog):
+    CaitConfig(id2label={0: "cat", 1: "dog"}).save_pretrained(tmp_path)
+    for load in (CaitConfig.from_pretrained, AutoConfig.from_pretrained):
+        assert load(tmp_path, num_labels=2).id2label == {0: "cat", 1: "dog"}
+        other = load(tmp_path, num_labels=3)
+        assert (other.num_labels, other.label2id) == (3, {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2})
+        named = load(tmp_path, id2label={"0": "ant", "1": "bee", "2": "elk"})  # strings, as many scripts have them
+        assert (named.num_labels, named.label2id) == (3, {"ant": 0, "bee": 1, "elk": 2})
+        named = load(tmp_path, num_labels=1, id2label={0: "ant"}, label2id={"ant": "0"})
+        assert (named.num_labels, named.id2label) == (1, {0: "ant"})
+        config, unused = load(tmp_path, id2label={0: "ant"}, colour="red", return_unused_kwargs=True)
+        assert (config.num_labels, unused) == (1, {"colour": "red"})
+        for wrong in ({"num_labels": 3, "id2label": {0: "ant"}}, {"label2id": {"cat": 1, "dog": 0}}):
+            with pytest.raises(ValueError, match="num_labels is 3|label2id is"):
+                load(tmp_path, **wrong)
+    assert not caplog.records
+
+
+def test_labels_assigned_one_by_one_load(tmp_path):
+    """Transformers saves a `label2id` that nobody assigned as it was."""
+    config = CaitConfig(num_labels=1)
+    config.id2label = {0: "cat"}
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["label2id"] == {"LABEL_0": 0}
+    assert CaitConfig.from_pretrained(tmp_path).label2id == {"cat": 0}
+
+
+def test_labels_that_occur_twice():
+    twice = {0: "crane", 1: "crane", 2: "dog"}
+    for label2id in ({"crane": 0, "dog": 2}, {"crane": 1, "dog": 2}):
+        assert CaitConfig(id2label=twice, label2id=label2id).num_labels == 3
 
 
 def test_configuration_of_another_model_is_refused(tmp_path):

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import distributed
 
 from cait_hf import CaitForImageClassification, CaitForMaskedImageModeling
+from cait_hf.modeling_cait import CaitClassLayer, CaitLayer
 
 
 pytestmark = pytest.mark.skipif(
@@ -140,13 +141,19 @@ def test_data_parallel(folder, processes):
 
 
 def test_fully_sharded(folder, processes):
-    """Each process holds half of every parameter; the model that is saved is whole and loads in one process."""
+    """Each process holds half of every parameter; the model that is saved is whole and loads in one process.
+
+    What the plan names is sharded by itself: gathered when it runs, not with the whole model.
+    """
     results = results_of("fully_sharded", folder, processes)
     for dtype in DTYPES:
         model = CaitForImageClassification.from_pretrained(folder, dtype=dtype)
         for name, parameter in model.named_parameters():
             rows = -(-parameter.shape[0] // 2)  # of the first process, which holds the odd one
             assert results[f"{dtype}"]["shards"][name] == rows * parameter[0].numel(), name
+        planned = (CaitLayer, CaitClassLayer)
+        own = [name for name, module in model.named_modules() if isinstance(module, planned)] + ["cait.layernorm"]
+        assert len(own) == 6 and set(results[f"{dtype}"]["own_shards"]) == {"", *own}
         reference = assert_same_as_single_process(results[f"{dtype}"], folder, dtype, "fully_sharded")
     assert_same_training(results["by module"], reference, TOLERANCE[torch.float64])
 

@@ -131,6 +131,32 @@ def test_script_takes_an_opset(folder, tmp_path):
     assert opsets[""] == 18
 
 
+@pytest.mark.parametrize("opset", [5, -1, 99])
+def test_an_opset_that_cannot_be_written_ends_with_a_sentence(opset, folder, tmp_path, capsys):
+    """The exporter warns and writes another one, for 99 with operators that this one does not have."""
+    require("onnx")
+    assert export.main([str(folder), str(tmp_path / "exported"), f"--opset={opset}"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --opset is {opset}, with which the exporter cannot write this model (it took ")
+    assert error.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("export_format, file", [("onnx", "model.onnx"), ("torch", "model.pt2")])
+def test_a_program_that_does_not_load_ends_with_a_sentence(export_format, file, folder, tmp_path, capsys, monkeypatch):
+    require(export_format)
+    write = export.write
+
+    def damaged(model, target, *args):
+        write(model, target, *args)
+        (target / file).write_bytes(b"no program")
+
+    monkeypatch.setattr(export, "write", damaged)
+    assert export.main([str(folder), str(tmp_path / "exported"), "--format", export_format]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: The exported program does not run: ") and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_onnx_with_recorded_outputs(model, tmp_path):
     require("onnx")
     from transformers.exporters import OnnxConfig, OnnxExporter
@@ -170,6 +196,11 @@ def test_a_wrong_export_is_not_written(folder, tmp_path, capsys, monkeypatch):
 
 WRONG_INPUT = {
     "no source": ("absent {out} --format torch", "source is absent"),
+    "source is a file": (
+        "{weights} {out} --format torch",
+        "model.safetensors, a file, but it must be a folder or the id",
+    ),
+    "no classifier": ("{headless} {out} --format torch", "is 0, but it must be at least 1: there are no logits"),
     "opset": ("{folder} {out} --format torch --opset 18", "--opset is 18, but --format torch has no opsets"),
     "output is a file": ("{folder} {file} --format torch", "a file, but it must be a folder"),
     "output is the source": ("{folder} {folder} --format torch", "must not be or hold the source"),
@@ -182,13 +213,15 @@ WRONG_INPUT = {
 def test_wrong_input_ends_with_a_sentence(flags, message, folder, tmp_path, capsys, monkeypatch):
     require("torch")
     monkeypatch.setitem(export.PACKAGES, "onnx", ("no_such", "nor_this"))
+    CaitForImageClassification(tiny_config(num_hidden_layers=1, num_labels=0)).save_pretrained(tmp_path / "headless")
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "kept").touch()
     before = sorted(folder.iterdir())
-    names = {name: tmp_path / name for name in ("out", "file", "full")}
+    names = {name: tmp_path / name for name in ("out", "file", "full", "headless")}
+    names["weights"] = folder / "model.safetensors"
     assert export.main(flags.format(folder=folder, **names).split()) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full", "headless"]
     assert sorted(folder.iterdir()) == before

@@ -118,6 +118,31 @@ def test_config_of_another_class_is_refused(timm_folder, config):
         CaitForImageClassification.from_pretrained(timm_folder, config=config)
 
 
+@pytest.mark.parametrize("asked", [{"num_labels": 7}, {"id2label": {0: "ant", 1: "bee"}}], ids=["number", "names"])
+def test_another_number_of_labels_needs_a_new_classifier(timm_folder, tmp_path, asked):
+    count = asked.get("num_labels", 2)
+    randomize_(CaitForImageClassification(tiny_config())).save_pretrained(tmp_path)
+    for folder, stored, model_class in (
+        (tmp_path, 5, CaitForImageClassification),
+        (tmp_path, 5, AutoModelForImageClassification),
+        (timm_folder, 1000, CaitForImageClassification),
+    ):
+        sentence = f"num_labels is {count}, but {folder} holds {stored} labels: pass ignore_mismatched_sizes=True"
+        with pytest.raises(ValueError, match=sentence):
+            model_class.from_pretrained(folder, **asked)
+        with pytest.raises(ValueError, match=sentence):
+            model_class.from_pretrained(folder, config=CaitConfig.from_pretrained(folder, **asked))
+        model = model_class.from_pretrained(folder, **asked, ignore_mismatched_sizes=True)
+        assert model.classifier.out_features == model.config.num_labels == count
+    assert CaitModel.from_pretrained(tmp_path, **asked).config.num_labels == count  # has no classifier
+
+
+def test_other_errors_keep_their_words(tmp_path):
+    randomize_(CaitForImageClassification(tiny_config())).save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        CaitForImageClassification.from_pretrained(tmp_path, num_channels=1)
+
+
 def test_subfolder(tmp_path):
     model = randomize_(CaitForImageClassification(tiny_config()))
     model.save_pretrained(tmp_path / "inner")

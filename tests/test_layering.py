@@ -7,21 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import remote_code
 from transformers.dynamic_module_utils import get_relative_import_files
 
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "cait_hf"
-REMOTE_CODE = {
-    "configuration_cait",
-    "attention_cait",
-    "attention_blocked",
-    "attention_fused",
-    "attention_triton",
-    "state_dict",
-    "checkpoints",
-    "modeling_cait",
-}
+REMOTE_CODE = {Path(name).stem for name in remote_code.MODEL}
 # What command lines are made of: may import the whole package; only each other import them.
 COMMANDS = {"cli", "convert", "model_card", "publish"}
 # Modules of the package that another module may import; one that is not listed may import none.
@@ -31,10 +23,55 @@ MAY_IMPORT = {
     "configuration_cait": {"checkpoints"},
     "state_dict": {"checkpoints"},
     "image_processing_cait": {"image_processing_pil_cait"},
-    "training.data": {"image_processing_pil_cait"},
+    "training.bad_images": set(),
+    "training.data": {"training.bad_images"},
+    "training.arguments": {"training.data"},
+    "training.transforms": {"image_processing_pil_cait", "training.randomness"},
+    "training.sampling": {"training.randomness"},
+    "training.distillation": {"training.transforms"},
+    "training.models": {
+        "configuration_cait",
+        "image_processing_pil_cait",
+        *(f"training.{name}" for name in ("arguments", "data", "optimization")),
+    },
+    "training.report": {"training.metrics"},
+    "training.card": {"training.report"},
+    "training.experiment": {
+        f"training.{name}"
+        for name in (
+            *("arguments", "card", "data", "distillation", "ema", "models", "optimization", "randomness", "report"),
+            *("sampling", "transforms"),
+        )
+    },
+    "training.trainer": {
+        f"training.{name}"
+        for name in (
+            *("arguments", "data", "distillation", "ema", "experiment", "metrics", "models", "optimization"),
+            *("progress", "randomness", "transforms"),
+        )
+    },
+    "training.imagenet": {"checkpoints"},
 }
 OPTIONAL = {"triton", "timm", "torchvision", "sklearn", "matplotlib", "evaluate"}
-MAY_IMPORT_OPTIONAL = {"attention_triton": {"triton"}, "topk_accuracy": {"evaluate"}, "convert": {"timm"}}
+MAY_IMPORT_OPTIONAL = {
+    "attention_triton": {"triton"},
+    "topk_accuracy": {"evaluate"},
+    "convert": {"timm"},
+    "training.ema": {"timm"},
+    "training.imagenet": {"timm"},
+    "training.metrics": {"evaluate"},
+    "training.ranks": {"evaluate"},
+    "training.report": {"matplotlib"},
+    "training.sampling": {"timm"},
+    "training.transforms": {"timm"},
+}
+# So that these modules load without the packages.
+IMPORTED_IN_FUNCTIONS = {
+    "training.ema": {"timm"},
+    "training.report": {"matplotlib"},
+    "training.sampling": {"timm"},
+    "training.transforms": {"timm"},
+}
 
 
 def modules() -> dict[str, Path]:
@@ -75,6 +112,13 @@ def test_optional_packages_stay_in_leaves(name, path):
     if name in REMOTE_CODE:
         allowed = {*sys.stdlib_module_names, "torch", "transformers", "huggingface_hub"}
         assert outer <= allowed | MAY_IMPORT_OPTIONAL.get(name, set())
+
+
+def test_modules_load_without_what_they_import_in_functions():
+    for name, packages in IMPORTED_IN_FUNCTIONS.items():
+        tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
+        at_once = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        assert not {ast.unparse(node).split()[1].split(".")[0] for node in at_once} & packages
 
 
 def test_remote_code_is_flat_and_complete():

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from random_weights import pictures, randomize_, tiny_config
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -107,11 +108,16 @@ def test_unknown_implementation_is_refused_in_a_sentence(model):
         model.set_attn_implementation("magic")
 
 
-@pytest.mark.parametrize("name", ["flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"])
-def test_fused_implementations_are_refused_with_the_reason(model, name, tmp_path):
-    """Talking heads mix the maps of all heads, which these never form: with or without the packages installed."""
-    sentence = (
-        f'attn_implementation="{name}"` is not supported, it must be one of eager, .*: talking heads mix .* after'
+FUSED = ("flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
+FROM_THE_HUB = ("kernels-community/flash-attn2", "someone/attention@v1:forward")
+PAGED = ("paged|eager", "sdpa_paged", "paged|flash_attention_2")
+
+
+@pytest.mark.parametrize("name", FUSED + FROM_THE_HUB + PAGED)
+def test_unusable_implementations_are_refused_with_the_reason(model, name, tmp_path):
+    """With or without the packages installed, and before a kernel is fetched: the tests' Hub sees no request."""
+    sentence = rf'attn_implementation="{re.escape(name)}"` is not supported, it must be one of eager, [^:]*: ' + (
+        "paged attention reads .* no cache" if name in PAGED else "talking heads mix .* after"
     )
     model.save_pretrained(tmp_path)
     for ask in (
@@ -119,10 +125,23 @@ def test_fused_implementations_are_refused_with_the_reason(model, name, tmp_path
         lambda: model.set_attn_implementation(name),
         lambda: AutoModelForImageClassification.from_pretrained(tmp_path, attn_implementation=name),
     ):
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=sentence) as error:
             ask()
+        allowed = re.search("must be one of ([^:]*): ", str(error.value))[1]
+        assert not re.search("flash|flex|paged|/", allowed)
     assert model.config._attn_implementation == "sdpa"
     assert not (model._supports_flash_attn or model._supports_flex_attn)
+
+
+@pytest.mark.parametrize("value", [3, True, ["eager"]])
+def test_an_implementation_that_is_no_name_is_refused_in_a_sentence(model, value):
+    sentence = rf"`attn_implementation={re.escape(repr(value))}` is not supported, it must be one of eager, [^:]*\.$"
+    for ask in (
+        lambda: CaitModel(tiny_config(attn_implementation=value)),
+        lambda: model.set_attn_implementation(value),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            ask()
 
 
 # --- inputs
@@ -305,6 +324,22 @@ def test_wrong_labels_are_refused_in_a_sentence(model, problem_type, labels):
     assert "must be (2," in str(error.value)
 
 
+@pytest.mark.parametrize("wrong", [5, -1, -101])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_class_indices_out_of_range_are_refused_in_a_sentence(model, wrong, dtype):
+    sentence = rf"labels holds {wrong}, but it must be in \[0, 5\) or -100\."
+    with pytest.raises(ValueError, match=sentence):
+        model(pictures(3, 32), labels=torch.tensor([-100, wrong, 4], dtype=dtype))
+
+
+def test_labels_need_a_classifier():
+    model = CaitForImageClassification(tiny_config(num_labels=0))
+    assert model(pictures(2, 32)).logits.shape == (2, 48)  # the features
+    for labels in (torch.tensor([0, 1]), torch.zeros(2, 48)):
+        with pytest.raises(ValueError, match="num_labels is 0, a model without classifier: it must be at least 1"):
+            model(pictures(2, 32), labels=labels)
+
+
 def test_unknown_problem_type_is_refused(model):
     model.config.problem_type = "multilabel"
     with pytest.raises(ValueError, match="multilabel"):
@@ -444,6 +479,8 @@ def test_parallel_plans_name_what_is_there():
         layers = {name for name in names if name.endswith("layers.*")}
         assert model.fsdp_plan.keys() == layers | {name for name in names if name.split(".")[-1] == "layernorm"}
         assert all(style == ("colwise" if "fc1" in rule else "rowwise") for rule, style in model.tp_plan.items())
+        styles = {rule: "free" if rule.endswith("layers.*") else "keep" for rule in model.fsdp_plan}
+        assert model.fsdp_plan == {rule: f"{style}_full_weight" for rule, style in styles.items()}
 
 
 def test_empty_batch(model):
@@ -463,7 +500,16 @@ def test_class_attention_takes_any_registered_implementation(model):
     model.set_attn_implementation("counted")
     torch.testing.assert_close(model(pictures(1, 32)).logits, expected)
     assert calls == [(1, 4, 1, 12)] * 2
-    assert isinstance(model.get_input_embeddings(), torch.nn.Module)
+
+
+def test_input_embeddings_are_the_projection_of_the_patches():
+    for model_class in (CaitModel, CaitForImageClassification, CaitForMaskedImageModeling, CaitBackbone):
+        model = model_class(tiny_config())
+        patch_embeddings = model.base_model.embeddings.patch_embeddings
+        assert model.get_input_embeddings() is patch_embeddings.projection
+        another = copy.deepcopy(patch_embeddings.projection)
+        model.set_input_embeddings(another)
+        assert model.get_input_embeddings() is patch_embeddings.projection is another
 
 
 # --- Auto classes, saving, pipelines
@@ -496,29 +542,36 @@ def test_saved_model_gives_the_same_logits_in_a_fresh_process(model, tmp_path):
     subprocess.run(command, check=True, cwd=tmp_path)
 
 
-def test_pipelines(model, tmp_path):
-    from PIL import Image
-
+@pytest.fixture
+def processor(model, tmp_path) -> CaitImageProcessorPil:
+    """The one of `tmp_path`, which holds the model too."""
     model.config.id2label = {0: "ant", 1: "bee", 2: "cat", 3: "dog", 4: "elk"}
     model.save_pretrained(tmp_path)
     processor = CaitImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     processor.save_pretrained(tmp_path)
-    picture = Image.effect_mandelbrot((60, 40), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+    return processor
 
-    predictions = pipeline("image-classification", model=str(tmp_path), top_k=5, use_fast=False)(picture)
-    expected = model(processor(picture, return_tensors="pt").pixel_values).logits.softmax(-1)[0]
+
+PICTURE = Image.effect_mandelbrot((60, 40), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+
+
+def test_pipeline_that_classifies(model, processor, tmp_path):
+    predictions = pipeline("image-classification", model=str(tmp_path), top_k=5, use_fast=False)(PICTURE)
+    expected = model(processor(PICTURE, return_tensors="pt").pixel_values).logits.softmax(-1)[0]
     assert {prediction["label"] for prediction in predictions} == {"ant", "bee", "cat", "dog", "elk"}
     for prediction in predictions:
         index = next(i for i, label in model.config.id2label.items() if label == prediction["label"])
         assert prediction["score"] == pytest.approx(expected[index].item(), abs=0.02)
 
+
+@torch.no_grad()
+def test_pipeline_that_extracts_features_with_pooling(model, processor, tmp_path):
     extract = pipeline("image-feature-extraction", model=str(tmp_path), use_fast=False)
-    with torch.no_grad():
-        expected = model.cait(processor(picture, return_tensors="pt").pixel_values)
-    torch.testing.assert_close(torch.tensor(extract(picture)), expected.last_hidden_state, rtol=0.1, atol=0.1)
-    pooled = torch.tensor(extract(picture, pool=True))
+    expected = model.cait(processor(PICTURE, return_tensors="pt").pixel_values)
+    torch.testing.assert_close(torch.tensor(extract(PICTURE)), expected.last_hidden_state, rtol=0.1, atol=0.1)
+    pooled = torch.tensor(extract(PICTURE, pool=True))
     assert pooled.shape == (1, 48)
     torch.testing.assert_close(pooled, expected.pooler_output, rtol=0.1, atol=0.1)
-    batch = extract([picture, picture.rotate(90)], pool=True, batch_size=2, return_tensors=True)
+    batch = extract([PICTURE, PICTURE.rotate(90)], pool=True, batch_size=2, return_tensors=True)
     torch.testing.assert_close(batch[0], pooled, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(batch[1], pooled, rtol=0.1, atol=0.1)

@@ -20,7 +20,9 @@ from cait_hf.attention_fused import fused_talking_heads_attention_forward
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # bfloat16 has 3 bits fewer than float16; measured: up to 4e-6, 0.041 and 0.0046.
 TOLERANCES = {"float32": 2e-5, "bfloat16": 0.1, "float16": 0.0125}
-# M48's 48 layers; measured: 0.16 and 0.061.
+# 48 layers of that width at 448 pixels; measured: 0.041 and 0.0076.
+DEEP_TOLERANCES = {"bfloat16": 0.1, "float16": 0.02}
+# M48's 48 layers and width; measured: 0.16 and 0.061.
 M48_TOLERANCES = {"bfloat16": 0.4, "float16": 0.15}
 
 
@@ -83,6 +85,23 @@ def test_large_scores_do_not_overflow_in_float16(name):
         return TALKING[name](q, k, v, w, b, w, b, head_dim**-0.5)[0]
 
     torch.testing.assert_close(attend(torch.float16).double(), attend(torch.float64), rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def deep() -> tuple[CaitForImageClassification, torch.Tensor]:
+    """M48's depth at the tiny width, and its logits in float64. 32 pixels a patch: 196 patches."""
+    config = tiny_config(num_hidden_layers=48, image_size=448, patch_size=32, num_labels=50)
+    model = randomize_(CaitForImageClassification(config))
+    return model, logits_of(copy.deepcopy(model).double(), pictures(2, 448))
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["weights", "autocast"])
+@pytest.mark.parametrize("name", DEEP_TOLERANCES)
+def test_48_layers_at_448_pixels(deep, name, autocast):
+    model, expected = deep
+    model = model if autocast else copy.deepcopy(model).to(FORMATS[name])
+    logits = logits_of(model, pictures(2, 448), autocast=FORMATS[name] if autocast else None)
+    assert distance(logits, expected) < DEEP_TOLERANCES[name]
 
 
 @pytest.fixture(scope="module")

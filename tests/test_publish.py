@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import remote_code
 import torch
 from huggingface_hub import HfApi
 from official_files import official_tensors, write_pth
@@ -27,18 +28,7 @@ import convert_cait_to_hf  # noqa: E402
 
 
 WRITTEN = [".gitattributes", "README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
-CODE = [
-    "attention_blocked.py",
-    "attention_cait.py",
-    "attention_fused.py",
-    "attention_triton.py",
-    "checkpoints.py",
-    "configuration_cait.py",
-    "image_processing_cait.py",
-    "image_processing_pil_cait.py",
-    "modeling_cait.py",
-    "state_dict.py",
-]
+CODE = sorted(remote_code.MODEL | remote_code.IMAGE_PROCESSORS)
 api = HfApi()
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+import remote_code
 import torch
 from PIL import Image
 from random_weights import pictures, randomize_, tiny_config
@@ -18,12 +19,8 @@ from transformers.utils import is_torchvision_available
 
 import cait_hf
 from cait_hf import CaitBackbone, CaitConfig, CaitForImageClassification, CaitForMaskedImageModeling, CaitModel
-from cait_hf.publish import remote_code_files
 
 
-CODE = {file.name for file in remote_code_files()}
-OF_PROCESSORS = {"image_processing_cait.py", "image_processing_pil_cait.py"}
-OF_CONFIG = {"configuration_cait.py", "checkpoints.py"}
 MODELS = {
     "AutoModel": CaitModel,
     "AutoModelForImageClassification": CaitForImageClassification,
@@ -32,7 +29,7 @@ MODELS = {
 }
 PROCESSORS = {"CaitImageProcessorPil": {"image_processing_pil_cait.py"}}
 if is_torchvision_available():
-    PROCESSORS["CaitImageProcessor"] = OF_PROCESSORS
+    PROCESSORS["CaitImageProcessor"] = remote_code.IMAGE_PROCESSORS
 
 LOAD = """
 import sys
@@ -106,13 +103,13 @@ def load_in_a_child(folder, *arguments: str) -> tuple[dict, list]:
 
 def test_copied_files(folder, tmp_path):
     for auto_class in MODELS:
-        assert code_in(folder / auto_class) == CODE - OF_PROCESSORS
+        assert code_in(folder / auto_class) == remote_code.MODEL
         auto_map = json.loads((folder / auto_class / "config.json").read_text())["auto_map"]
         assert set(auto_map) == {"AutoConfig", auto_class}
     for name, files in PROCESSORS.items():
         assert code_in(folder / name) == files
     tiny_config().save_pretrained(tmp_path / "config")
-    assert code_in(tmp_path / "config") == OF_CONFIG
+    assert code_in(tmp_path / "config") == remote_code.CONFIGURATION
 
 
 def test_every_class_loads_without_the_package(folder):

@@ -134,8 +134,18 @@ REPORT = """<testsuites><testsuite>
 <testcase classname="cait.modeling.CaitModelTest" name="test_rope_0"><skipped message="no RoPE"/></testcase>
 <testcase classname="cait.modeling.CaitModelTest" name="test_config"><failure message="differs"/></testcase>
 <testcase classname="cait.modeling.CaitModelTest" name="test_broken"><error message="in setUp"/></testcase>
+<testcase classname="cait.modeling.CaitModelTest" name="test_subtests"><skipped message="of one"/><failure
+ message="of another"/></testcase>
 </testsuite></testsuites>"""
 README = """
+| | CaiT | ViT |
+|---|---|---|
+| executed and passed | 1 | 7 |
+| failed | 0 | 0 |
+| skipped | 3 | 9 |
+
+(transformers 9.9.9, PyTorch 8.8.8, a CPU.)
+
 ### Cannot apply to CaiT
 
 | tests | why |
@@ -156,11 +166,16 @@ README = """
 
 def test_report_is_counted(tmp_path):
     (tmp_path / "report.xml").write_text(REPORT)
-    outcome = run.read_report(tmp_path / "report.xml")
+    outcome = run.read_report(tmp_path / "report.xml", 1)
     assert outcome.passed == ["CaitModelTest.test_save_load"]
-    assert outcome.failed == {"CaitModelTest.test_config": "differs", "CaitModelTest.test_broken": "in setUp"}
+    assert outcome.failed == {
+        "CaitModelTest.test_config": "differs",
+        "CaitModelTest.test_broken": "in setUp",
+        "CaitModelTest.test_subtests": "of another",
+    }
     assert outcome.skipped == {"CaitModelTest.test_rope_0": "no RoPE"}
-    assert str(outcome) == "executed 3, passed 1, failed 2, skipped 1"
+    assert outcome.returncode == 1
+    assert str(outcome) == "executed 4, passed 1, failed 3, skipped 1"
 
 
 def outcome(passed=("test_save_load",), skipped=("test_rope_0", "test_axial", "test_on_gpu")) -> run.Outcome:
@@ -201,6 +216,50 @@ def test_readme_that_says_what_happened():
 )
 def test_readme_that_differs_from_what_happened(happened, sentence):
     assert run.compare(README, happened) == [sentence]
+
+
+VERSIONS = "transformers 9.9.9, PyTorch 8.8.8, a CPU"
+
+
+def test_counts_are_those_of_readme():
+    assert run.compare_counts(README, VERSIONS, {"cait": outcome()}) == []
+    assert run.compare_counts(README, VERSIONS, {"cait": outcome(passed=("test_save_load", "test_new"))}) == [
+        "README.md states 1 executed and passed for cait, but it is 2."
+    ]
+    assert run.compare_counts(README, VERSIONS, {"vit": outcome()}) == [
+        "README.md states 7 executed and passed for vit, but it is 1.",
+        "README.md states 9 skipped for vit, but it is 3.",
+    ]
+    assert run.compare_counts(README, VERSIONS.replace("8.8.8", "8.8.9"), {"vit": outcome()}) == []
+
+
+def test_counts_of_the_real_readme_are_found():
+    text = run.README.read_text(encoding="utf-8")
+    versions = re.search(r"\((transformers [\d.]+, PyTorch [\d.]+, a CPU)", text)[1]
+    assert len(run.compare_counts(text, versions, {"cait": run.Outcome(), "vit": run.Outcome()})) == 4
+
+
+@pytest.mark.parametrize(
+    ("happened", "status", "said"),
+    [
+        (outcome(), 0, ""),
+        (run.Outcome(["CaitModelTest.test_save_load"], returncode=1), 1, "exit status 1 for cait, but its report has"),
+        (run.Outcome([], {"CaitModelTest.test_config": "differs"}, returncode=1), 1, "failed 1"),
+        (outcome(passed=("test_save_load", "test_new")), 1, "README.md states 1 executed and passed for cait"),
+        (outcome(skipped=("test_new",)), 1, "README.md does not say why"),
+    ],
+)
+def test_exit_status(happened, status, said, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(run, "README", tmp_path / "README.md")
+    run.README.write_text(README)
+    monkeypatch.setattr(run, "version", lambda name: "9.9.9")
+    monkeypatch.setattr(run.torch, "__version__", "8.8.8+cpu")
+    monkeypatch.setattr(run.torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(run, "fetch", lambda version: None)
+    monkeypatch.setattr(run, "unpack", lambda *_: None)
+    monkeypatch.setattr(run, "run", lambda *_: happened)
+    assert run.main(["--models", "cait"]) == status
+    assert said in capsys.readouterr().out
 
 
 def test_readme_explains_every_pattern_once():

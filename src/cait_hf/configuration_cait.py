@@ -62,11 +62,11 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         interpolate_pos_encoding (`bool`, defaults to `False`):
             Whether the model resizes its position table when a picture has another size than `image_size`; the
             argument of the same name of `forward` overrides it for one call.
-        out_features (`list[str]`, *optional*):
+        out_features (list or tuple of `str`, *optional*):
             Stages whose feature maps a [`CaitBackbone`] returns, in the order of `stage_names`: `"stem"` (the patch
             embeddings with their positions) and `"stage1"` to `"stage<num_hidden_layers>"` (the output of each patch
             layer). `None` takes those of `out_indices`; where both are `None`, the last stage.
-        out_indices (`list[int]`, *optional*):
+        out_indices (list or tuple of `int`, *optional*):
             The same stages by their index in `stage_names`, 0 being the stem; negative indices count from the end.
         apply_layernorm (`bool`, defaults to `True`):
             Whether a [`CaitBackbone`] normalises its feature maps with the model's final LayerNorm, see there.
@@ -129,8 +129,7 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
     problem_type: str | None = None  # of the base class, which in Transformers 5.17 refuses in its own words
 
     def __post_init__(self, **kwargs):
-        num_labels = kwargs.get("num_labels")
-        _require(num_labels is None or num_labels <= 2**20, "num_labels", num_labels, f"at most {2**20}")
+        self._check_labels(kwargs.get("num_labels"))
         for name, largest in _LARGEST.items():
             value = getattr(self, name)
             _require(1 <= value <= largest, name, value, f"an integer from 1 to {largest}")
@@ -187,31 +186,74 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         if self.label2id is None:
             self.label2id = {label: index for index, label in self.id2label.items()}
 
+    def _check_labels(self, num_labels: int | None):
+        """Raise ValueError unless those of `num_labels`, `id2label` and `label2id` that are given fit each other."""
+        _require(num_labels is None or 0 <= num_labels <= 2**20, "num_labels", num_labels, f"from 0 to {2**20}")
+        if self.id2label is None:
+            return
+        _require(
+            num_labels in (None, len(self.id2label)),
+            "num_labels",
+            num_labels,
+            f"the number of labels in id2label ({len(self.id2label)}), or left out",
+        )
+        _require(
+            self.label2id is None or _is_inverse(self.label2id, self.id2label),
+            "label2id",
+            self.label2id,
+            f"the inverse of id2label ({self.id2label}), or left out",
+        )
+
     @property
     def stage_names(self) -> list[str]:
         """`list[str]`: the stages of a [`CaitBackbone`], the patch embeddings and every patch layer."""
         return ["stem"] + [f"stage{number}" for number in range(1, self.num_hidden_layers + 1)]
+
+    @property
+    def out_indices(self) -> list[int]:
+        """`list[int]`: the stages of a [`CaitBackbone`], see the argument; setting them sets `out_features` too."""
+        return self._out_indices
+
+    @out_indices.setter
+    def out_indices(self, out_indices: Sequence[int] | None):
+        # not the setter of the base class, which makes a list of whatever is given
+        self.set_output_features_output_indices(out_features=None, out_indices=out_indices)
+
+    def set_output_features_output_indices(
+        self, out_features: Sequence[str] | None, out_indices: Sequence[int] | None
+    ):
+        """Set both, given as lists or tuples, one by the other where that is `None`; the last stage if both are.
+
+        Raises:
+            ValueError: unless they name stages of this model, at least one, in order and the same.
+        """
+        self._check_stages(out_features, out_indices)
+        out_features, out_indices = (None if value is None else list(value) for value in (out_features, out_indices))
+        super().set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
 
     def verify_out_features_out_indices(self):
         """Raise ValueError unless `out_features` and `out_indices` name stages of this model, in order and the same.
 
         The base class lets a negative index pass that counts beyond the first stage.
         """
-        features, indices, last = self._out_features, self._out_indices, self.num_hidden_layers
-        _require(
-            features is None or (isinstance(features, list) and set(features) <= set(self.stage_names)),
-            "out_features",
-            features,
-            f"a list of names from stem, stage1 to stage{last}",
-        )
-        _require(
-            indices is None
-            or (isinstance(indices, list) and all(type(i) is int and -last - 1 <= i <= last for i in indices)),
-            "out_indices",
-            indices,
-            f"a list of integers from 0 (the stem) to {last}, or from {-last - 1} to -1 counted from the end",
-        )
+        self._check_stages(self._out_features, self._out_indices)
         super().verify_out_features_out_indices()
+
+    def _check_stages(self, out_features: Sequence[str] | None, out_indices: Sequence[int] | None):
+        last = self.num_hidden_layers
+        for name, value, is_stage, allowed in (
+            ("out_features", out_features, self.stage_names.__contains__, f"names from stem, stage1 to stage{last}"),
+            (
+                "out_indices",
+                out_indices,
+                lambda index: type(index) is int and -last - 1 <= index <= last,
+                f"integers from 0 (the stem) to {last}, or from {-last - 1} to -1 counted from the end",
+            ),
+        ):
+            is_list = isinstance(value, list | tuple) and len(value) > 0
+            _require(
+                value is None or (is_list and all(map(is_stage, value))), name, repr(value), f"a list of {allowed}"
+            )
 
     @property
     def output_attentions(self) -> bool | None:
@@ -264,9 +306,37 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         if stages & kwargs.keys() or (new_depth != depth and config_dict.get("out_indices") == [depth]):
             config_dict = {key: value for key, value in config_dict.items() if key not in stages}
         # The base class would assign overrides after the checks of __post_init__.
+        config_dict, kwargs = _with_labels_asked_for(config_dict, kwargs)
         own_fields = cls.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys() | stages
         overrides = {name: kwargs.pop(name) for name in own_fields.intersection(kwargs)}
         return super().from_dict({**config_dict, **overrides}, **kwargs)
+
+
+def _with_labels_asked_for(
+    config_dict: dict[str, Any], kwargs: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both dictionaries, with the labels of `kwargs` in the first, where they are checked together.
+
+    Stored labels give way to another number of labels and to another `id2label`. A stored `label2id` that does not fit
+    its `id2label` is left out: Transformers saves it so where the latter alone was assigned.
+    """
+    stored, kwargs = dict(config_dict), dict(kwargs)
+    num_labels, id2label = kwargs.get("num_labels"), stored.get("id2label")
+    if kwargs.get("id2label") is not None or (num_labels is not None and num_labels != len(id2label or ())):
+        id2label = stored.pop("id2label", None)
+        stored.pop("num_labels", None)
+        stored.pop("label2id", None)
+    elif id2label and stored.get("label2id") and not _is_inverse(stored["label2id"], id2label):
+        del stored["label2id"]
+    asked = {name: kwargs.pop(name) for name in ("id2label", "label2id") if kwargs.get(name) is not None}
+    return {**stored, **asked}, kwargs
+
+
+def _is_inverse(label2id: dict[str, Any], id2label: dict[Any, str]) -> bool:
+    """Whether they say the same. Keys of JSON are strings, and of labels that occur twice either index will do."""
+    names = {int(index): label for index, label in id2label.items()}
+    same = all(names.get(int(index)) == label for label, index in label2id.items())
+    return same and label2id.keys() == set(names.values())
 
 
 # Far above any model, and low enough that a damaged or hostile file is refused before memory is asked for.

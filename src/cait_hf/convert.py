@@ -425,6 +425,8 @@ def load_model(source: str) -> CaitForImageClassification:
         ValueError: if tensors are damaged, missing, or of other shapes than the configuration says.
         OSError: if `source` does not exist or has no weights.
     """
+    if Path(source).is_file():
+        raise NotADirectoryError(f"source is {source}, a file, but it must be a folder or the id of a repository.")
     if not Path(source).is_dir() and not REPO_ID.fullmatch(source):
         raise FileNotFoundError(f"source is {source}, which is neither a folder nor the id of a repository.")
     try:

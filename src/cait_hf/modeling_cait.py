@@ -8,7 +8,11 @@ The authors advise float32 for M48. In half precision this code scales queries b
 float16 does not overflow, and computes every softmax, the resizing of positions and the loss in float32 (on a CPU the
 whole talking-heads operator), as PyTorch's kernels do the sums of a matrix product and of LayerNorm. What is rounded
 is the stream of residuals, once a branch; `torch.autocast` over float32 weights keeps that in float32 too.
-`tests/test_precision.py` bounds what remains, M48's 48 layers included.
+`tests/test_precision.py` holds the scaling (`test_large_scores_do_not_overflow_in_float16`) and autocast
+(`test_autocast_agrees`), and bounds what remains up to 448 pixels (`test_formats_agree`), there at M48's depth
+(`test_48_layers_at_448_pixels`), and at its depth and width (`test_m48_in_half_precision`).
+`tests/test_modeling_cait.py` holds the softmax (`test_softmax_runs_in_float32_or_wider`), the positions
+(`test_positions_are_interpolated_bicubically_over_the_grid`) and the loss (`test_inputs_are_cast_to_the_weights`).
 """
 
 import copy
@@ -397,7 +401,6 @@ class CaitPreTrainedModel(PreTrainedModel):
         "class_attentions": CaitClassAttention,
         "class_hidden_states": CaitClassLayer,
     }
-    _input_embed_layer = "patch_embeddings"
     # The loss is a mean over the batch whatever keyword arguments come: Trainer must average it over accumulated
     # batches itself.
     accepts_loss_kwargs = False
@@ -413,16 +416,23 @@ class CaitPreTrainedModel(PreTrainedModel):
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args, **kwargs) -> str:
         """Refuse, in a sentence, what Transformers does not know or talking heads cannot use."""
-        name = attn_implementation
-        if name is not None and "/" not in name:  # with a slash: a repository of kernels
-            known = ["eager", *(key for key in ALL_ATTENTION_FUNCTIONS.valid_keys() if not _is_fused(key))]
-            if name not in known:
-                why = f": {_WHY_NOT_FUSED}" if _is_fused(name) else ""
-                raise ValueError(
-                    f'Specified `attn_implementation="{name}"` is not supported, it must be one of '
-                    f"{', '.join(known)}{why}."
-                )
+        known = ["eager", *(key for key in ALL_ATTENTION_FUNCTIONS.valid_keys() if not _why_unusable(key))]
+        if attn_implementation is not None and attn_implementation not in known:
+            quoted = f'"{attn_implementation}"' if isinstance(attn_implementation, str) else repr(attn_implementation)
+            why = _why_unusable(str(attn_implementation))
+            raise ValueError(
+                f"Specified `attn_implementation={quoted}` is not supported, it must be one of {', '.join(known)}"
+                f"{': ' if why else ''}{why}."
+            )
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Conv2d:
+        """The projection of the patches, the first layer with weights that a picture meets."""
+        return self.base_model.embeddings.patch_embeddings.projection
+
+    def set_input_embeddings(self, value: nn.Module):
+        """Put another projection of the patches in the place of the present one."""
+        self.base_model.embeddings.patch_embeddings.projection = value
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -471,7 +481,8 @@ class CaitPreTrainedModel(PreTrainedModel):
         position table is then resized, see [`~CaitPreTrainedModel.resize_position_embeddings`].
 
         Raises:
-            ValueError: if the checkpoint's configuration is another model's, or timm's weights do not fit a CaiT.
+            ValueError: if the checkpoint's configuration is another model's, timm's weights do not fit a CaiT, or the
+                number of labels asked for is not the stored classifier's and `ignore_mismatched_sizes` is not set.
             OSError: if the folder, repository or one of its files does not exist.
         """
         source = pretrained_model_name_or_path
@@ -498,6 +509,8 @@ class CaitPreTrainedModel(PreTrainedModel):
         is_timm = is_timm_config_dict(config_dict)
         stored_config = cls.config_class.from_dict(config_dict)
         requested_size = kwargs.pop("image_size", stored_config.image_size if config is None else config.image_size)
+        label_kwargs = {name: kwargs[name] for name in ("num_labels", "id2label", "label2id") if name in kwargs}
+        requested_config = cls.config_class.from_dict(config_dict, **label_kwargs) if config is None else config
         if config is not None:
             config = copy.deepcopy(config)
             config.image_size = stored_config.image_size
@@ -510,9 +523,17 @@ class CaitPreTrainedModel(PreTrainedModel):
                 held_back = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
                 config, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **kwargs)
                 kwargs |= held_back
-            loaded = super().from_pretrained(None, *model_args, config=config, state_dict=state_dict, **kwargs)
-        else:
-            loaded = super().from_pretrained(source, *model_args, config=config, **kwargs)
+            kwargs["state_dict"] = state_dict
+        try:
+            loaded = super().from_pretrained(None if is_timm else source, *model_args, config=config, **kwargs)
+        except RuntimeError as error:
+            stored, requested = stored_config.num_labels, requested_config.num_labels
+            if requested == stored or "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise ValueError(
+                f"num_labels is {requested}, but {source} holds {stored} labels: pass ignore_mismatched_sizes=True to "
+                "start with a new classifier."
+            ) from error
 
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info=True
         if is_timm:
@@ -587,14 +608,16 @@ class CaitPreTrainedModel(PreTrainedModel):
         return {group: parameters for group, parameters in groups.items() if parameters}
 
 
-_WHY_NOT_FUSED = (
-    "talking heads mix the attention maps of all heads before and after the softmax, and such kernels work on each "
-    "head by itself and never form its map"
-)
-
-
-def _is_fused(attn_implementation: str) -> bool:
-    return any(word in attn_implementation for word in ("flash", "flex", "paged"))
+def _why_unusable(attn_implementation: str) -> str:
+    """Why CaiT cannot use an implementation of this name, empty where nothing speaks against it."""
+    if "paged" in attn_implementation:
+        return "paged attention reads keys and values of earlier tokens, and CaiT generates none and keeps no cache"
+    if any(sign in attn_implementation for sign in ("flash", "flex", "/")):  # with a slash: a repository of kernels
+        return (
+            "talking heads mix the attention maps of all heads before and after the softmax, and such kernels work on "
+            "each head by itself and never form its map"
+        )
+    return ""
 
 
 # What the checkpoint of a classifier holds beyond the patch stage: of no use to the models that stop there.
@@ -713,6 +736,10 @@ class CaitModel(CaitPreTrainedModel):
             return_dict (`bool`, *optional*):
                 Whether to return a [`CaitModelOutput`] (the default) or a tuple.
 
+        Transformers makes ready to record at the first call that asks for it, under a lock. That cannot be compiled
+        with `torch.compile(..., fullgraph=True)`: let one such call precede the compilation. Until it a model can be
+        pickled, as by `torch.save(model, ...)`; afterwards only its `state_dict` can.
+
         Raises:
             ValueError: if `pixel_values` is missing, has a wrong shape, or a size the position table does not cover.
         """
@@ -745,8 +772,11 @@ def image_classification_loss(
             of any float dtype; the loss is computed in float32 or wider.
 
     Raises:
-        ValueError: if the labels' shape or dtype fits none of these.
+        ValueError: if there is no classifier, the labels' shape or dtype fits none of these or, on a CPU, a class
+            index is out of range.
     """
+    if config.num_labels == 0:
+        raise ValueError("labels are given, but num_labels is 0, a model without classifier: it must be at least 1.")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     batch_size, num_labels = logits.shape
     labels = labels.to(logits.device)
@@ -764,7 +794,13 @@ def image_classification_loss(
         if labels.is_floating_point() and labels.shape == logits.shape:
             return nn.functional.cross_entropy(logits, labels.to(logits.dtype))
         if not labels.is_floating_point() and labels.shape == (batch_size,):
-            return nn.functional.cross_entropy(logits, labels.long())
+            try:
+                return nn.functional.cross_entropy(logits, labels.long())
+            except IndexError as error:  # of the kernel for CPUs; a check here would let a GPU wait
+                wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
+                raise ValueError(
+                    f"labels holds {wrong[0].item()}, but it must be in [0, {num_labels}) or -100."
+                ) from error
         allowed = f"({batch_size},) for class indices or, as floats, ({batch_size}, {num_labels}) for soft labels"
     raise ValueError(f"labels has shape {tuple(labels.shape)} and dtype {labels.dtype}, but it must be {allowed}.")
 

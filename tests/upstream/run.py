@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from archive import fetch
 
 
@@ -32,11 +33,12 @@ MODELS = ("cait", "vit")
 
 @dataclass
 class Outcome:
-    """What became of a model's tests, by name; those that did not pass with the reason."""
+    """What became of a model's tests, by name, those that did not pass with the reason; and how pytest ended."""
 
     passed: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    returncode: int = 0
 
     def __str__(self):
         executed = len(self.passed) + len(self.failed)
@@ -71,21 +73,20 @@ def run(model: str, folder: Path, pytest_options: list[str]) -> Outcome:
     result = subprocess.run(command + pytest_options, cwd=HERE.parents[1], env=environment)
     if result.returncode not in (0, 1) or not report.is_file():
         raise OSError(f"pytest ended with exit status {result.returncode}; see above.")
-    return read_report(report)
+    return read_report(report, result.returncode)
 
 
-def read_report(report: Path) -> Outcome:
-    """Counts and reasons from pytest's JUnit file."""
-    outcome = Outcome()
+def read_report(report: Path, returncode: int) -> Outcome:
+    """Counts and reasons from pytest's JUnit file, where a test with subtests may have several outcomes at once."""
+    outcome = Outcome(returncode=returncode)
     for case in ElementTree.parse(report).iter("testcase"):
         name = f"{case.get('classname').rpartition('.')[2]}.{case.get('name')}"
-        skipped = case.find("skipped")
-        if skipped is not None:
-            outcome.skipped[name] = skipped.get("message")
-            continue
         problems = (*case.findall("failure"), *case.findall("error"))
-        if problems:
+        skipped = case.find("skipped")
+        if problems:  # looked for first: other subtests of a failed test may have been skipped
             outcome.failed[name] = problems[0].get("message")
+        elif skipped is not None:
+            outcome.skipped[name] = skipped.get("message")
         else:
             outcome.passed.append(name)
     return outcome
@@ -116,6 +117,21 @@ def compare(readme: str, outcome: Outcome) -> list[str]:
     for pattern in {**cannot_apply, **lacking}:
         if not fnmatch.filter([*executed, *outcome.skipped], f"*.{pattern}"):
             sentences.append(f"README.md explains {pattern!r}, but no test has such a name.")
+    return sentences
+
+
+def compare_counts(readme: str, versions: str, outcomes: dict[str, Outcome]) -> list[str]:
+    """Sentences on where the table of counts in README.md differs from complete runs of the versions it names."""
+    if versions not in readme:
+        return []
+    rows = re.findall(r"^\| ([a-z ]+) \| (\d+) \| (\d+) \|$", readme, re.MULTILINE)
+    stated = {name: dict(zip(MODELS, map(int, counts))) for name, *counts in rows}
+    sentences = []
+    for model, outcome in outcomes.items():
+        counts = {"executed and passed": outcome.passed, "failed": outcome.failed, "skipped": outcome.skipped}
+        for name, tests in counts.items():
+            if stated[name][model] != len(tests):
+                sentences.append(f"README.md states {stated[name][model]} {name} for {model}, but it is {len(tests)}.")
     return sentences
 
 
@@ -158,13 +174,21 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\nThe tests that transformers {installed} shares between its models")
     for model, outcome in outcomes.items():
         print(f"{model:>5}: {outcome}")
-    differences = []
-    if "cait" in outcomes and not arguments.pytest_options:
+    problems = [
+        f"pytest ended with exit status {outcome.returncode} for {model}, but its report has no failure."
+        for model, outcome in outcomes.items()
+        if outcome.returncode and not outcome.failed
+    ]
+    if not arguments.pytest_options:
         readme = README.read_text(encoding="utf-8")
-        print(f"\nSkipped for CaiT (tests/upstream/README.md)\n{summary(outcomes['cait'], readme)}")
-        differences = compare(readme, outcomes["cait"])
-        print(*differences, sep="\n")
-    return int(bool(differences) or any(outcome.failed for outcome in outcomes.values()))
+        if "cait" in outcomes:
+            print(f"\nSkipped for CaiT (tests/upstream/README.md)\n{summary(outcomes['cait'], readme)}")
+            problems += compare(readme, outcomes["cait"])
+        if not torch.accelerator.is_available():
+            versions = f"transformers {installed}, PyTorch {torch.__version__.partition('+')[0]}, a CPU"
+            problems += compare_counts(readme, versions, outcomes)
+    print(*problems, sep="\n")
+    return int(bool(problems) or any(outcome.failed for outcome in outcomes.values()))
 
 
 if __name__ == "__main__":

@@ -86,11 +86,12 @@ class TrainingArguments(transformers.TrainingArguments):
     remove_unused_columns: bool = option("Leave it off: the pictures are no column that the model names.", False)
 
     def __post_init__(self):
+        # without an accelerator, or several processes would not find each other
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         if self.bf16 is None:
             on_gpu = torch.cuda.is_available() and not self.use_cpu
             self.bf16 = on_gpu and not self.fp16 and torch.cuda.is_bf16_supported(including_emulation=False)
         self.report_to = self.report_to or "none"
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         super().__post_init__()
 
 

@@ -2,19 +2,39 @@
 """From folders or data sets of labelled pictures to the batches of an image classifier.
 
 Labels are matched by the names of the classes, never by their numbers: two folders number their classes differently
-as soon as one lacks a class. Area and ratio of the random crop are those of the official training (defaults of timm,
-which facebookresearch/deit, `datasets.py`, keeps).
+as soon as one lacks a class.
 """
 
 import glob
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import itertools
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import datasets
+import numpy as np
 import torch
+from datasets.distributed import split_dataset_by_node
+from datasets.exceptions import DatasetGenerationError, DatasetsError
 from PIL import Image
 from transformers import TrainingArguments
+
+from .bad_images import BadList, BadPictureError, decode, explain, find_bad, name_of, write_list
+
+
+logger = logging.getLogger(__name__)
+
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "cls")  # usual names, where no type tells
+
+# A stream is dealt out in at most so many parts: enough to share among workers, few enough to open one by one.
+MAX_PARTS = 1024
+# Of one pass over a stream; the passes themselves are counted above these bits of a key.
+KEY_BITS = 40
 
 
 def option(help: str, default=None):
@@ -24,117 +44,540 @@ def option(help: str, default=None):
 
 @dataclass
 class DataArguments:
-    dataset_name: str | None = option("Hub id or folder, for `load_dataset`.")
+    dataset_name: str | None = option(
+        "Hub id or folder for `load_dataset`, folder of `Dataset.save_to_disk`, or a format of `load_dataset` such as "
+        "parquet, json, webdataset or imagefolder, whose files --train_files and --validation_files name."
+    )
     dataset_config_name: str | None = option("Configuration of that dataset.")
     eval_split: str = option("Split of that dataset to evaluate on.", default="validation")
+    train_files: str | None = option("With --dataset_name: pattern of the files to train on, such as 'data/*.tar'.")
+    validation_files: str | None = option("The same, to evaluate on.")
     train_dir: str | None = option("Folder with one subfolder of pictures a class.")
     validation_dir: str | None = option("The same, to evaluate on.")
     train_val_split: float = option(
         "Share of the training pictures to hold out if nothing else is to evaluate on.", 0.15
     )
-    max_train_samples: int | None = option("Train on this many pictures, drawn once.")
-    max_eval_samples: int | None = option("Evaluate on this many, drawn once.")
+    max_train_samples: int | None = option(
+        "Train on this many pictures, drawn once; with --streaming on the first of each file, at most this many."
+    )
+    max_eval_samples: int | None = option("Evaluate on this many, chosen in the same way.")
     image_column_name: str | None = option("Column of the pictures. Without it: found by its type.")
-    label_column_name: str | None = option("Column of the classes. Without it: found by its type.")
+    label_column_name: str | None = option(
+        "Column of the classes, also FIELD.KEY such as json.label. Without it: found by its type or usual name."
+    )
+    class_names: str | None = option(
+        "File with the name of one class a line, in the order of their numbers: for data that hold numbers alone."
+    )
+    streaming: bool = option(
+        "Read the data while training, never holding them whole; needs --max_steps. Workers and processes share the "
+        "files: have at least one for each worker of each process.",
+        False,
+    )
+    shuffle_buffer: int = option(
+        "Streaming: among how many undecoded pictures each worker process draws the next one.", 1000
+    )
+    bad_images: Literal["error", "skip"] = option(
+        "A picture that cannot be decoded ends the run (error), or is left out and listed in bad_images.txt in the "
+        "output folder (skip), for which every picture is decoded once before training, by as many processes as "
+        "--dataloader_num_workers. In a distributed run the others wait no longer than --ddp_timeout.",
+        "error",
+    )
     overwrite_output_dir: bool = option("Train anew in a folder that is not empty; deletes its checkpoints.", False)
 
 
 @dataclass(eq=False)
-class LabelledPictures(torch.utils.data.Dataset):
-    """A table of pictures and their classes; once prepared, its items are what the model takes."""
+class Pictures:
+    """Where the rows of some data have a picture and its class, and what becomes of them once `prepare` was called.
 
-    rows: datasets.Dataset
+    An item is {"pixel_values": what the transform returns, "labels": the model's number of the class, "key": int}. The
+    key stands for the picture wherever randomness is drawn for it.
+    """
+
+    rows: datasets.Dataset | datasets.IterableDataset  # their pictures not decoded
     image_column: str
+    image_type: datasets.Image
     label_column: str
     class_names: list[str]
+    numbered: bool  # whether a label is an index of `class_names`, else it is one of them
+    origin: str  # such as "the training data", for messages
 
     def prepare(self, transform: Callable[[Image.Image, int], torch.Tensor], label2id: dict[str, int]):
-        """Set what makes the model's input of a picture and of its index, and the model's numbers of the classes."""
-        feature = self.rows.features[self.label_column]
-        self._name_of = feature.int2str if isinstance(feature, datasets.ClassLabel) else str
+        """Set what makes the model's input of a picture and of its key, and the model's numbers of the classes."""
         self._transform, self._label2id = transform, label2id
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def class_name(self, label: int | str | None) -> str:
+        """Raises `ValueError` if a label of the data is no class."""
+        if self.numbered and label is not None and 0 <= int(label) < len(self.class_names):
+            return self.class_names[int(label)]
+        if not self.numbered and str(label) in self._names:
+            return str(label)
+        known = f"numbers from 0 to {len(self.class_names) - 1}" if self.numbered else ", ".join(self.class_names[:9])
+        raise ValueError(
+            f"{self.origin} has the label {label!r} in the column {self.label_column}, but the classes are {known}; "
+            "--class_names must name every class."
+        )
 
-    def __getitem__(self, key: int) -> dict:
-        row = self.rows[key % len(self.rows)]
-        label = self._label2id[self._name_of(row[self.label_column])]
-        return {"pixel_values": self._transform(row[self.image_column], key), "labels": label, "key": key}
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.class_names)
+
+    def _item(self, image: Image.Image, class_name: str, key: int) -> dict:
+        return {"pixel_values": self._transform(image, key), "labels": self._label2id[class_name], "key": key}
+
+
+@dataclass(eq=False)
+class LabelledPictures(Pictures, torch.utils.data.Dataset):
+    """The rows `numbers` of a table of pictures.
+
+    Item i, for i up to `views` times the length, is of picture i % length and has the key i: the same picture again,
+    with other randomness (repeated augmentation). The length is the number of pictures.
+    """
+
+    numbers: np.ndarray
+    views: int = 1
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> dict:
+        """Raises `BadPictureError`, which names the file or the row, if the picture cannot be decoded."""
+        if not 0 <= index < self.views * len(self):
+            raise IndexError(f"the index is {index}, but there are {self.views} views of {len(self)} pictures.")
+        number = int(self.numbers[index % len(self)])
+        row = self.rows[number]
+        try:
+            image = decode(row[self.image_column], self.image_type)
+        except BadPictureError as error:
+            raise explain(self.place(number), str(error)) from error
+        return self._item(image, self.class_name(value_at(row, self.label_column)), int(index))
+
+    def place(self, number: int) -> str:
+        """The file of the picture in a row, or the row (the first is 0)."""
+        return name_of(self.rows[number][self.image_column], f"row {number} of {self.origin}")
+
+    def classes_present(self) -> set[str]:
+        """The classes that at least one of the pictures has."""
+        labels = column_values(self.rows, self.label_column)
+        return {self.class_name(label) for label in {labels[number] for number in self.numbers}}
+
+
+@dataclass(eq=False)
+class PictureStream(Pictures, torch.utils.data.IterableDataset):
+    """Pictures that are read while they are used.
+
+    The stream of a training (`endless`) is pass after pass over the data, each in another order, so that neither a
+    worker nor a process ever runs out before the others; the end is up to the training. Each pass has each picture
+    once, over all processes and workers together. A picture has the same key in a pass whatever their number; the
+    *order* is repeated, after `set_epoch` and `skip_batches` too, for the same number of processes and of workers.
+
+    Among processes it is shared by `split`: not before, so that `accelerate` can deal out the batches of the first.
+    Each process and each worker reads parts of its own (files, mostly); where there are fewer parts than processes,
+    every process reads all of them and uses its share of the pictures.
+    """
+
+    max_samples: int | None = None
+    shuffle_buffer: int | None = None  # None keeps the order of the data
+    endless: bool = False
+    seed: int = 0
+    bad_images: str = "error"
+    output_dir: str | os.PathLike = "."
+
+    def __post_init__(self):
+        self.rank, self.world_size = 0, 1
+        # first pass, batches to skip, their size: shared, because workers may outlive an epoch
+        self._start = torch.tensor([0, 0, 1]).share_memory_()
+
+    def split(self, rank: int, world_size: int):
+        """Give this process its share of the pictures: that of process `rank` of `world_size`."""
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank is {rank}, but it must be at least 0 and less than world_size, {world_size}.")
+        self.rank, self.world_size = rank, world_size
+
+    def set_epoch(self, epoch: int):
+        """Begin the next iteration with this pass (the first is 0)."""
+        self._start[0] = epoch
+
+    def skip_batches(self, batches: int, batch_size: int):
+        """Begin iterations after so many batches of this process, as a `DataLoader` over this stream counts them.
+
+        The pictures are read, but not decoded; with `bad_images` "skip" they are, to know which of them count.
+        """
+        self._start[1], self._start[2] = batches, batch_size
+
+    def __iter__(self) -> Iterator[dict]:
+        """Raises `BadPictureError`, as `LabelledPictures` does, unless `bad_images` is "skip"."""
+        for key, row, image in self._pictures():
+            try:
+                class_name = self.class_name(value_at(row["row"], self.label_column))
+            except ValueError as error:
+                raise BadPictureError(f"{self._place(row)}: {error}") from error
+            yield self._item(image, class_name, key)
+
+    def _pictures(self) -> Iterator[tuple[int, dict, Image.Image]]:
+        """(key, row, picture) of pass after pass, of this worker of this process."""
+        epoch, batches, batch_size = self._start.tolist()
+        worker, workers = self._worker(batches)
+        if worker >= workers:
+            return
+        # a DataLoader takes a batch of each worker in turn
+        skip = (batches // workers + (worker < batches % workers)) * batch_size
+        bad_list = BadList(self.output_dir, self.rank)
+        for number in itertools.count(epoch) if self.endless else [epoch]:
+            read = bad = 0
+            for row in one_by_one(self._rows_of_pass(number, worker, workers)):
+                read += 1
+                if skip and self.bad_images == "error":
+                    skip -= 1
+                    continue
+                try:
+                    image = decode(row["row"][self.image_column], self.image_type)
+                except BadPictureError as error:
+                    place = self._place(row)
+                    if self.bad_images == "error":
+                        raise explain(place, str(error)) from error
+                    bad += 1
+                    if bad_list.add(place, str(error)) and bad == 1:
+                        logger.warning("Pictures that cannot be decoded are skipped, see %s.", bad_list.path)
+                    continue
+                if skip:
+                    skip -= 1
+                    continue
+                yield (number << KEY_BITS) + row["key"], row, image
+            if read == bad:
+                if bad:
+                    raise BadPictureError(f"none of the {bad} pictures that a process read in a pass can be decoded.")
+                return
+
+    def _worker(self, batches: int) -> tuple[int, int]:
+        """Which worker this one stands for, of how many with parts to read; the one whose turn it is comes first."""
+        info, count = torch.utils.data.get_worker_info(), self._numbered_rows.num_shards
+        if info is None:
+            return 0, 1
+        if count >= self.world_size:
+            count = len(range(self.rank, count, self.world_size))
+        workers = min(info.num_workers, count)
+        return (info.id + batches) % workers if info.id < workers else info.id, workers
+
+    def _rows_of_pass(self, number: int, worker: int, workers: int) -> datasets.IterableDataset:
+        rows = self._numbered_rows
+        if self.shuffle_buffer is not None:
+            seed = int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
+            rows = rows.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
+        if rows.num_shards >= self.world_size:
+            return rows.shard(self.world_size, self.rank, contiguous=False).shard(workers, worker, contiguous=False)
+        return split_dataset_by_node(rows.shard(workers, worker, contiguous=False), self.rank, self.world_size)
+
+    @cached_property
+    def _numbered_rows(self) -> datasets.IterableDataset:
+        count = min(self.rows.num_shards, MAX_PARTS, self.max_samples or MAX_PARTS)
+        arguments = {"parts": list(range(count)), "rows": self.rows, "count": count, "max_samples": self.max_samples}
+        return datasets.IterableDataset.from_generator(numbered_rows, gen_kwargs=arguments)
+
+    def _place(self, row: dict) -> str:
+        part = row["row"].get("__url__") or f"part {row['part']} of {self.origin}"
+        return name_of(row["row"][self.image_column], f"row {row['position']} of {part}")
+
+
+def numbered_rows(
+    parts: list[int], rows: datasets.IterableDataset, count: int, max_samples: int | None
+) -> Iterator[dict]:
+    """The rows of some of the `count` parts of a stream, each with a number that depends on its place in the data."""
+    for part in parts:
+        share = None if max_samples is None else max_samples // count + (part < max_samples % count)
+        part_rows = one_by_one(rows.shard(count, part, contiguous=False))
+        for position, row in enumerate(itertools.islice(part_rows, share)):
+            yield {"key": part + count * position, "part": part, "position": position, "row": row}
+
+
+def one_by_one(rows: datasets.IterableDataset) -> Iterator[dict]:
+    """All the rows, also in a worker of a `DataLoader`, where a plain loop would give that worker's share of them."""
+    for batch in rows.iter(batch_size=16):  # few to hold, and much faster than single rows of parquet
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values))
 
 
 def load_data(
     data_args: DataArguments, training_args: TrainingArguments
-) -> tuple[LabelledPictures | None, LabelledPictures | None]:
-    """The pictures to train on and those to evaluate on; None for what is not asked for."""
-    if data_args.dataset_name:
-        splits = datasets.load_dataset(data_args.dataset_name, data_args.dataset_config_name)
-        train, evaluation = splits.get("train"), splits.get(data_args.eval_split)
-        found = f"{data_args.dataset_name} has only the splits {', '.join(splits)}"
-    else:
-        train = load_folder("train_dir", data_args.train_dir)
-        evaluation = load_folder("validation_dir", data_args.validation_dir)
-        found = "pass --dataset_name, or --train_dir to train and --validation_dir to evaluate"
-    if training_args.do_train and train is None:
-        raise ValueError(f"there are no pictures to train on: {found}.")
-    if training_args.do_eval and evaluation is None:
-        if not training_args.do_train:
-            raise ValueError(f"there are no pictures to evaluate on: {found}.")
-        parts = train.train_test_split(data_args.train_val_split, seed=training_args.seed)
-        train, evaluation = parts["train"], parts["test"]
-    train = train if training_args.do_train else None
-    evaluation = evaluation if training_args.do_eval else None
-    return (
-        train and describe(train, data_args, data_args.max_train_samples, training_args.seed),
-        evaluation and describe(evaluation, data_args, data_args.max_eval_samples, training_args.seed),
-    )
+) -> tuple[LabelledPictures | PictureStream | None, LabelledPictures | PictureStream | None]:
+    """The pictures to train on and those to evaluate on; None for what is not asked for.
+
+    In a distributed run every process calls it. With `bad_images` "skip" the output folder gets the list of bad ones.
+
+    Raises:
+        ValueError, OSError: if the data cannot be read, or if their columns or classes are not clear.
+    """
+    check_data_arguments(data_args, training_args)
+    with training_args.main_process_first(desc="loading the data"):
+        train, evaluation, found = load_sources(data_args)
+        if training_args.do_train and train is None:
+            raise ValueError(f"there are no pictures to train on: {found}.")
+        if training_args.do_eval and evaluation is None and (data_args.streaming or not training_args.do_train):
+            note = "; --streaming holds out no share of the others" if data_args.streaming else ""
+            raise ValueError(f"there are no pictures to evaluate on: {found}{note}.")
+        train = describe(train, data_args, "the training data") if training_args.do_train else None
+        if training_args.do_eval and evaluation is None:
+            train, evaluation = hold_out(train, data_args.train_val_split, training_args.seed)
+        elif training_args.do_eval:
+            evaluation = describe(evaluation, data_args, "the data to evaluate on")
+        else:
+            evaluation = None
+        limit = limit_streams if data_args.streaming else limit_tables
+        return limit(train, evaluation, data_args, training_args)
 
 
-def load_folder(flag: str, folder: str | None) -> datasets.Dataset | None:
+def check_data_arguments(data_args: DataArguments, training_args: TrainingArguments):
+    for name in ("max_train_samples", "max_eval_samples", "shuffle_buffer"):
+        value = getattr(data_args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} is {value}, but it must be at least 1.")
+    if data_args.bad_images not in ("error", "skip"):
+        raise ValueError(f"--bad_images is {data_args.bad_images}, but it must be error or skip.")
+    if (data_args.train_files or data_args.validation_files) and not data_args.dataset_name:
+        raise ValueError("--train_files and --validation_files need --dataset_name, their format, such as webdataset.")
+    if data_args.streaming and training_args.do_train and training_args.max_steps < 1:
+        raise ValueError("--streaming needs --max_steps: a stream does not tell how many steps an epoch has.")
+
+
+def load_sources(data_args: DataArguments) -> tuple:
+    """What there is to train on and to evaluate on, and a sentence about it for the case that one lacks."""
+    if data_args.dataset_name is None:
+        train = load_folder("train_dir", data_args.train_dir, data_args.streaming)
+        evaluation = load_folder("validation_dir", data_args.validation_dir, data_args.streaming)
+        return train, evaluation, "pass --dataset_name, or --train_dir to train and --validation_dir to evaluate"
+    splits = load_splits(data_args)
+    evaluation = splits.get("validation" if data_args.validation_files else data_args.eval_split)
+    return splits.get("train"), evaluation, f"{data_args.dataset_name} has only the splits {', '.join(splits)}"
+
+
+def load_splits(data_args: DataArguments) -> dict:
+    name = data_args.dataset_name
+    files = {"train": data_args.train_files, "validation": data_args.validation_files}
+    files = {split: pattern for split, pattern in files.items() if pattern is not None}
+    saved = any((Path(name) / file).is_file() for file in ("state.json", "dataset_dict.json"))
+    try:
+        if saved and not files:
+            return load_saved(name, data_args.streaming)
+        return datasets.load_dataset(
+            name, data_args.dataset_config_name, data_files=files or None, streaming=data_args.streaming
+        )
+    except (DatasetsError, ValueError) as error:
+        reason = error.__cause__ if isinstance(error, DatasetGenerationError) else error
+        where = f" with the files {', '.join(files.values())}" if files else ""
+        raise ValueError(f"--dataset_name is {name}{where}, but its data cannot be read: {reason}") from error
+
+
+def load_saved(folder: str, streaming: bool) -> dict:
+    saved = datasets.load_from_disk(folder)
+    splits = {"train": saved} if isinstance(saved, datasets.Dataset) else saved
+    if not streaming:
+        return splits
+    return {
+        name: rows.to_iterable_dataset(num_shards=max(1, min(len(rows), MAX_PARTS))) for name, rows in splits.items()
+    }
+
+
+def load_folder(
+    flag: str, folder: str | None, streaming: bool = False
+) -> datasets.Dataset | datasets.IterableDataset | None:
     if folder is None:
         return None
     if not Path(folder).is_dir():
         raise ValueError(f"--{flag} is {folder}, but there is no such folder.")
-    # a pattern, because in `data_dir` a class named "test" would become a split
+    subfolders = [
+        path for path in sorted(Path(folder).iterdir()) if path.is_dir() and not path.name.startswith((".", "__"))
+    ]
+    for path in [Path(folder), *subfolders]:
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise ValueError(f"--{flag} is {folder}, but {path} cannot be read: permission denied.")
+    # patterns, because in `data_dir` a class named "test" would become a split; links are not followed from above
+    links = [path for path in subfolders if path.is_symlink() and any(path.iterdir())]
+    roots = links if len(links) == len(subfolders) > 0 else [folder, *links]
+    patterns = [f"{glob.escape(str(root))}/**" for root in roots]
     try:
-        dataset = datasets.load_dataset("imagefolder", data_files=f"{glob.escape(folder)}/**", split="train")
+        dataset = datasets.load_dataset("imagefolder", data_files=patterns, split="train", streaming=streaming)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"--{flag} is {folder}, but there are no pictures in it ({error}).") from error
-    if "label" not in dataset.column_names:
+    if list(dataset.column_names) == ["image"]:
         raise ValueError(
             f"--{flag} is {folder}, but its pictures must lie in two subfolders or more, one for a class."
         )
+    names = getattr(dataset.features.get("label"), "names", None)  # None if a metadata file tells the classes
+    empty = [path.name for path in subfolders if names is not None and path.name not in names]
+    if empty:
+        logger.warning("--%s: %s hold no pictures themselves and become no classes.", flag, some(empty))
     return dataset
 
 
 def describe(
-    dataset: datasets.Dataset, data_args: DataArguments, max_samples: int | None, seed: int
-) -> LabelledPictures:
-    image_column = find_column(dataset, "image", datasets.Image, (), data_args.image_column_name)
-    label_column = find_column(dataset, "label", datasets.ClassLabel, ("label", "labels"), data_args.label_column_name)
-    feature = dataset.features[label_column]
-    if isinstance(feature, datasets.ClassLabel):
-        class_names = feature.names
-    else:
-        class_names = [str(value) for value in sorted(dataset.unique(label_column))]
-    if max_samples is not None and max_samples < 1:
-        raise ValueError(f"--max_train_samples and --max_eval_samples must be at least 1, but one is {max_samples}.")
-    if max_samples is not None:
-        dataset = dataset.shuffle(seed=seed).select(range(min(max_samples, len(dataset))))
-    return LabelledPictures(dataset, image_column, label_column, class_names)
+    rows: datasets.Dataset | datasets.IterableDataset, data_args: DataArguments, origin: str
+) -> LabelledPictures | PictureStream:
+    """All pictures of the rows, with the columns and the classes that they have."""
+    features = rows.features or features_of_first_row(rows, origin)
+    label_types = {name: type for name, type in with_keys_of_fields(features).items() if not name.startswith("__")}
+    image_types = {name: type for name, type in label_types.items() if name in features}
+    image_column = find_column(image_types, "image", datasets.Image, IMAGE_COLUMNS, data_args.image_column_name)
+    label_column = find_column(label_types, "label", datasets.ClassLabel, LABEL_COLUMNS, data_args.label_column_name)
+    if rows.features is not None:  # other columns may hold pictures too, which would be decoded
+        label_field = label_column if label_column in features else label_column.partition(".")[0]
+        rows = rows.select_columns([name for name in features if name in (image_column, label_field, "__url__")])
+    image_type = image_types[image_column]
+    if isinstance(image_type, datasets.Image):
+        rows = rows.cast_column(image_column, replace(image_type, decode=False))
+    image_type = datasets.Image(mode=getattr(image_type, "mode", None))
+    class_names, numbered = find_classes(rows, label_column, label_types[label_column], data_args.class_names, origin)
+    columns = (rows, image_column, image_type, label_column, class_names, numbered, origin)
+    if isinstance(rows, datasets.IterableDataset):
+        return PictureStream(*columns)
+    if len(rows) == 0:
+        raise ValueError(f"{origin} has no pictures.")
+    pictures = LabelledPictures(*columns, numbers=np.arange(len(rows)))
+    pictures.classes_present()  # raises where a label is no class
+    return pictures
 
 
-def find_column(
-    dataset: datasets.Dataset, kind: str, feature_type: type, usual_names: tuple[str, ...], asked: str | None
-) -> str:
-    columns = dataset.column_names
+def find_column(types: dict, kind: str, feature_type: type, usual_names: tuple[str, ...], asked: str | None) -> str:
     if asked is None:
-        found = [name for name in columns if isinstance(dataset.features[name], feature_type)]
-        found = found or [name for name in usual_names if name in columns]
+        found = [name for name, type in types.items() if isinstance(type, feature_type)]
+        found = found or [name for name in usual_names if name in types]
         problem = f"{len(found)} columns of the data look like {kind}s"
     else:
-        found = [name for name in columns if name == asked]
+        found = [name for name in types if name == asked]
         problem = f"--{kind}_column_name is {asked}"
     if len(found) != 1:
-        raise ValueError(f"{problem}: set --{kind}_column_name to one of {', '.join(columns)}.")
+        raise ValueError(f"{problem}: set --{kind}_column_name to one of {', '.join(types)}.")
     return found[0]
+
+
+def with_keys_of_fields(features: dict) -> dict:
+    """The types of columns and, as "json.label", of what columns of records hold."""
+    keys = {
+        f"{name}.{key}": type
+        for name, record in features.items()
+        if isinstance(record, dict)
+        for key, type in record.items()
+    }
+    return {**features, **keys}
+
+
+def value_at(row: dict, column: str):
+    field, _, key = column.partition(".")
+    return row[column] if column in row else (row[field] or {}).get(key)
+
+
+def column_values(rows: datasets.Dataset, column: str) -> list:
+    field = column if column in rows.column_names else column.partition(".")[0]
+    return [value_at({field: value}, column) for value in rows.select_columns([field])[:][field]]
+
+
+def features_of_first_row(rows: datasets.IterableDataset, origin: str) -> datasets.Features:
+    first = list(rows.take(1))
+    if not first:
+        raise ValueError(f"{origin} has no pictures.")
+    return datasets.Dataset.from_list(first).features
+
+
+def find_classes(
+    rows: datasets.Dataset | datasets.IterableDataset, column: str, label_type, names_file: str | None, origin: str
+) -> tuple[list[str], bool]:
+    """The names of the classes, and whether the column holds their numbers."""
+    if isinstance(label_type, datasets.ClassLabel):
+        if names_file is not None:
+            raise ValueError(f"--class_names is {names_file}, but {origin} names its classes itself: drop it.")
+        return label_type.names, True
+    if not isinstance(label_type, datasets.Value):
+        raise ValueError(
+            f"--label_column_name is {column}, but in {origin} that column has no single value a picture."
+        )
+    holds_numbers = "int" in label_type.dtype
+    if names_file is not None:
+        return read_class_names(names_file), holds_numbers
+    if isinstance(rows, datasets.IterableDataset):
+        raise ValueError(
+            f"{origin} is streamed and its column {column} is of type {label_type.dtype}, so that the classes are not "
+            "known: pass --class_names FILE, the name of one class a line, in the order of their numbers."
+        )
+    labels = set(column_values(rows, column))
+    if None in labels:
+        raise ValueError(f"{origin} has pictures without a label in the column {column}.")
+    if holds_numbers:
+        logger.warning("The numbers of the column %s become the names of classes: see --class_names.", column)
+    return [str(label) for label in sorted(labels)], False
+
+
+def read_class_names(file: str) -> list[str]:
+    names = [line.strip() for line in Path(file).read_text(encoding="utf-8").rstrip().splitlines()]
+    if not all(names) or len(set(names)) < max(len(names), 1):
+        raise ValueError(f"--class_names is {file}, but each line must be one name and no name may come twice.")
+    return names
+
+
+def hold_out(pictures: LabelledPictures, share: float, seed: int) -> tuple[LabelledPictures, LabelledPictures]:
+    """What remains, and a share drawn at random."""
+    count = math.ceil(share * len(pictures))
+    if not 0 < count < len(pictures):
+        raise ValueError(f"--train_val_split is {share}, but of {len(pictures)} pictures that leaves none on a side.")
+    numbers = np.random.default_rng(seed).permutation(pictures.numbers)
+    return replace(pictures, numbers=numbers[count:]), replace(pictures, numbers=numbers[:count])
+
+
+def limit_streams(
+    train: PictureStream | None, evaluation: PictureStream | None, data_args: DataArguments, training_args
+) -> tuple[PictureStream | None, PictureStream | None]:
+    settings = {"bad_images": data_args.bad_images, "output_dir": training_args.output_dir}
+    if train is not None:
+        order = {"endless": True, "shuffle_buffer": data_args.shuffle_buffer, "seed": training_args.seed}
+        train = replace(train, max_samples=data_args.max_train_samples, **order, **settings)
+    if evaluation is not None:
+        evaluation = replace(evaluation, max_samples=data_args.max_eval_samples, **settings)
+    return train, evaluation
+
+
+def limit_tables(
+    train: LabelledPictures | None, evaluation: LabelledPictures | None, data_args: DataArguments, training_args
+) -> tuple[LabelledPictures | None, LabelledPictures | None]:
+    """As many pictures as are asked for; without the bad ones, if these are to be skipped."""
+    skip, bad = data_args.bad_images == "skip", {}
+    tables = {"max_train_samples": train, "max_eval_samples": evaluation}
+    tables = {flag: pictures for flag, pictures in tables.items() if pictures is not None}
+    for flag, pictures in tables.items():
+        limit = getattr(data_args, flag)
+        if limit is not None:
+            numbers = np.random.default_rng(training_args.seed).permutation(pictures.numbers)
+            pictures = replace(pictures, numbers=numbers)
+        if skip:
+            pictures, found = without_bad(pictures, limit, training_args.dataloader_num_workers or None)
+            bad |= found
+        tables[flag] = replace(pictures, numbers=pictures.numbers[:limit])
+
+    if skip and training_args.process_index == 0:
+        path = write_list(training_args.output_dir, list(bad.items()))
+        if bad:
+            logger.warning("Left out %d pictures that cannot be decoded; they are listed in %s.", len(bad), path)
+    for pictures in tables.values():
+        if len(pictures) == 0:
+            raise ValueError(f"{pictures.origin} has no picture that can be decoded; the first is {next(iter(bad))}.")
+    return tables.get("max_train_samples"), tables.get("max_eval_samples")
+
+
+def without_bad(
+    pictures: LabelledPictures, limit: int | None, num_proc: int | None
+) -> tuple[LabelledPictures, dict[str, str]]:
+    """The pictures that can be decoded, `limit` if there are so many, and for each bad one met why it cannot."""
+    wanted = len(pictures) if limit is None else min(limit, len(pictures))
+    good, bad, tried = [], {}, 0
+    while len(good) < wanted and tried < len(pictures):
+        numbers = pictures.numbers[tried : tried + wanted - len(good)]
+        found = find_bad(pictures.rows, pictures.image_column, pictures.image_type, numbers, num_proc)
+        good += [number for number in numbers if number not in found]
+        bad |= found
+        tried += len(numbers)
+    left = replace(pictures, numbers=np.array(good, dtype=np.int64))
+    if bad:
+        lost = replace(pictures, numbers=pictures.numbers[:tried]).classes_present() - left.classes_present()
+        if lost:
+            logger.warning("No picture of %s can be decoded in %s.", some(sorted(lost)), pictures.origin)
+    return left, {pictures.place(number): reason for number, reason in bad.items()}
+
+
+def some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -15,14 +15,14 @@ from torch.nn import functional as F
 from .transforms import normalisation
 
 
-def classification_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross entropy, in float32 or wider.
+def classification_loss(logits: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """Cross entropy, in float32 or wider: the mean or, with `reduction="none"`, of each picture.
 
     Args:
         logits (`torch.Tensor` of shape `(batch, classes)`).
         labels: classes `(batch,)`, or a share of each class `(batch, classes)` that sums to 1.
     """
-    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels, reduction=reduction)
 
 
 class Distillation:

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -19,19 +19,21 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .arguments import DataArguments, ModelArguments, RecipeArguments, TrainingArguments, parse_arguments
-from .data import LabelledPictures, load_data
+from .card import Dataset, write_model_card
+from .data import LabelledPictures, PictureStream, load_data
 from .distillation import Distillation
 from .ema import EMA_FILE, ModelEma
 from .models import add_lora, load_config, load_model, plain_model, save_model, set_labels
 from .optimization import cosine_schedule, freeze_all_but, parameter_groups
 from .randomness import Randomness
-from .report import replacing, write_report
+from .report import environment, replacing, write_report
 from .sampling import TrainSampler
 from .transforms import EvalTransform, TrainCollator, TrainTransform
 
 
 logger = logging.getLogger(__name__)
 
+BAD_IMAGES_LISTS = "bad_images*.txt"  # written before training begins, too
 TRAINER_STATE = "trainer_state.json"  # the last file of a checkpoint, in both scripts
 
 
@@ -41,7 +43,7 @@ class Experiment:
 
     Attributes:
         model (`nn.Module`): with the frozen parts frozen and adapters added.
-        train_data, eval_data ([`LabelledPictures`] or `None`): their items are what the model takes.
+        train_data, eval_data ([`LabelledPictures`], [`PictureStream`] or `None`): items are what the model takes.
         train_collator ([`TrainCollator`]): makes batches to train on.
         randomness ([`Randomness`]): its `epoch` is to be set before an epoch begins.
         distillation ([`Distillation`] or `None`): a teacher, on the CPU.
@@ -55,8 +57,8 @@ class Experiment:
     training_args: TrainingArguments
     model: PreTrainedModel
     image_processor: object
-    train_data: LabelledPictures | None
-    eval_data: LabelledPictures | None
+    train_data: LabelledPictures | PictureStream | None
+    eval_data: LabelledPictures | PictureStream | None
     train_collator: TrainCollator
     randomness: Randomness
     distillation: Distillation | None
@@ -66,7 +68,7 @@ class Experiment:
     @property
     def streaming(self) -> bool:
         """Whether the pictures to train on come as a stream, each process its share."""
-        return self.train_data is not None and not hasattr(self.train_data, "__len__")
+        return isinstance(self.train_data, PictureStream)
 
 
 def set_up_logging():
@@ -101,6 +103,10 @@ def prepare(argv: list[str]) -> Experiment:
             recipe.random_erasing,
         )
         train_data.prepare(transform, config.label2id)
+        if isinstance(train_data, PictureStream):
+            train_data.split(args.process_index, args.world_size)
+        else:
+            train_data.views = recipe.repeated_augmentation
     if eval_data:
         eval_data.prepare(EvalTransform(image_processor), config.label2id)
     collator = TrainCollator(
@@ -121,11 +127,16 @@ def prepare(argv: list[str]) -> Experiment:
     else:
         freeze_all_but(model, recipe.trainable)
     parameter_groups(plain_model(model), args.learning_rate, args.weight_decay, recipe.layer_decay)  # or its sentence
+    if isinstance(train_data, PictureStream) and recipe.repeated_augmentation > 1:
+        raise ValueError("--repeated_augmentation needs to know all pictures: drop it or --streaming.")
     if recipe.ema_decay is not None:
         ModelEma(torch.nn.Linear(1, 1), recipe.ema_decay)  # or its sentence
     if data_args.overwrite_output_dir and args.do_train and args.should_save:
         for path in checkpoints_in(Path(args.output_dir)).values():
             shutil.rmtree(path)
+        if isinstance(train_data, PictureStream):  # its list grows while it is read
+            for path in Path(args.output_dir).glob(BAD_IMAGES_LISTS):
+                path.unlink()
     return Experiment(
         model_args,
         data_args,
@@ -213,7 +224,9 @@ def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema
             )
         return asked
     output_dir = Path(args.output_dir)
-    if not args.do_train or not output_dir.is_dir() or not any(output_dir.iterdir()):
+    if not args.do_train or not output_dir.is_dir():
+        return None
+    if all(path.match(BAD_IMAGES_LISTS) for path in output_dir.iterdir()):
         return None
     checkpoints = checkpoints_in(output_dir)
     if overwrite:
@@ -234,6 +247,12 @@ def checkpoints_in(output_dir: Path) -> dict[int, Path]:
 def is_complete(checkpoint: Path, with_ema: bool) -> bool:
     """Whether a checkpoint was written to its end."""
     return (checkpoint / TRAINER_STATE).is_file() and (not with_ema or (checkpoint / EMA_FILE).is_file())
+
+
+def in_a_sentence(error: Exception) -> str:
+    """What an error says; one of a worker process comes with a traceback, whose last line it is."""
+    last = str(error).strip().splitlines()[-1]
+    return f"error: {last.partition('Error: ')[2] or last}" if "Traceback" in str(error) else f"error: {error}"
 
 
 @contextmanager
@@ -299,10 +318,32 @@ def finish(
         num_processes=args.world_size,
     )
     if args.do_train:
-        write_card(experiment, model, metrics)
+        write_card(experiment, model, metrics, results)
     if experiment.push_to_hub:
         push(folder, args)
     return metrics
+
+
+def write_card(experiment: Experiment, model: torch.nn.Module, metrics: dict[str, float], results: dict[str, dict]):
+    """The model card, with what was measured and the flags that are not their defaults."""
+    model_args, data_args, args = experiment.model_args, experiment.data_args, experiment.training_args
+    always = ("seed", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
+    always += ("optim", "learning_rate", "lr_scheduler_type", "weight_decay", "bf16", "fp16")
+    settings = {"processes": args.world_size} | {name: getattr(args, name) for name in always}
+    for arguments in (experiment.recipe, model_args):
+        chosen = {field.name: getattr(arguments, field.name) for field in fields(arguments)}
+        settings |= {name: value for name, value in chosen.items() if value != getattr(type(arguments), name)}
+    write_model_card(
+        args.output_dir,
+        model=plain_model(model),
+        model_name=args.hub_model_id or str(args.output_dir),
+        base_model=model_args.model_name_or_path,
+        dataset=Dataset(data_args.dataset_name or data_args.train_dir, data_args.dataset_config_name),
+        results=results,
+        settings=settings,
+        train_metrics={name: value for name, value in metrics.items() if name.startswith("train_")},
+        environment=environment(args.world_size),
+    )
 
 
 def _write_json(path: Path, content: dict):
@@ -324,7 +365,3 @@ def push(folder: Path, args: TrainingArguments):
         api.upload_folder(repo_id=repo_id, folder_path=folder, ignore_patterns=ignored, commit_message="Upload model")
     except (OSError, HTTPError, HFValidationError) as error:
         raise OSError(f"{folder} was written, but it could not be pushed to {repo_id}: {error}") from error
-
-
-def write_card(experiment, model, metrics):
-    pass

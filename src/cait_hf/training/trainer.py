@@ -7,9 +7,17 @@ Like the official training loop (`engine.py`), it stops at a loss that is not fi
 from pathlib import Path
 
 import torch
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
 
 from .arguments import RecipeArguments
+from .data import PictureStream
 from .distillation import Distillation, classification_loss
 from .ema import ModelEma
 from .experiment import could_not_be_written, make_optimizer, make_sampler, make_scheduler
@@ -76,12 +84,42 @@ class ImageClassificationTrainer(Trainer):
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """The base class's, with the batches of `train_collator`; a stream is dealt to the processes already."""
+        if isinstance(self.train_dataset, PictureStream):
+            return self._loader_of_stream()
         for_evaluation = self.data_collator
         self.data_collator = self.train_collator or for_evaluation
         try:
             return super().get_train_dataloader()
         finally:
             self.data_collator = for_evaluation
+
+    def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
+        """The base class's, of all pictures: `--dataloader_drop_last` is about training."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def _loader_of_stream(self) -> torch.utils.data.DataLoader:
+        args = self.args
+        return torch.utils.data.DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.train_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """The base class's; a stream goes on where the checkpoint was written, without decoding what comes before."""
+        if resume_from_checkpoint and isinstance(self.train_dataset, PictureStream):
+            self.args.ignore_data_skip = True
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
+            batches = state.global_step * self.args.gradient_accumulation_steps
+            self.train_dataset.skip_batches(batches, self._train_batch_size)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -181,11 +219,11 @@ class _KeepUp(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         if self.trainer.randomness is not None:
             self.trainer.randomness.epoch = int(state.epoch)
-        if hasattr(self.trainer.train_dataset, "set_epoch"):
-            self.trainer.train_dataset.set_epoch(int(state.epoch))
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer._micro_step = 0
+        if isinstance(self.trainer.train_dataset, PictureStream):
+            state.epoch = state.global_step / state.max_steps  # a stream is one epoch
         if self.trainer.ema is not None:
             self.trainer.ema.update(self.trainer.model, state.global_step)
 

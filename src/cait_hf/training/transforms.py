@@ -85,9 +85,20 @@ def _auto_augment(policy: str, image_processor, size: int):
     options = {"translate_const": int(0.45 * size), "img_mean": tuple(min(255, round(255 * value)) for value in mean)}
     options["interpolation"] = Image.Resampling.BICUBIC
     try:
-        return make(policy, options)
+        transform = make(policy, options)
     except (AssertionError, ValueError, KeyError) as error:
         raise ValueError(f"--auto_augment is {policy}, but timm has no such policy ({error}).") from error
+    for operation in getattr(transform, "ops", None) or [op for policy in transform.policy for op in policy]:
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = _posterize
+    return transform
+
+
+def _posterize(image: Image.Image, bits: int, **kwargs) -> Image.Image:
+    """timm's, whose strongest level keeps no bits at all: black, which Pillow 13 refuses to make."""
+    if bits == 0:
+        return Image.new(image.mode, image.size)
+    return image if bits >= 8 else ImageOps.posterize(image, bits)
 
 
 def _random_erasing(probability: float):

@@ -1,0 +1,335 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""ImageNet-1k validation, ImageNet-Real and ImageNet-V2: pictures with their class indices, however they are laid out.
+
+The index of a class is the place of its synset (`n01440764`) among the sorted synsets of the 1000 classes; timm has
+their list, and the reassessed labels of ImageNet-Real (google-research/reassessed-imagenet, `real.json`). Names of
+classes are compared as numbers where they are numbers: ImageNet-V2 calls its folders 0 to 999, and sorted as text
+"10" comes before "2".
+"""
+
+import io
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+
+from ..checkpoints import IMAGENET_1K_CLASSES, imagenet_1k_labels
+
+
+# Pictures in the whole set. ImageNet-Real is the 50,000 of the validation set without the 3,163 that got no label.
+NUM_PICTURES = {"imagenet": 50_000, "real": 46_837, "v2": 10_000}
+SYNSET = re.compile(r"n\d{8}")
+VALIDATION_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
+PICTURE_SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp"}
+
+Labels = tuple[int, ...]  # class indices that count as right; none: the picture is left out
+Labeller = Callable[[str, Any], Labels]  # of the picture's name and its label in the data, None if it has none there
+Encoded = str | dict  # path of a picture file, or {"bytes": ..., "path": ...} as `datasets.Image(decode=False)` has it
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Pictures that can be had in any order; an item is (index, encoded picture, labels)."""
+
+    def __init__(self, names: Sequence[str], labels: Sequence[Labels], encoded: Sequence[Encoded]):
+        self.names, self.labels, self.encoded = names, labels, encoded
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[int, Encoded, Labels]:
+        return index, self.encoded[index], self.labels[index]
+
+    def labelled(self, max_samples: int | None) -> list[int]:
+        """Indices of the pictures with labels, or `max_samples` of them, evenly spaced."""
+        indices = [index for index, labels in enumerate(self.labels) if labels]
+        count = len(indices) if max_samples is None else min(max_samples, len(indices))
+        return [indices[place * len(indices) // count] for place in range(count)]
+
+
+class StreamedPictures(torch.utils.data.IterableDataset):
+    """The same of a stream, in its order, without those in `done`; it stops after `max_samples` labelled pictures.
+
+    Every process reads the whole stream, and decodes only its own pictures.
+    """
+
+    def __init__(self, rows: datasets.IterableDataset, columns: "Columns", label: Labeller):
+        self.rows, self.columns, self.label = rows, columns, label
+        self.names: dict[int, str] = {}
+        self.done: Collection[int] = ()
+        self.max_samples: int | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, Encoded, Labels]]:
+        seen = 0
+        for index, row in enumerate(self.rows):
+            if seen == self.max_samples:
+                return
+            encoded = row[self.columns.image]
+            self.names[index] = encoded["path"] or f"row {index}"
+            labels = self.label(self.names[index], self.columns.label_of(row))
+            seen += bool(labels)
+            if labels and index not in self.done:
+                yield index, encoded, labels
+
+
+class Columns:
+    """Which columns of a data set have pictures and labels; `label` is None where only the file names tell.
+
+    Raises:
+        ValueError: if the column of the pictures is not plain to see, or the names of the classes are not ImageNet's.
+    """
+
+    def __init__(self, rows: datasets.Dataset | datasets.IterableDataset):
+        features = rows.features or {}
+        images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+        if len(images) != 1:
+            raise ValueError(
+                f"--dataset_name has {len(images)} columns of pictures among {', '.join(features) or 'none'}, but it "
+                "must have one."
+            )
+        self.image = images[0]
+        self.label = next((name for name in ("label", "labels", "cls") if name in features), None)
+        self._index_of = None
+        if isinstance(features.get(self.label), datasets.ClassLabel):
+            names = features[self.label].names
+            self._index_of = indices_of_classes(names)
+            if self._index_of is None:
+                raise ValueError(
+                    f"--dataset_name has {len(names)} classes such as {names[0]!r}, but they must be called by their "
+                    "synsets or numbers, or be the 1000 of ImageNet-1k in their order."
+                )
+
+    def label_of(self, row: dict) -> str | int | None:
+        label = None if self.label is None else row[self.label]
+        return label if self._index_of is None or label is None or label < 0 else self._index_of[label]
+
+
+def load_folder(folder: Path, label: Labeller, labels_file: Path | None = None) -> Pictures:
+    """Pictures in subfolders named by synset or number, or all in one folder.
+
+    Where all are in one folder, their classes come from `labels_file`, else from their names if these end in a synset
+    (`ILSVRC2012_val_00000001_n01751748.JPEG`).
+
+    Raises:
+        ValueError: if there are no pictures, or a class is not to be found.
+        OSError: if the folder or the file cannot be read.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--data_dir is {folder}, but there is no such folder.")
+    files = [file for file in sorted([*folder.glob("*"), *folder.glob("*/*")]) if is_picture(file)]
+    if not files:
+        raise ValueError(f"--data_dir is {folder}, but there are no pictures in it or in its subfolders.")
+    names = [file.relative_to(folder).as_posix() for file in files]
+    texts = read_labels_file(labels_file, names) if labels_file else [None] * len(names)
+    labels = [label(name, text) for name, text in zip(names, texts)]
+    order = sorted(range(len(names)), key=lambda i: (labels[i], names[i]))
+    return Pictures(*([values[i] for i in order] for values in (names, labels, list(map(str, files)))))
+
+
+def is_picture(file: Path) -> bool:
+    return file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".")
+
+
+def load_rows(
+    dataset_name: str, config: str | None, split: str, data_files: str | None, streaming: bool, label: Labeller
+) -> Pictures | StreamedPictures:
+    """Pictures of a data set of the Hub, or of a local one that `load_dataset` knows.
+
+    A picture's name is that of its file; in a WebDataset without labels, its folder is the class.
+    """
+    rows = datasets.load_dataset(dataset_name, config, split=split, data_files=data_files, streaming=streaming)
+    columns = Columns(rows)
+    rows = rows.cast_column(columns.image, datasets.Image(decode=False))
+    if streaming:
+        return StreamedPictures(rows, columns, label)
+    # Flattened, the paths are a column of their own, which is read without the pictures.
+    paths = rows.flatten().select_columns(f"{columns.image}.path")[f"{columns.image}.path"]
+    names = [path or f"row {index}" for index, path in enumerate(paths)]
+    texts = [None] * len(names)
+    if columns.label:
+        texts = [columns.label_of(row) for row in rows.select_columns(columns.label)]
+    labels = [label(name, text) for name, text in zip(names, texts)]
+    return Pictures(names, labels, rows.select_columns(columns.image)[columns.image])
+
+
+def labels_in_data(name: str, label: str | int | None) -> Labels:
+    """The label that the data have, else the one in the picture's name: its folder or its ending."""
+    if label is None:
+        path = Path(name)
+        folder, ending = path.parent.name, path.stem.rpartition("_")[2]
+        label = folder if folder and not SYNSET.fullmatch(ending) else ending
+        if not (SYNSET.fullmatch(label) or label.isdecimal() and folder):
+            raise ValueError(
+                f"The class of {name} is unknown: its folder must be a synset such as n01440764 or a number from 0 to "
+                f"{IMAGENET_1K_CLASSES - 1}, or --labels_file must name it."
+            )
+    return (class_index(label),)
+
+
+def reassessed_labels(file: Path | None) -> Labeller:
+    """A labeller that finds the labels of ImageNet-Real by the number in the picture's name.
+
+    Args:
+        file: `real.json`, for each of the 50,000 pictures in the order of their names a list of class indices, empty
+            where the picture is to be left out. By default timm's copy.
+
+    Raises:
+        ValueError: if the file is something else.
+        ImportError: without `file`, if timm is not installed.
+    """
+    if file is None:
+        try:
+            from timm.data import RealLabelsImagenet
+        except ImportError as error:
+            raise ImportError("Pass --real_labels real.json, or install timm, which has a copy.") from error
+        by_number = list(RealLabelsImagenet([None] * 50_000).real_labels.values())
+    else:
+        by_number = read_json(file)
+    if not isinstance(by_number, list) or not all(map(_is_list_of_classes, by_number)):
+        raise ValueError(f"--real_labels is {file}, but it must hold a list of lists of class indices, as real.json.")
+
+    def labels_of(name: str, label: Any) -> Labels:
+        match = VALIDATION_NUMBER.search(name)
+        if not match or not 1 <= int(match[1]) <= len(by_number):
+            raise ValueError(
+                f"{name} is none of the {len(by_number):,} pictures that have labels in ImageNet-Real, which are "
+                "called ILSVRC2012_val_00000001 and so on."
+            )
+        return tuple(by_number[int(match[1]) - 1])
+
+    return labels_of
+
+
+def read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from None
+
+
+def _is_list_of_classes(labels: Any) -> bool:
+    return isinstance(labels, list) and all(isinstance(i, int) and 0 <= i < IMAGENET_1K_CLASSES for i in labels)
+
+
+def read_labels_file(file: Path, names: list[str]) -> list[str]:
+    """Labels of the pictures called `names`, as text: lines of one label each in the order of the names, or of a
+    picture's name and its label (separated by space or comma; more columns are ignored).
+
+    Raises:
+        ValueError: if a picture has no label, or the labels are the numbers of ILSVRC's development kit.
+    """
+    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = [re.split(r"[\s,]+", line.strip()) for line in lines if line.strip()]
+    if lines and all(len(line) == 1 for line in lines):
+        if len(lines) != len(names):
+            raise ValueError(f"--labels_file {file} has {len(lines)} labels for {len(names)} pictures.")
+        labels = [line[0] for line in lines]
+    else:
+        by_stem = {Path(line[0]).stem: line[1] for line in lines if len(line) > 1}
+        missing = [name for name in names if Path(name).stem not in by_stem]
+        if missing:
+            raise ValueError(f"--labels_file {file} lacks {len(missing)} of the pictures, such as {missing[0]}.")
+        labels = [by_stem[Path(name).stem] for name in names]
+    if str(IMAGENET_1K_CLASSES) in labels:
+        raise ValueError(
+            f"--labels_file {file} has classes from 1 to {IMAGENET_1K_CLASSES}, as ILSVRC's development kit, whose "
+            f"order is not that of the synsets: pass synsets, or numbers from 0 to {IMAGENET_1K_CLASSES - 1}."
+        )
+    return labels
+
+
+def indices_of_classes(names: list[str]) -> list[int] | None:
+    """Class index of each name: a synset, a number, or one of the 1000 names of this package in any order.
+
+    1000 names that mostly begin as this package's do are taken to be in the usual order: spellings differ between
+    sources. None if the names are something else.
+    """
+    if all(SYNSET.fullmatch(name) or name.isdecimal() for name in names):
+        return [class_index(name) for name in names]
+    known = list(imagenet_1k_labels().values())
+    if set(names) == set(known):
+        return [known.index(name) for name in names]
+    alike = sum(name.split(",")[0].lower() == other.split(",")[0].lower() for name, other in zip(names, known))
+    return list(range(len(known))) if len(names) == len(known) and alike > 0.9 * len(known) else None
+
+
+@cache
+def class_index(label: str | int) -> int:
+    """Index of a class that is called by its synset or its number.
+
+    Raises:
+        ValueError: if it is none of the 1000.
+        ImportError: for a synset, if timm is not installed.
+    """
+    if isinstance(label, str) and SYNSET.fullmatch(label):
+        index = synset_indices().get(label, -1)
+    else:
+        index = int(label) if str(label).isdecimal() else -1
+    if not 0 <= index < IMAGENET_1K_CLASSES:
+        raise ValueError(
+            f"{label!r} is no class of ImageNet-1k: it must be a synset of its {IMAGENET_1K_CLASSES} classes or a "
+            f"number from 0 to {IMAGENET_1K_CLASSES - 1}."
+        )
+    return index
+
+
+@cache
+def synset_indices() -> dict[str, int]:
+    """Class index of each of the 1000 synsets, by timm's list."""
+    try:
+        from timm.data import ImageNetInfo
+    except ImportError as error:
+        raise ImportError("Classes called by their synsets need timm's list of them: pip install timm.") from error
+    return {synset: index for index, synset in enumerate(ImageNetInfo().label_names())}
+
+
+class Prepare:
+    """Makes a batch of items of `Pictures`; a picture that cannot be read is black, and marked.
+
+    As in the evaluations of the authors and of timm, pictures become RGB by Pillow's own conversion, and orientation
+    tags of cameras are ignored.
+
+    Args:
+        image_processor: the model's, on one PIL picture.
+        options: arguments of its call, such as another size.
+        threads: how many pictures are prepared at once, where no worker processes do that.
+    """
+
+    def __init__(self, image_processor: Callable, options: dict[str, Any], threads: int = 1):
+        self.image_processor, self.options, self.threads = image_processor, options, threads
+
+    def __call__(self, items: list[tuple[int, Encoded, Labels]]) -> dict[str, torch.Tensor]:
+        with ThreadPoolExecutor(max(self.threads, 1)) as pool:
+            pictures = list(pool.map(open_rgb, [encoded for _, encoded, _ in items]))
+            pixels = list(pool.map(self.pixels, pictures))
+        most = max(len(labels) for _, _, labels in items)
+        return {
+            "pixel_values": torch.stack(pixels),
+            "keys": torch.tensor([index for index, _, _ in items]),
+            "labels": torch.tensor([[*labels, *[-1] * (most - len(labels))] for _, _, labels in items]),
+            "readable": torch.tensor([picture is not None for picture in pictures]),
+        }
+
+    def pixels(self, picture: Image.Image | None) -> torch.Tensor:
+        """What the model takes, (channels, height, width)."""
+        picture = picture or Image.new("RGB", (256, 256))
+        return self.image_processor(picture, return_tensors="pt", **self.options).pixel_values[0]
+
+
+def open_rgb(encoded: Encoded) -> Image.Image | None:
+    """The picture, or None if it cannot be read."""
+    file = encoded if isinstance(encoded, str) else encoded["path"]
+    if not isinstance(encoded, str) and encoded["bytes"] is not None:
+        file = io.BytesIO(encoded["bytes"])
+    try:
+        with Image.open(file) as picture:
+            return Image.fromarray(np.asarray(picture.convert("RGB")))  # an array has no orientation tag
+    except Exception:  # decoders of damaged files raise nearly anything
+        return None

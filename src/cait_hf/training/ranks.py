@@ -1,0 +1,163 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""Ranks of the right classes of many pictures: computed by all processes, kept in a file, summed up as accuracies.
+
+The rank of a picture is the number of classes whose logits come before those of its class, 0 where that is the first;
+of several classes that count as right, the best one's. Top-k accuracy is the share of ranks below k.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import accelerate
+import evaluate
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from tqdm import tqdm
+
+
+TOPK_ACCURACY = Path(__file__).resolve().parents[1] / "topk_accuracy.py"
+# In the place of a rank: the picture could not be read; its logits are not all finite.
+UNREADABLE, NOT_FINITE = -1, -2
+
+
+def best_ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """How many classes rank before the best of a picture's labels: (pictures,) integers, 0 where it is the first.
+
+    Equal logits rank by class index, the lower first, as in `topk_accuracy`.
+
+    Args:
+        logits: (pictures, classes).
+        labels: (pictures, any number) class indices, -1 where there are no more; each picture has at least one.
+    """
+    ranks = logits.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # of each class
+    own = ranks.gather(1, labels.clamp(min=0)).masked_fill(labels < 0, logits.shape[1]).amin(dim=1)
+    return own.masked_fill(~logits.isfinite().all(dim=1), NOT_FINITE)
+
+
+@torch.no_grad()
+def rank_batch(model: torch.nn.Module, columns: list[int] | None, options: dict, batch: dict) -> torch.Tensor:
+    """Rank of the best of each picture's labels, or what is wrong with the picture: (pictures,) integers.
+
+    Args:
+        columns: place among the model's outputs of each class index, None where they are the same.
+        options: more arguments of the model's forward.
+        batch: what `cait_hf.training.imagenet.Prepare` makes, on the model's device.
+    """
+    logits = model(batch["pixel_values"].to(model.dtype), **options).logits
+    logits = logits if columns is None else logits[:, columns]
+    return best_ranks(logits, batch["labels"]).masked_fill(~batch["readable"], UNREADABLE)
+
+
+class Ranks(dict[int, int]):
+    """Ranks by index of the picture, and the file from which a run of the same settings goes on."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path, self.settings = path, {}
+
+    def open(self, accelerator: accelerate.Accelerator, settings: Callable[[], dict[str, str | int | None]]):
+        """Take over what the file has; the main process reads it, and all get the ranks or the error.
+
+        Args:
+            settings: called in the main process; all that ranks depend on. An error names the first that differs.
+
+        Raises:
+            ValueError: if the file is of other settings, or damaged.
+            OSError: if it cannot be read, or its folder cannot be made.
+        """
+        shared = [None, None]
+        if accelerator.is_main_process:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.settings = settings()
+                shared[0] = self._read()
+            except (ValueError, OSError) as error:
+                shared[1] = error
+        stored, error = broadcast_object_list(shared)
+        if error is not None:
+            raise error
+        self.update(stored)
+
+    def _read(self) -> dict[int, int]:
+        if not self.path.exists():
+            return {}
+        try:
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+            others = [name for name, value in self.settings.items() if stored["settings"].get(name) != value]
+            ranks = {int(index): int(rank) for index, rank in stored["ranks"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.path} is not a file of ranks of this script: delete it to start anew.") from error
+        if others:
+            raise ValueError(
+                f"{self.path} belongs to a run with another {others[0]}: give that run's arguments to finish "
+                "it, or pass another --output, or delete the file."
+            )
+        return ranks
+
+    def save(self):
+        """Write the file."""
+        write_json(self.path, {"settings": self.settings, "ranks": self})
+
+
+def rank_pictures(
+    ranks: Ranks,
+    accelerator: accelerate.Accelerator,
+    loader: torch.utils.data.DataLoader,
+    rank: Callable[[dict], torch.Tensor],
+    names: Mapping[int, str] | Sequence[str],
+    save_steps: int,
+):
+    """Add the ranks of all pictures of a loader, in all processes.
+
+    The last batches may repeat pictures, so that all processes have as many; kept by index, each counts once.
+
+    Args:
+        loader: prepared by `accelerator`, with batches of `Prepare`.
+        rank: ranks of a batch, or what is wrong with its pictures (`rank_batch`).
+        names: of the pictures by index, for messages.
+        save_steps: batches after which the file is written; it also is when an error or Ctrl-C ends this function.
+
+    Raises:
+        ValueError: if a picture cannot be read, or the logits of one are not finite; the other ranks are kept.
+    """
+    bar = tqdm(loader, desc="evaluate", disable=None if accelerator.is_main_process else True)
+    try:
+        for step, batch in enumerate(bar, start=1):
+            keys, found = accelerator.gather((batch["keys"], rank(batch)))
+            found = dict(zip(keys.tolist(), found.tolist()))
+            ranks.update({index: value for index, value in found.items() if value >= 0})
+            for index, value in found.items():
+                check_rank(names[index], value)
+            if accelerator.is_main_process and step % save_steps == 0:
+                ranks.save()
+    finally:
+        if accelerator.is_main_process and ranks:
+            ranks.save()
+
+
+def check_rank(name: str, rank: int):
+    if rank == UNREADABLE:
+        raise ValueError(f"{name} cannot be read as a picture: replace it, and run the same command to go on.")
+    if rank == NOT_FINITE:
+        raise ValueError(f"The logits of {name} are not finite: evaluate with --dtype float32.")
+
+
+def topk_accuracy(ranks: Iterable[int], top_k: tuple[int, ...] = (1, 5)) -> dict[str, float]:
+    """Shares in [0, 1] by the metric `topk_accuracy`: {"top1": ..., "top5": ...}."""
+    # The classes of a picture in the order of their logits: the right one stands at its rank. One class stands for
+    # all that are too far behind to count.
+    places = np.arange(max(top_k) + 1)
+    references = np.minimum(list(ranks), places[-1])
+    predictions = np.tile(-places, (len(references), 1))
+    metric = evaluate.load(str(TOPK_ACCURACY), keep_in_memory=True)
+    return metric.compute(predictions=predictions, references=references, top_k=list(top_k))
+
+
+def write_json(path: Path, content: dict):
+    """Write the file completely, or leave the old one."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,110 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""`scripts/recipes`, `scripts/accelerate_configs`: flags exist, recipes train a step, variants are right."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, write_pictures
+from transformers import AutoModelForImageClassification
+
+from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitImageProcessorPil
+from cait_hf.training.arguments import parse_arguments
+from cait_hf.training.models import load_config
+
+
+RECIPES, CONFIGS = SCRIPTS / "recipes", SCRIPTS / "accelerate_configs"
+README = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
+SCRATCH = {"pretrain.yaml"}
+ADDED = {"distill_regnety160.yaml"}  # to another recipe
+# At 224 pixels; with the ten checkpoints' geometries they are the formula that timm's own models confirm.
+PARAMETERS = {
+    "xxs24": 11_956_264,
+    "xxs36": 17_299_720,
+    "xs24": 26_560_648,
+    "xs36": 38_557_432,
+    "s24": 46_916_200,
+    "s36": 68_220_712,
+    "s48": 89_525_224,
+    "m24": 185_850_088,
+    "m36": 270_929_512,
+    "m48": 356_008_936,
+}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A data set of six classes, and a checkpoint and a teacher for them."""
+    folder = tmp_path_factory.mktemp("recipes")
+    write_pictures(folder / "train", range(6), 4)
+    labels = dict(enumerate(sorted(NAMES)))
+    for name in ("checkpoint", "teacher"):
+        CaitForImageClassification(CaitConfig(**TINY_FIELDS, id2label=labels)).save_pretrained(folder / name)
+        CaitImageProcessorPil(size=16, crop_size=16).save_pretrained(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("recipe", sorted(path.name for path in RECIPES.glob("*.yaml")))
+def test_recipe_trains_a_step(recipe, workplace, tmp_path):
+    pytest.importorskip("timm", reason="the recipes have timm's augmentations")
+    if "lora" in recipe:
+        pytest.importorskip("peft", reason="adapters are PEFT's")
+    files = [str(RECIPES / recipe)]
+    flags = f"--train_dir {workplace / 'train'} --train_val_split 0.25 --output_dir {tmp_path / 'out'} --max_steps 1"
+    flags += " --per_device_train_batch_size 4 --dataloader_num_workers 0 --disable_tqdm true --save_strategy no"
+    flags += " --eval_strategy no --load_best_model_at_end false --warmup_epochs 0"
+    if recipe in ADDED:
+        files.insert(0, str(RECIPES / "pretrain.yaml"))
+        flags += f" --teacher_model_name_or_path {workplace / 'teacher'}"
+    if recipe in SCRATCH | ADDED:
+        flags += f" --config_overrides {TINY} --base_learning_rate 0.5"
+    else:
+        flags += f" --model_name_or_path {workplace / 'checkpoint'}"
+    if "image_size" in yaml.safe_load((RECIPES / recipe).read_text()):
+        flags += " --image_size 24"
+    results = load_script("run_image_classification").main([*files, *flags.split()])
+    assert 0 <= results["eval_top1"] <= 1
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.num_labels == 6
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_variant(name):
+    """Geometry by the number of parameters, LayerScale and drop path as they end in the configuration."""
+    files = [str(RECIPES / "pretrain.yaml"), str(RECIPES / "variants" / f"{name}.yaml")]
+    model_args, _, recipe, args = parse_arguments([*files, "--train_dir", "x", "--output_dir", "x"])
+    config = load_config(model_args)
+    config.num_labels = 1000
+    with torch.device("meta"):
+        assert CaitForImageClassification(config).num_parameters() == PARAMETERS[name]
+    official = [c for c in CHECKPOINTS if c.official_name.lower().startswith(f"{name}_")]
+    for checkpoint in official:
+        assert config.layer_scale_init_value == checkpoint.config_kwargs["layer_scale_init_value"]
+    assert config.drop_path_rate == yaml.safe_load(Path(files[1]).read_text())["drop_path_rate"]
+    assert (args.num_train_epochs, recipe.mixup, recipe.ema_decay) == (400, 0.8, 0.99996)
+    assert args.learning_rate == pytest.approx(5e-4 * 128 / 512)  # one process
+
+
+def test_each_recipe_names_its_source_and_is_in_readme():
+    assert {path.stem for path in (RECIPES / "variants").iterdir()} == {*PARAMETERS}
+    for path in RECIPES.rglob("*.yaml"):
+        assert "# Source: " in path.read_text(encoding="utf-8"), path
+        assert path.parent.name == "variants" or f"| `{path.name}`" in README, path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_its_configurations(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes == {"one_gpu": 1, "multi_node": 16}.get(path.stem, 8)
+    text = path.read_text(encoding="utf-8")
+    if path.stem == "fsdp2":
+        wrapped = re.search(r"cls_to_wrap: (\S+)", text)[1].split(",")
+        assert set(wrapped) == set(CaitForImageClassification._no_split_modules)
+
+
+def test_slurm_file_names_files_that_exist():
+    text = (CONFIGS / "multi_node.slurm").read_text(encoding="utf-8")
+    for name in re.findall(r"scripts/\S+\.(?:yaml|py)", text):
+        assert (SCRIPTS.parent / name).is_file(), name

@@ -1,0 +1,440 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""`scripts/run_image_classification.py` and its twin with a loop of its own: what they write, labels, wrong input.
+
+Both take the same flags, so most tests run both. That both give the same weights, and that these do not depend on
+interruptions, accumulation and processes, is in `test_training_equivalence.py`.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, run, write_pictures
+from timm_format import write_timm_folder
+from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
+from cait_hf.training.arguments import parse_arguments
+from cait_hf.training.data import load_data
+from cait_hf.training.experiment import prepare
+
+
+SCRIPT_NAMES = ("run_image_classification", "run_image_classification_no_trainer")
+
+
+@pytest.fixture(params=SCRIPT_NAMES)
+def script(request):
+    return load_script(request.param)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """train: six digits, 8 pictures each; validation: three of them, so that its own numbering is another."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder / "train", range(6), 8)
+    write_pictures(folder / "validation", range(3), 4, skip=8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def training_flags(pictures) -> str:
+    """Six steps in two epochs of three."""
+    flags = f"--do_train --per_device_train_batch_size 16 --num_train_epochs 2 --config_overrides {TINY}"
+    flags += " --drop_path_rate 0.2 --learning_rate 1e-2 --disable_tqdm true --seed 3 --logging_steps 1"
+    return f"--train_dir {pictures / 'train'} {flags}"
+
+
+@pytest.fixture(scope="module", params=SCRIPT_NAMES)
+def run_of_each(request, pictures, training_flags, tmp_path_factory) -> Path:
+    """A complete run: checkpoints at steps 2, 4, 6, the best of which is the model at the end."""
+    output_dir = tmp_path_factory.mktemp("trained")
+    flags = "--do_eval --eval_strategy steps --eval_steps 2 --save_steps 2 --load_best_model_at_end"
+    flags += f" --metric_for_best_model eval_top1 --save_total_limit 3 --validation_dir {pictures / 'validation'}"
+    run(request.param, *training_flags.split(), *flags.split(), "--output_dir", output_dir)
+    return output_dir
+
+
+@pytest.fixture(scope="module")
+def trained(training_flags, tmp_path_factory) -> Path:
+    """A model of six classes."""
+    output_dir = tmp_path_factory.mktemp("model")
+    load_script(SCRIPT_NAMES[0]).main([*training_flags.split(), "--max_steps", "1", "--output_dir", str(output_dir)])
+    return output_dir
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(folder / "model.safetensors")
+
+
+def test_training_writes_model_processor_and_results(run_of_each):
+    results = json.loads((run_of_each / "all_results.json").read_text())
+    assert 0 <= results["eval_top1"] <= results["eval_top5"] <= 1
+    assert results["train_images_per_second"] > 0 and 0 <= results["train_data_wait_share"] <= 1
+    assert results["train_peak_memory_mib"] > 0 and results["epoch"] == 2
+    assert results["eval_top1"] == json.loads((run_of_each / "eval_results.json").read_text())["eval_top1"]
+    assert results["train_loss"] == json.loads((run_of_each / "train_results.json").read_text())["train_loss"]
+    report = json.loads((run_of_each / "metrics.json").read_text())
+    assert "confusion_matrix" in json.dumps(report)
+    card = (run_of_each / "README.md").read_text()
+    assert "library_name: transformers" in card and f"{results['eval_top1']:.1%}"[:2] in card
+    if (run_of_each / "learning_curves.png").exists():  # with matplotlib
+        for name in ("learning_curves.png", "confusion_matrix.png"):
+            with Image.open(run_of_each / name) as picture:
+                assert min(picture.size) > 300
+
+    model = AutoModelForImageClassification.from_pretrained(run_of_each)
+    assert isinstance(model, CaitForImageClassification)
+    assert model.config.label2id == {name: index for index, name in enumerate(sorted(NAMES))}
+    assert (model.config.drop_path_rate, model.config.layer_scale_init_value) == (0.2, 0.1)
+    processor = AutoImageProcessor.from_pretrained(run_of_each)
+    assert (processor.size["shortest_edge"], processor.crop_size["height"]) == (16, 16)
+
+
+def test_best_checkpoint_is_the_model_at_the_end(run_of_each):
+    state = json.loads((run_of_each / "trainer_state.json").read_text())
+    accuracies = {entry["step"]: entry["eval_top1"] for entry in state["log_history"] if "eval_top1" in entry}
+    assert sorted(accuracies) == [2, 4, 6]
+    best = run_of_each / f"checkpoint-{state['best_global_step']}"
+    last, kept = weights(run_of_each), weights(best)
+    assert last.keys() == kept.keys() and all(torch.equal(last[name], kept[name]) for name in last)
+    assert state["best_metric"] == max(accuracies.values())
+    others = {f"checkpoint-{step}" for step in (2, 4, 6)} - {best.name}
+    assert any(
+        not torch.equal(last["classifier.weight"], weights(run_of_each / other)["classifier.weight"])
+        for other in others
+    )
+
+
+def test_evaluation_maps_labels_by_name(script, run_of_each, pictures, tmp_path):
+    """The validation folder alone numbers its three classes 0 to 2; the model has them at 3, 4, 5 of six."""
+    flags = f"--model_name_or_path {run_of_each} --do_eval --output_dir {tmp_path} --disable_tqdm true"
+    results = script.main([*flags.split(), "--validation_dir", str(pictures / "validation")])
+
+    model = AutoModelForImageClassification.from_pretrained(run_of_each)
+    processor = AutoImageProcessor.from_pretrained(run_of_each)
+    right = 0
+    for file in sorted((pictures / "validation").rglob("*.png")):
+        with torch.no_grad():
+            logits = model(**processor(Image.open(file), return_tensors="pt")).logits
+        right += model.config.id2label[int(logits.argmax())] == file.parent.name
+    assert results["eval_top1"] == pytest.approx(right / 12)
+    stored = json.loads((run_of_each / "all_results.json").read_text())
+    assert results["eval_loss"] == pytest.approx(stored["eval_loss"], rel=1e-5)
+    assert not (tmp_path / "model.safetensors").exists()  # nothing was trained
+
+
+def test_labels_of_two_numberings_meet(pictures, tmp_path):
+    pytest.importorskip("timm", reason="repeated augmentation is timm's")
+    flags = f"--do_train --do_eval --output_dir {tmp_path / 'out'} --config_overrides {TINY} --repeated_augmentation 2"
+    flags += f" --train_dir {pictures / 'train'} --validation_dir {pictures / 'validation'}"
+    experiment = prepare(flags.split())
+    names = experiment.model.config.id2label
+    items = [experiment.eval_data[index] for index in range(12)]
+    assert [names[item["labels"]] for item in items] == 4 * ["one"] + 4 * ["two"] + 4 * ["zero"]
+    first = Image.open(pictures / "validation" / "one" / "0.png")
+    expected = experiment.image_processor(first, return_tensors="pt").pixel_values[0]
+    assert torch.equal(items[0]["pixel_values"], expected)
+
+    crop = experiment.train_data[0]["pixel_values"]
+    assert crop.shape == (3, 16, 16) and torch.equal(crop, experiment.train_data[0]["pixel_values"])
+    assert not torch.equal(crop, experiment.train_data[48]["pixel_values"])  # another view of the same picture
+    experiment.randomness.epoch = 1
+    assert not torch.equal(crop, experiment.train_data[0]["pixel_values"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoint_of_the_same_classes_keeps_its_order(pictures, tmp_path):
+    backwards = dict(enumerate(sorted(NAMES, reverse=True)))
+    CaitForImageClassification(CaitConfig(**TINY_FIELDS, id2label=backwards)).save_pretrained(tmp_path / "model")
+    CaitImageProcessorPil(size=16, crop_size=16).save_pretrained(tmp_path / "model")
+    flags = f"--do_train --train_dir {pictures / 'train'} --output_dir {tmp_path / 'out'}"
+    experiment = prepare([*flags.split(), "--model_name_or_path", str(tmp_path / "model")])
+    assert experiment.model.config.id2label == backwards
+    assert backwards[experiment.train_data[0]["labels"]] == "five"
+
+
+def test_data_sets_with_other_columns(tmp_path):
+    """A folder of parquet files whose classes are words in a column that is not called label."""
+    images = [Image.fromarray(scan.astype("uint8")) for scan in load_digits().images[:8]]
+    columns = {"scan": images, "species": ["cat", "dog"] * 4, "number": list(range(8))}
+    features = {"scan": datasets.Image(), "species": datasets.Value("string"), "number": datasets.Value("int64")}
+    data = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    data.to_parquet(tmp_path / "train-00000.parquet")
+    data.to_parquet(tmp_path / "validation-00000.parquet")
+
+    def load(*flags: str):
+        _, data_args, _, training_args = parse_arguments([*flags, "--output_dir", "unused"])
+        return load_data(data_args, training_args)
+
+    flags = ("--do_train", "--do_eval", "--dataset_name", str(tmp_path))
+    with pytest.raises(ValueError, match="set --label_column_name to one of scan, species, number"):
+        load(*flags)
+    train_data, eval_data = load(*flags, "--label_column_name", "species", "--max_train_samples", "5")
+    assert train_data.image_column == "scan" and train_data.class_names == ["cat", "dog"]
+    assert (len(train_data), len(eval_data)) == (5, 8)
+    with pytest.raises(ValueError, match="--image_column_name is picture"):
+        load(*flags, "--image_column_name", "picture")
+    with pytest.raises(ValueError, match="has only the splits train, validation"):
+        load("--do_eval", "--model_name_or_path", "x", *flags[2:], "--eval_split", "test")
+
+
+def test_held_out_share(pictures):
+    flags = f"--do_train --do_eval --train_dir {pictures / 'train'} --output_dir unused --train_val_split 0.25"
+    _, data_args, _, training_args = parse_arguments(flags.split())
+    train_data, eval_data = load_data(data_args, training_args)
+    assert (len(train_data), len(eval_data)) == (36, 12)
+
+
+def test_arguments_from_files(script, pictures, trained, tmp_path):
+    arguments = {"model_name_or_path": str(trained), "do_eval": True, "disable_tqdm": True, "max_eval_samples": 2}
+    (tmp_path / "arguments.json").write_text(json.dumps(arguments))
+    (tmp_path / "data.yaml").write_text(f"validation_dir: {pictures / 'validation'}\nmax_eval_samples: 3\n")
+    files = [str(tmp_path / name) for name in ("arguments.json", "data.yaml")]
+    results = script.main([*files, "--output_dir", str(tmp_path / "out"), "--max_eval_samples", "4"])
+    assert results["eval_top1"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def test_fine_tunes_a_timm_repository_at_another_resolution(script, pictures, tmp_path):
+    """timm's own format, with a new classifier, at 32 pixels instead of 224."""
+    source = write_timm_folder(tmp_path / "timm")
+    flags = "--ignore_mismatched_sizes --image_size 32 --do_train --max_steps 1 --per_device_train_batch_size 2"
+    flags += f" --disable_tqdm true --learning_rate 1e-3 --model_name_or_path {source} --save_strategy no"
+    flags += f" --output_dir {tmp_path / 'out'} --train_dir {pictures / 'train'}"
+    script.main(flags.split())
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+    assert isinstance(model, CaitForImageClassification)
+    assert model.config.num_labels == 6 and model.config.image_size == 32
+    original = CaitForImageClassification.from_pretrained(source, image_size=32)
+    for name in ("position_embeddings", "patch_embeddings.projection.weight"):
+        trained, stored = (m.state_dict()[f"cait.embeddings.{name}"] for m in (model, original))
+        assert not torch.equal(trained, stored)
+        torch.testing.assert_close(trained, stored, rtol=0, atol=2e-3)  # one step of AdamW moves by the learning rate
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
+    assert (processor.size["shortest_edge"], processor.crop_size["width"]) == (32, 32)
+
+
+def test_fine_tunes_another_model(script, pictures, tmp_path):
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=4
+    )
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
+    flags = f"--model_name_or_path {tmp_path / 'vit'} --ignore_mismatched_sizes --do_train --do_eval --max_steps 2"
+    flags += " --label_smoothing_factor 0.1 --trainable head --save_strategy no"
+    flags += f" --output_dir {tmp_path / 'out'} --train_dir {pictures / 'train'} --disable_tqdm true"
+    results = script.main(flags.split())
+    assert 0 <= results["eval_top1"] <= results["eval_top5"] <= 1
+    model = ViTForImageClassification.from_pretrained(tmp_path / "out")
+    assert model.config.num_labels == 6 and model.config.problem_type is None
+    original = ViTForImageClassification.from_pretrained(tmp_path / "vit").vit.state_dict()
+    assert all(torch.equal(tensor, original[name]) for name, tensor in model.vit.state_dict().items())
+
+
+def test_average_of_the_weights_is_evaluated_and_saved(script, pictures, training_flags, tmp_path):
+    pytest.importorskip("timm", reason="the average of the weights is timm's")
+    flags = f"{training_flags} --ema_decay 0.9 --do_eval --validation_dir {pictures / 'validation'}"
+    flags += f" --output_dir {tmp_path}"
+    results = script.main([*flags.split(), "--save_strategy", "epoch"])
+    assert results["eval_ema_loss"] != results["eval_loss"]
+    raw, ema = (AutoModelForImageClassification.from_pretrained(tmp_path / folder) for folder in (".", "ema"))
+    assert not torch.equal(raw.classifier.weight, ema.classifier.weight)
+    evaluated = script.main(
+        f"--model_name_or_path {tmp_path / 'ema'} --do_eval --validation_dir {pictures / 'validation'} "
+        f"--output_dir {tmp_path / 'evaluated'} --disable_tqdm true".split()
+    )
+    assert evaluated["eval_loss"] == pytest.approx(results["eval_ema_loss"], rel=1e-5)
+    (tmp_path / "checkpoint-6" / "ema.safetensors").unlink()
+    with pytest.raises(SystemExit, match="no folder of a complete checkpoint with ema.safetensors"):
+        script.main([*flags.split(), "--resume_from_checkpoint", str(tmp_path / "checkpoint-6")])
+
+
+def test_adapters_are_merged_at_the_end(script, pictures, training_flags, tmp_path):
+    pytest.importorskip("peft", reason="adapters are PEFT's")
+    base = tmp_path / "base"
+    CaitForImageClassification(CaitConfig(**TINY_FIELDS, num_labels=6)).save_pretrained(base)
+    CaitImageProcessorPil(size=16, crop_size=16).save_pretrained(base)
+    flags = training_flags.replace(f"--config_overrides {TINY}", f"--model_name_or_path {base} --lora_rank 2")
+    flags += f" --do_eval --validation_dir {pictures / 'validation'} --output_dir {tmp_path / 'out'}"
+    results = script.main(flags.split())
+    merged = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+    changed = {name for name, tensor in merged.state_dict().items() if not torch.equal(tensor, weights(base)[name])}
+    assert {name.split(".")[-2] for name in changed} == {"q_proj", "v_proj", "classifier"}
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
+    evaluated = script.main(
+        f"--model_name_or_path {tmp_path / 'out'} --do_eval --validation_dir {pictures / 'validation'} "
+        f"--output_dir {tmp_path / 'evaluated'} --disable_tqdm true".split()
+    )
+    assert evaluated["eval_loss"] == pytest.approx(results["eval_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_teacher_changes_what_is_learnt(script, kind, pictures, training_flags, trained, tmp_path):
+    losses = {}
+    for alpha in (0.0, 0.5):
+        flags = f"--teacher_model_name_or_path {trained} --distillation_type {kind} --distillation_alpha {alpha}"
+        output_dir = tmp_path / f"{alpha}"
+        losses[alpha] = script.main(
+            [*training_flags.split(), *flags.split(), "--output_dir", str(output_dir), "--save_strategy", "no"]
+        )["train_loss"]
+    assert losses[0.0] != losses[0.5]
+
+
+def test_pushes_what_is_complete(script, pictures, training_flags, hub, tmp_path):
+    flags = f"{training_flags} --do_eval --validation_dir {pictures / 'validation'} --save_strategy epoch"
+    flags += f" --push_to_hub --hub_model_id tester/digits --output_dir {tmp_path / 'digits'}"
+    results = script.main(flags.split())
+    files = set(hub.repository("tester/digits").at("main").files)
+    assert {"model.safetensors", "config.json", "preprocessor_config.json", "README.md", "metrics.json"} <= files
+    assert not any(name.startswith("checkpoint") for name in files)
+    assert f"{results['eval_top1']:.4f}"[:4] in hub.read("tester/digits", "README.md").decode()
+
+
+WRONG_INPUT = {
+    "nothing to do": ("", "nothing to do"),
+    "unknown flag": ("--do_train --no_such_flag 1", "no_such_flag"),
+    "unknown flag in a file": ("{wrong}/unknown.yaml --do_train", "unknown.yaml sets depth, but there are no such"),
+    "broken file": ("{wrong}/broken.json --do_train", "broken.json cannot be read"),
+    "no file": ("absent.yaml --do_train", "absent.yaml"),
+    "no model to evaluate": ("--do_eval --validation_dir {pictures}/validation", "needs --model_name_or_path"),
+    "no pictures": ("--do_train", "no pictures to train on"),
+    "no folder": ("--do_train --train_dir {pictures}/absent", "there is no such folder"),
+    "empty folder": ("--do_train --train_dir {wrong}/empty", "no pictures in it"),
+    "one class": ("--do_train --train_dir {pictures}/train/one", "two subfolders or more"),
+    "two sources": ("--do_train --dataset_name x --train_dir {pictures}/train", "excludes"),
+    "share": ("--do_train --train_dir {pictures}/train --train_val_split 1.5", "--train_val_split is 1.5"),
+    "no samples": ("--do_train --train_dir {pictures}/train --max_train_samples 0", "at least 1"),
+    "overrides of a checkpoint": ("--do_train --model_name_or_path x --config_overrides a=1", "from scratch"),
+    "override without value": ("--do_train --train_dir {pictures}/train --config_overrides depth", "FIELD=VALUE"),
+    "unknown field": ("--do_train --train_dir {pictures}/train --config_overrides depth=3", "depth.*no such field"),
+    "bad field": ("--do_train --train_dir {pictures}/train --config_overrides image_size=30", "patch_size"),
+    "drop path": ("--do_train --train_dir {pictures}/train --drop_path_rate 1", "drop_path_rate is 1"),
+    "no checkpoint": ("--do_train --train_dir {pictures}/train --model_name_or_path {wrong}/empty", "config.json"),
+    "classes differ": (
+        "--do_train --train_dir {pictures}/validation --model_name_or_path {trained}",
+        "6 classes and the data 3: pass --ignore_mismatched_sizes",
+    ),
+    "class of the validation absent": (
+        "--do_train --train_dir {pictures}/validation --do_eval --validation_dir {pictures}/train",
+        "3 classes that the model does not have, such as five, four, three",
+    ),
+    "resume from nothing": ("--do_train --resume_from_checkpoint {wrong}/empty", "no folder of a complete checkpoint"),
+    "full output folder": ("--do_train --output_dir {pictures}", "is not empty"),
+    "policy": ("--do_train --train_dir {pictures}/train --auto_augment best", "--auto_augment is best|timm"),
+    "layer decay": ("--do_train --train_dir {pictures}/train --layer_decay 1.5", "--layer_decay is 1.5"),
+    "trainable": ("--do_train --train_dir {pictures}/train --trainable most", "--trainable is most"),
+    "teacher": (
+        "--do_train --train_dir {pictures}/validation --teacher_model_name_or_path {trained}",
+        "the teacher has 6 classes and the model 3",
+    ),
+    "two warm-ups": (
+        "--do_train --train_dir {pictures}/train --warmup_epochs 1 --warmup_steps 2",
+        "say the same: pass one",
+    ),
+}
+
+
+@pytest.mark.parametrize("flags, message", WRONG_INPUT.values(), ids=WRONG_INPUT)
+def test_wrong_input_ends_with_a_sentence(flags, message, pictures, trained, tmp_path):
+    wrong = tmp_path / "wrong"
+    (wrong / "empty").mkdir(parents=True)
+    (wrong / "unknown.yaml").write_text("depth: 3\n")
+    (wrong / "broken.json").write_text('{"do_train": tr')
+    flags = flags.format(pictures=pictures, trained=trained, wrong=wrong).split()
+    if "--output_dir" not in flags:
+        flags += ["--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match=f"(?s)error: .*({message})"):
+        load_script(SCRIPT_NAMES[0]).main(flags)  # both scripts read them by the same function
+    assert not (tmp_path / "out").exists()
+
+
+def test_flags_of_trainer_alone_are_refused(training_flags, tmp_path):
+    script = load_script("run_image_classification_no_trainer")
+    flags = [*training_flags.split(), "--output_dir", str(tmp_path / "out"), "--neftune_noise_alpha", "5"]
+    with pytest.raises(SystemExit, match="--neftune_noise_alpha is for run_image_classification.py"):
+        script.main(flags)
+
+
+def test_wrong_input_shows_no_traceback(script, tmp_path):
+    finished = run(script.__name__, "--do_train", "--train_dir", "absent", "--output_dir", tmp_path, check=False)
+    assert finished.returncode == 1 and "Traceback" not in finished.stderr
+    assert finished.stderr.splitlines()[-1] == "error: --train_dir is absent, but there is no such folder."
+
+
+def test_overwrite_output_dir_trains_anew(script, training_flags, tmp_path):
+    (tmp_path / "checkpoint-99").mkdir()
+    (tmp_path / "checkpoint-99" / "trainer_state.json").write_text("{}")
+    (tmp_path / "notes.txt").write_text("kept")
+    flags = [*training_flags.split(), "--output_dir", str(tmp_path), "--max_steps", "1"]
+    with pytest.raises(SystemExit, match="--crop_area is 2.0"):
+        script.main([*flags, "--overwrite_output_dir", "--crop_area", "2"])
+    assert (tmp_path / "checkpoint-99").exists()  # wrong input deletes nothing
+    script.main([*flags, "--overwrite_output_dir"])
+    assert not (tmp_path / "checkpoint-99").exists() and (tmp_path / "notes.txt").exists()
+    assert (tmp_path / "checkpoint-1" / "trainer_state.json").is_file()
+
+
+# Files may have at most so many bytes, as on a disk that is full; the model's own file is larger.
+FULL_DISK = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("name", SCRIPT_NAMES)
+def test_full_disk_keeps_the_checkpoints_before(name, training_flags, tmp_path):
+    pytest.importorskip("resource", reason="limits of a process are a matter of POSIX")
+    flags = [*training_flags.split(), "--output_dir", str(tmp_path), "--save_steps", "2", "--report_to", "none"]
+    load_script(name).main([*flags, "--max_steps", "2"])
+    kept = {file: file.read_bytes() for file in (tmp_path / "checkpoint-2").iterdir()}
+    command = [sys.executable, "-c", FULL_DISK, str(SCRIPTS / f"{name}.py"), *flags]
+    finished = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert finished.returncode == 1 and "Traceback" not in finished.stderr, finished.stderr
+    assert "error: the checkpoint of step 4 could not be written" in finished.stderr
+    assert {file: file.read_bytes() for file in (tmp_path / "checkpoint-2").iterdir()} == kept
+    assert not list(tmp_path.glob(".checkpoint*"))
+
+
+def test_broken_picture_ends_the_run_or_is_left_out(script, pictures, training_flags, tmp_path):
+    """Also where worker processes read the pictures."""
+    shutil.copytree(pictures / "train", tmp_path / "train")
+    broken = tmp_path / "train" / "two" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    flags = training_flags.replace(str(pictures / "train"), str(tmp_path / "train"))
+    flags += f" --dataloader_num_workers 1 --save_strategy no --output_dir {tmp_path / 'out'}"
+    with pytest.raises(SystemExit, match=r"^error: .*two/3.png.*--bad_images skip") as error:
+        script.main(flags.split())
+    assert "Traceback" not in str(error.value)
+    script.main([*flags.split(), "--bad_images", "skip"])
+    assert "two/3.png" in (tmp_path / "out" / "bad_images.txt").read_text()
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_stream_goes_on_where_it_was(script, pictures, training_flags, tmp_path):
+    """Parquet files read while they are used, never held whole; two workers, and an interruption behind step 3."""
+    pytest.importorskip("timm", reason="mixup is timm's")
+    data = datasets.load_dataset("imagefolder", data_dir=str(pictures / "train"), split="train").shuffle(seed=0)
+    for part in range(4):
+        data.shard(4, part).to_parquet(tmp_path / f"{part}.parquet")
+    files = f"--dataset_name parquet --train_files {tmp_path}/*.parquet"
+    flags = training_flags.replace(f"--train_dir {pictures / 'train'}", files)
+    flags += " --streaming --dataloader_num_workers 2 --save_steps 3 --mixup 0.8"
+    script.main([*flags.split(), "--max_steps", "7", "--output_dir", str(tmp_path / "whole")])
+    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
+    script.main([*flags.split(), "--max_steps", "7", "--output_dir", str(tmp_path / "resumed")])
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "resumed")
+    assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+    with pytest.raises(SystemExit, match="--max_steps"):
+        script.main([*flags.split(), "--output_dir", str(tmp_path / "endless")])

@@ -1,0 +1,438 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""`cait_hf.training.data`: pictures from every kind of source, streams shared by processes and workers, classes."""
+
+import io
+import itertools
+import json
+import logging
+import os
+import shutil
+import tarfile
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from test_scripts import NAMES, write_pictures
+from torch.utils.data import DataLoader
+from transformers import TrainingArguments
+
+from cait_hf.training.bad_images import BadPictureError
+from cait_hf.training.data import KEY_BITS, DataArguments, PictureStream, describe, hold_out, load_data
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+
+# Of 25 scans of digits 0 to 5, in an order that mixes the classes; their pixels tell them apart.
+DIGITS = load_digits(n_class=6)
+SCANS, TARGETS = (DIGITS.images[:25] * 15).astype(np.uint8), DIGITS.target[:25].tolist()
+SHARDS = (7, 4, 6, 5, 3)
+
+
+def as_pixels(image: Image.Image, key: int) -> torch.Tensor:
+    return torch.from_numpy(np.array(image.convert("L")))
+
+
+def png(scan: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(scan).save(file, "png")
+    return file.getvalue()
+
+
+def index_of(pixels: torch.Tensor) -> int:
+    (index,) = [index for index, scan in enumerate(SCANS) if np.array_equal(scan, pixels)]
+    return index
+
+
+def class_of(item: dict) -> str:
+    return sorted(NAMES)[item["labels"]]
+
+
+def load(tmp_path: Path, do_train: bool = True, do_eval: bool = False, **fields):
+    """What `load_data` gives, prepared for a model that has the six classes in alphabetical order."""
+    training_args = TrainingArguments(
+        output_dir=str(tmp_path / "out"), do_train=do_train, do_eval=do_eval, max_steps=10, report_to="none"
+    )
+    loaded = load_data(DataArguments(**fields), training_args)
+    for pictures in loaded:
+        if pictures is not None:
+            pictures.prepare(as_pixels, {name: index for index, name in enumerate(sorted(NAMES))})
+    return loaded
+
+
+def first_pass(stream: PictureStream, workers: int = 0) -> list[dict]:
+    """The items of one pass of an endless stream over all 25 pictures, in a process."""
+    stream.endless = False
+    return list(itertools.chain.from_iterable(DataLoader(stream, 2, num_workers=workers, collate_fn=list)))
+
+
+def table(indices) -> datasets.Dataset:
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(NAMES))}
+    rows = {
+        "image": [{"bytes": png(SCANS[index]), "path": f"{index}.png"} for index in indices],
+        "label": [TARGETS[index] for index in indices],
+    }
+    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+
+
+def shards() -> list[range]:
+    ends = np.cumsum(SHARDS).tolist()
+    return [range(end - count, end) for count, end in zip(SHARDS, ends)]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> Path:
+    """The 25 scans in every form; those with numbers alone need class_names.txt."""
+    folder = tmp_path_factory.mktemp("sources")
+    (folder / "class_names.txt").write_text("\n".join(NAMES) + "\n")
+    for name in ("parquet", "tar", "json"):
+        (folder / name).mkdir()
+    for number, indices in enumerate(shards()):
+        table(indices).to_parquet(folder / "parquet" / f"train-{number}.parquet")
+        with tarfile.open(folder / "tar" / f"train-{number}.tar", "w") as archive:
+            for index in indices:
+                label = TARGETS[index]
+                members = {
+                    "png": png(SCANS[index]),
+                    "cls": str(label).encode(),
+                    "json": json.dumps({"digit": label, "word": NAMES[label]}).encode(),
+                }
+                for extension, content in members.items():
+                    member = tarfile.TarInfo(f"{index:04}.{extension}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    for index, target in enumerate(TARGETS):
+        (folder / "folder" / NAMES[target]).mkdir(parents=True, exist_ok=True)
+        (folder / "folder" / NAMES[target] / f"{index}.png").write_bytes(png(SCANS[index]))
+    with open(folder / "json" / "train.jsonl", "w") as file:
+        for index, target in enumerate(TARGETS):
+            path = folder / "folder" / NAMES[target] / f"{index}.png"
+            file.write(json.dumps({"scan": str(path), "species": NAMES[target]}) + "\n")
+    table(range(25)).save_to_disk(folder / "saved", num_shards=2)
+    datasets.DatasetDict({"train": table(range(25))}).save_to_disk(folder / "saved_splits")
+    return folder
+
+
+SOURCES = {
+    "folder of parquet": {"dataset_name": "{0}/parquet"},
+    "parquet files": {"dataset_name": "parquet", "train_files": "{0}/parquet/*.parquet"},
+    "webdataset": {
+        "dataset_name": "webdataset",
+        "train_files": "{0}/tar/train-*.tar",
+        "class_names": "{0}/class_names.txt",
+    },
+    "webdataset, field of json": {
+        "dataset_name": "webdataset",
+        "train_files": "{0}/tar/train-*.tar",
+        "label_column_name": "json.word",
+        "class_names": "{0}/class_names.txt",
+    },
+    "json with paths": {
+        "dataset_name": "{0}/json",
+        "image_column_name": "scan",
+        "label_column_name": "species",
+        "class_names": "{0}/class_names.txt",
+    },
+    "imagefolder": {"train_dir": "{0}/folder"},
+    "imagefolder files": {"dataset_name": "imagefolder", "train_files": "{0}/folder/**"},
+    "saved to disk": {"dataset_name": "{0}/saved"},
+    "saved with splits": {"dataset_name": "{0}/saved_splits"},
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+@pytest.mark.parametrize("fields", SOURCES.values(), ids=SOURCES)
+def test_every_source_gives_the_same_pictures_and_classes(fields, streaming, sources, tmp_path):
+    fields = {name: value.format(sources) for name, value in fields.items()}
+    train, evaluation = load(tmp_path, streaming=streaming, **fields)
+    assert evaluation is None and isinstance(train, PictureStream) == streaming
+    assert sorted(train.class_names) == sorted(NAMES)
+    items = first_pass(train) if streaming else list(train)
+    indices = [index_of(item["pixel_values"]) for item in items]
+    assert sorted(indices) == list(range(25))
+    assert [class_of(item) for item in items] == [NAMES[TARGETS[index]] for index in indices]
+    assert len({item["key"] for item in items}) == 25
+    assert not (tmp_path / "out").exists()
+
+
+def test_validation_files_are_matched_by_name(sources, tmp_path):
+    """A validation folder with other numbers beside training data with numbers of their own."""
+    write_pictures(tmp_path / "validation", range(3), 2)
+    files = {"train_files": f"{sources}/folder/**", "validation_files": f"{tmp_path}/validation/**"}
+    train, evaluation = load(tmp_path, do_eval=True, dataset_name="imagefolder", **files)
+    assert [class_of(item) for item in evaluation] == 2 * ["one"] + 2 * ["two"] + 2 * ["zero"]
+    assert len(train) == 25
+
+
+def test_views_repeat_pictures_with_other_keys(sources, tmp_path):
+    train, _ = load(tmp_path, train_dir=str(sources / "folder"), max_train_samples=5)
+    keys = []
+    train.prepare(lambda image, key: (keys.append(key), as_pixels(image, key))[1], dict.fromkeys(NAMES, 0))
+    assert len(list(train)) == len(train) == 5
+    train.views, keys[:] = 3, []
+    items = [train[index] for index in (2, 7, 12)]
+    assert keys == [item["key"] for item in items] == [2, 7, 12]
+    assert len({index_of(item["pixel_values"]) for item in items}) == 1
+    assert len(train) == 5
+    with pytest.raises(IndexError, match="the index is 15, but there are 3 views of 5 pictures"):
+        train[15]
+
+
+def test_columns_that_are_not_asked_for_are_not_decoded(tmp_path):
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(NAMES)), "mask": datasets.Image()}
+    rows = {"image": [{"bytes": png(SCANS[0])}], "label": [TARGETS[0]], "mask": [{"bytes": b"no picture"}]}
+    datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(tmp_path / "train.parquet")
+    for streaming in (False, True):
+        fields = {"dataset_name": str(tmp_path), "streaming": streaming}
+        with pytest.raises(ValueError, match="2 columns .* look like images: set --image_column_name to one of image"):
+            load(tmp_path, **fields)
+        train, _ = load(tmp_path, image_column_name="image", **fields)
+        assert class_of(next(iter(train))) == NAMES[TARGETS[0]]
+
+
+def test_held_out_pictures_are_no_training_pictures(sources, tmp_path):
+    train, evaluation = load(tmp_path, do_eval=True, train_dir=str(sources / "folder"), train_val_split=0.3)
+    indices = [{index_of(item["pixel_values"]) for item in pictures} for pictures in (train, evaluation)]
+    assert len(indices[1]) == 8 and indices[0] | indices[1] == set(range(25)) and not indices[0] & indices[1]
+    for pictures in (train, evaluation):
+        assert all(class_of(item) == NAMES[TARGETS[index_of(item["pixel_values"])]] for item in pictures)
+    with pytest.raises(ValueError, match="--train_val_split is 0.99, but of 25 pictures that leaves none on a side"):
+        hold_out(load(tmp_path, train_dir=str(sources / "folder"))[0], 0.99, seed=0)
+
+
+# --- streams ---
+
+
+def stream(sources: Path, tmp_path: Path, pattern: str = "train-*", **fields) -> PictureStream:
+    files = f"{sources}/parquet/{pattern}.parquet"
+    return load(tmp_path, dataset_name="parquet", train_files=files, streaming=True, shuffle_buffer=4, **fields)[0]
+
+
+@pytest.mark.parametrize("ranks, workers", [(2, 2), (2, 0), (5, 2), (1, 7)])
+@pytest.mark.parametrize("pattern, count", [("train-*", 25), ("train-[0-3]", 22), ("train-4", 3)])
+def test_processes_and_workers_share_a_pass(pattern, count, ranks, workers, sources, tmp_path):
+    """Also where the files cannot be dealt out evenly; keys are those that one process alone gives."""
+    alone = {item["key"]: index_of(item["pixel_values"]) for item in first_pass(stream(sources, tmp_path, pattern))}
+    assert len(alone) == count
+    shared = []
+    for rank in range(ranks):
+        part = stream(sources, tmp_path, pattern)
+        part.split(rank, ranks)
+        part.set_epoch(3)
+        shared.append([(item["key"], index_of(item["pixel_values"])) for item in first_pass(part, workers)])
+    together = list(itertools.chain(*shared))
+    assert len(together) == count
+    assert {key - (3 << KEY_BITS): index for key, index in together} == alone
+    assert count < 10 or all(len(part) >= count // ranks - 3 for part in shared)
+
+
+def test_each_pass_has_another_order_and_other_keys(sources, tmp_path):
+    endless = stream(sources, tmp_path)
+    items = list(itertools.islice(endless, 75))
+    passes = [items[start : start + 25] for start in (0, 25, 50)]
+    orders = [[index_of(item["pixel_values"]) for item in items] for items in passes]
+    assert all(sorted(order) == list(range(25)) for order in orders)
+    assert orders[0] != orders[1] != orders[2] != orders[0] and orders[0] != sorted(orders[0])
+    numbers = [
+        {index: item["key"] - (number << KEY_BITS) for index, item in zip(order, items)}
+        for number, (items, order) in enumerate(zip(passes, orders))
+    ]
+    assert numbers[0] == numbers[1] == numbers[2] and 0 <= min(numbers[0].values()) < max(numbers[0].values()) < 35
+
+    endless.set_epoch(1)
+    again = list(itertools.islice(endless, 25))
+    assert [item["key"] for item in again] == [item["key"] for item in passes[1]]
+    other_seed = stream(sources, tmp_path)
+    other_seed.seed = 43
+    assert [item["key"] for item in itertools.islice(other_seed, 25)] != [item["key"] for item in passes[0]]
+
+
+@pytest.mark.parametrize("bad_images", ["error", "skip"])
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+def test_skipped_batches_are_those_that_came_first(workers, bad_images, sources, tmp_path):
+    """Over the end of passes, and with a worker for which no file is left (three workers, two files a process)."""
+
+    def keys(skipped: int) -> list[list[int]]:
+        part = stream(sources, tmp_path, "train-[0-3]", bad_images=bad_images)
+        part.split(0, 2)
+        part.skip_batches(skipped, batch_size=4)
+        loader = DataLoader(part, 4, num_workers=workers, collate_fn=lambda items: [item["key"] for item in items])
+        return list(itertools.islice(loader, 12 - skipped))
+
+    whole = keys(0)
+    assert len(set(itertools.chain(*whole))) == 48 and max(map(max, whole)) > 1 << KEY_BITS
+    for skipped in (1, 5, 8):
+        assert keys(skipped) == whole[skipped:]
+
+
+def test_workers_that_live_on_take_the_new_epoch(sources, tmp_path):
+    part = stream(sources, tmp_path)
+    part.endless = False
+    loader = DataLoader(part, 5, num_workers=1, persistent_workers=True, collate_fn=list)
+    for epoch in (0, 2):
+        part.set_epoch(epoch)
+        assert {item["key"] >> KEY_BITS for batch in loader for item in batch} == {epoch}
+
+
+def test_evaluation_stream_ends_and_keeps_the_order_of_the_data(sources, tmp_path):
+    files = f"{sources}/parquet/train-*.parquet"
+    fields = {"dataset_name": "parquet", "validation_files": files, "streaming": True}
+    _, evaluation = load(tmp_path, do_train=False, do_eval=True, **fields)
+    assert [index_of(item["pixel_values"]) for item in evaluation] == list(range(25))
+    _, evaluation = load(tmp_path, do_train=False, do_eval=True, max_eval_samples=7, **fields)
+    firsts = [index for part, count in zip(shards(), (2, 2, 1, 1, 1)) for index in part[:count]]
+    assert [index_of(item["pixel_values"]) for item in evaluation] == firsts
+    assert len(first_pass(stream(sources, tmp_path, max_train_samples=3))) == 3
+
+
+def test_stream_is_never_held_whole(tmp_path):
+    """Data without an end: a stream reads what it gives and its buffer, no more."""
+    read = []
+
+    def rows(parts):
+        for index in itertools.count():
+            read.append(index)
+            yield {"image": {"bytes": png(SCANS[index % 25]), "path": None}, "label": TARGETS[index % 25]}
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(NAMES))})
+    source = datasets.IterableDataset.from_generator(rows, features=features, gen_kwargs={"parts": [0]})
+    pictures = describe(source, DataArguments(), "the training data")
+    pictures.prepare(as_pixels, dict.fromkeys(NAMES, 0))
+    pictures.shuffle_buffer, pictures.endless = 8, True
+    read.clear()
+    assert len(list(itertools.islice(pictures, 20))) == 20
+    assert len(read) <= 20 + 8 + 2 * 16
+
+
+def test_stream_reaches_workers_that_are_started_anew(sources, tmp_path):
+    """A worker process that is spawned, not forked, gets the stream as bytes."""
+    part = stream(sources, tmp_path)
+    part.set_epoch(1)
+    copy = ForkingPickler.loads(ForkingPickler.dumps(part))
+    assert [item["key"] for item in first_pass(copy)] == [item["key"] for item in first_pass(part)]
+
+
+def test_split_rejects_a_rank_that_is_none(sources, tmp_path):
+    with pytest.raises(ValueError, match="rank is 2, but it must be at least 0 and less than world_size, 2"):
+        stream(sources, tmp_path).split(2, 2)
+
+
+# --- classes and messages ---
+
+
+def test_numbers_without_names(sources, tmp_path, caplog):
+    files = {"dataset_name": "webdataset", "train_files": f"{sources}/tar/*.tar"}
+    with pytest.raises(ValueError, match="streamed and its column cls is of type int64.*--class_names FILE"):
+        load(tmp_path, streaming=True, **files)
+    with caplog.at_level(logging.WARNING):
+        train, _ = load(tmp_path, **files)
+    assert train.class_names == list("012345") and "see --class_names" in caplog.text
+    with pytest.raises(ValueError, match="to one of png, cls, json, json.digit, json.word"):
+        load(tmp_path, label_column_name="json.name", **files)
+    with pytest.raises(ValueError, match="--label_column_name is json, but .* no single value"):
+        load(tmp_path, label_column_name="json", **files)
+
+
+def test_class_names_must_fit(sources, tmp_path):
+    (names := tmp_path / "names.txt").write_text("\n".join(NAMES[:4]))
+    files = {"dataset_name": "webdataset", "train_files": f"{sources}/tar/*.tar", "class_names": str(names)}
+    with pytest.raises(
+        ValueError, match=r"has the label [45] in the column cls, .*numbers from 0 to 3; --class_names"
+    ):
+        load(tmp_path, **files)
+    with pytest.raises(ValueError, match=r"the label '(four|five)' in the column json.word, but the classes are zero"):
+        load(tmp_path, label_column_name="json.word", **files)
+    part, _ = load(tmp_path, streaming=True, **files)
+    with pytest.raises(BadPictureError, match=r"^row \d of .*/train-\d.tar \(.*.png\): .* has the label [45]"):
+        list(itertools.islice(DataLoader(part, num_workers=1, collate_fn=list), 25))
+
+    with pytest.raises(ValueError, match="names its classes itself: drop it"):
+        load(tmp_path, train_dir=str(sources / "folder"), class_names=str(names))
+    for text in ("", "a\n\nb\n", "a\nb\na\n"):
+        names.write_text(text)
+        with pytest.raises(ValueError, match="each line must be one name and no name may come twice"):
+            load(tmp_path, **files)
+
+
+def test_labels_that_are_none(tmp_path):
+    """Public test splits hide their labels as -1."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = {"image": 2 * [{"bytes": png(SCANS[0])}], "label": [0, -1]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="the training data has the label -1 in the column label"):
+        load(tmp_path, dataset_name=str(tmp_path))
+
+
+def test_class_folder_without_pictures_is_named(sources, tmp_path, caplog):
+    write_pictures(tmp_path / "train", range(2), 2)
+    (tmp_path / "train" / "six").mkdir()
+    (tmp_path / "train" / "seven").mkdir()
+    (tmp_path / "train" / "seven" / "notes.txt").write_text("pictures follow")
+    (tmp_path / "train" / ".thumbnails").mkdir()
+    with caplog.at_level(logging.WARNING):
+        train, _ = load(tmp_path, train_dir=str(tmp_path / "train"))
+    assert train.class_names == ["one", "zero"]
+    assert "--train_dir: seven, six hold no pictures themselves and become no classes" in caplog.text
+    caplog.clear()
+    load(tmp_path, train_dir=str(sources / "folder"))
+    assert "become no classes" not in caplog.text
+
+
+@pytest.mark.parametrize("links", [1, 3])
+@pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+def test_class_folders_may_be_links(links, streaming, tmp_path):
+    """As in a selection of the classes of a large data set."""
+    for folder in sorted(write_pictures(tmp_path / "real", range(3), 2).iterdir()):
+        place = tmp_path / "train" / folder.name
+        place.parent.mkdir(exist_ok=True)
+        place.symlink_to(folder) if len(list(place.parent.iterdir())) < links else shutil.copytree(folder, place)
+    train, _ = load(tmp_path, train_dir=str(tmp_path / "train"), streaming=streaming, shuffle_buffer=1)
+    items = list(itertools.islice(train, 6))
+    assert sorted(map(class_of, items)) == 2 * ["one"] + 2 * ["two"] + 2 * ["zero"]
+    assert len({item["key"] for item in items}) == 6
+
+
+def test_folder_that_cannot_be_read(sources, tmp_path, monkeypatch):
+    """Otherwise its pictures would be missing without a word."""
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "two" and access(path, mode))
+    with pytest.raises(ValueError, match="--train_dir is .*, but .*/folder/two cannot be read: permission denied"):
+        load(tmp_path, train_dir=str(sources / "folder"))
+
+
+def test_data_that_cannot_be_read(tmp_path):
+    (tmp_path / "train.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="parquet with the files .*, but its data cannot be read: .*[Pp]arquet"):
+        load(tmp_path, dataset_name="parquet", train_files=str(tmp_path / "train.parquet"))
+    with pytest.raises(ValueError, match="parquet with the files .*nothing-here.*, but its data cannot be read"):
+        load(tmp_path, dataset_name="parquet", train_files=str(tmp_path / "nothing-here*"))
+
+
+WRONG_INPUT = {
+    "files without their format": ({"train_files": "a*"}, "--train_files and --validation_files need --dataset_name"),
+    "unknown answer to bad images": ({"bad_images": "maybe"}, "--bad_images is maybe, but it must be error or skip"),
+    "empty buffer": ({"shuffle_buffer": 0}, "--shuffle_buffer is 0, but it must be at least 1"),
+    "no pictures to evaluate on": ({"max_eval_samples": 0}, "--max_eval_samples is 0, but it must be at least 1"),
+    "share of a stream": (
+        {"streaming": True, "train_dir": "{0}/folder"},
+        "no pictures to evaluate on: .*--streaming holds out no share",
+    ),
+}
+
+
+@pytest.mark.parametrize("fields, message", WRONG_INPUT.values(), ids=WRONG_INPUT)
+def test_wrong_input(fields, message, sources, tmp_path):
+    fields = {name: value.format(sources) if isinstance(value, str) else value for name, value in fields.items()}
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, do_eval=True, **fields)
+
+
+def test_streams_need_a_number_of_steps(sources, tmp_path):
+    arguments = DataArguments(train_dir=str(sources / "folder"), streaming=True)
+    training_args = TrainingArguments(output_dir=str(tmp_path), do_train=True, report_to="none")
+    with pytest.raises(ValueError, match="--streaming needs --max_steps"):
+        load_data(arguments, training_args)

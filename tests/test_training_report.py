@@ -1,0 +1,348 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""`cait_hf.training.metrics`, `report` and `card`: figures against scikit-learn and the metric, files as read."""
+
+import importlib.metadata
+import json
+import sys
+
+import evaluate
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from random_weights import pictures, randomize_, tiny_config
+from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
+
+from cait_hf import CaitForImageClassification
+from cait_hf.training import card, report
+from cait_hf.training.card import Dataset, write_model_card
+from cait_hf.training.metrics import (
+    TOPK_ACCURACY,
+    ClassificationMetrics,
+    best_classes,
+    classification_metrics,
+    scalars,
+)
+from cait_hf.training.report import environment, write_report
+
+
+def random_logits(num_pictures: int, num_classes: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
+    """Coarse scores, so that many are equal, and labels that are often among the best."""
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(0, 2 * num_classes, (num_pictures, num_classes)).astype(np.float32)
+    labels = rng.integers(0, num_classes, num_pictures)
+    logits[np.arange(num_pictures), labels] += rng.integers(0, 2 * num_classes, num_pictures)
+    return torch.tensor(logits), labels
+
+
+def result_of(labels: list[int], predicted: list[int], num_classes: int) -> dict:
+    logits = torch.nn.functional.one_hot(torch.tensor(predicted), num_classes).float()
+    return classification_metrics(best_classes(logits), np.array(labels), num_classes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_pictures, num_classes", [(2500, 20), (300, 6), (300, 5), (300, 3), (40, 1000)])
+def test_equals_the_metric_on_whole_logits(num_pictures, num_classes, dtype):
+    logits, labels = random_logits(num_pictures, num_classes)
+    logits = logits.to(dtype)
+    top_k = [1, 5] if num_classes > 5 else [1]
+    metric = evaluate.load(str(TOPK_ACCURACY), keep_in_memory=True)
+    expected = metric.compute(predictions=logits, references=labels, top_k=top_k)
+    best = torch.cat([best_classes(rows) for rows in logits.split(64)])
+    assert best.shape == (num_pictures, min(5, num_classes))
+    result = classification_metrics(best, torch.tensor(labels), num_classes)
+    assert {name: result[name] for name in result if name.startswith("top")} == expected
+    assert 0.1 < expected["top1"] < 0.95 and expected["top1"] <= expected.get("top5", 1)
+
+
+def test_equal_scores_and_zeros_of_both_signs_rank_by_index():
+    logits = torch.tensor([[-0.0, 0.0, -0.0, 1.0, 0.0, -0.0], [-np.inf, 2.0, np.inf, 2.0, -np.inf, 2.0]])
+    assert best_classes(logits).tolist() == [[3, 0, 1, 2, 4], [2, 1, 3, 5, 0]]
+    assert torch.equal(best_classes((logits, pictures(2, 4)), labels=None), best_classes(logits))
+
+
+def test_classes_against_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the reference")
+    logits, labels = random_logits(500, 7)
+    result = classification_metrics(best_classes(logits), labels, 7)
+    predicted = logits.argmax(dim=1).numpy()
+    assert np.array_equal(result["confusion_matrix"], sklearn.confusion_matrix(labels, predicted))
+    assert result["confusion_matrix"].dtype == np.int64
+    np.testing.assert_allclose(result["class_accuracy"], sklearn.recall_score(labels, predicted, average=None))
+    assert result["mean_class_accuracy"] == pytest.approx(sklearn.balanced_accuracy_score(labels, predicted))
+    assert result["top1"] == pytest.approx(sklearn.accuracy_score(labels, predicted))
+
+
+def test_class_without_pictures_has_no_accuracy():
+    result = result_of(labels=[0, 0, 2, 2], predicted=[0, 1, 2, 2], num_classes=4)
+    assert result["class_accuracy"] == [0.5, None, 1.0, None]
+    assert result["confusion_matrix"].tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
+    assert scalars(result) == {"top1": 0.75, "mean_class_accuracy": 0.75}
+
+
+def test_refuses_nan_and_labels_that_are_no_class():
+    logits, labels = random_logits(9, 6)
+    logits[4, 2] = np.nan
+    assert (best_classes(logits) == -1).all(dim=1).tolist() == [row == 4 for row in range(9)]
+    with pytest.raises(ValueError, match="NaN for 1 of 9 pictures"):
+        classification_metrics(best_classes(logits), labels, 6)
+    best = best_classes(logits.nan_to_num())
+    for wrong in (-1, 6):
+        with pytest.raises(ValueError, match=f"references holds .*{wrong}"):
+            classification_metrics(best, np.where(np.arange(9) == 3, wrong, labels), 6)
+    with pytest.raises(ValueError, match="labels has no picture"):
+        classification_metrics(best[:0], labels[:0], 6)
+
+
+def test_trainer_evaluates_with_the_best_classes_alone(tmp_path):
+    model = randomize_(CaitForImageClassification(tiny_config(num_labels=6)))
+    pixel_values = pictures(22, 32)
+    labels = [0, 1, 2, 3, 4] * 4 + [0, 1]
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(tmp_path, per_device_eval_batch_size=8, report_to=[], use_cpu=True, disable_tqdm=True),
+        eval_dataset=[{"pixel_values": row, "labels": label} for row, label in zip(pixel_values, labels)],
+        compute_metrics=(metrics := ClassificationMetrics(6)),
+        preprocess_logits_for_metrics=best_classes,
+    )
+    assert metrics.last is None
+    logged = trainer.evaluate()
+    with torch.no_grad():
+        best = best_classes(model(pixel_values).logits)
+    expected = classification_metrics(best, np.array(labels), 6)
+    assert {name: logged[f"eval_{name}"] for name in scalars(expected)} == scalars(expected)
+    assert not any(isinstance(value, list) for value in logged.values())
+    assert np.array_equal(metrics.last["confusion_matrix"], expected["confusion_matrix"])
+    assert metrics.last["class_accuracy"] == expected["class_accuracy"] and expected["class_accuracy"][5] is None
+
+
+LOG = [
+    {"step": 5, "epoch": 0.5, "loss": 2.0, "learning_rate": 1e-4},
+    {"step": 10, "epoch": 1.0, "eval_loss": 1.5, "eval_top1": 0.4, "eval_ema_loss": 1.75, "eval_ema_top1": 0.25},
+    {"step": 15, "epoch": 1.5, "loss": float("inf"), "learning_rate": 1e-5},
+    {"step": 20, "epoch": 2.0, "eval_loss": 1.0, "eval_top1": 0.5, "eval_ema_loss": 1.25, "eval_ema_top1": 0.375},
+    {"step": 20, "epoch": 2.0, "train_runtime": 7.0, "train_loss": 1.8},
+]
+NAMES = ["$5 note", "crane", "crane"]  # not mathematics; and ImageNet has two cranes
+
+
+@pytest.fixture
+def results() -> dict:
+    raw = result_of(labels=[0, 0, 0, 1, 1], predicted=[0, 0, 2, 1, 0], num_classes=3)
+    ema = result_of(labels=[0, 0, 0, 1, 1], predicted=[0, 0, 0, 1, 1], num_classes=3)
+    return {"raw": {**raw, "loss": 0.5}, "ema": {**ema, "loss": float("nan")}}
+
+
+def test_metrics_file(tmp_path, results):
+    write_report(
+        tmp_path / "new", results=results, class_names=NAMES, train_metrics={"train_loss": 1.8}, num_processes=3
+    )
+    text = (tmp_path / "new/metrics.json").read_text()
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    figures = json.loads(text, parse_constant=refuse)
+    assert figures["results"] == {
+        "raw": {"top1": 0.6, "mean_class_accuracy": pytest.approx(7 / 12), "loss": 0.5},
+        "ema": {"top1": 1.0, "mean_class_accuracy": 1.0, "loss": None},
+    }
+    assert figures["train"] == {"train_loss": 1.8}
+    assert figures["classes"] == [
+        {"name": "$5 note", "pictures": 3, "accuracy": pytest.approx(2 / 3), "ema_accuracy": 1.0},
+        {"name": "crane", "pictures": 2, "accuracy": 0.5, "ema_accuracy": 1.0},
+        {"name": "crane", "pictures": 0, "accuracy": None, "ema_accuracy": None},
+    ]
+    assert figures["confusion_matrix"]["raw"] == [[2, 0, 1], [1, 1, 0], [0, 0, 0]]
+    assert figures["hardware"]["processes"] == 3 and figures["hardware"]["cores"] >= 1
+    assert figures["versions"]["torch"] == importlib.metadata.version("torch")
+    assert "\n      [2, 0, 1],\n" in text  # a line a row
+
+
+def test_json_of_anything():
+    value = {"a": [], "b": {}, "c": ["x]", 'é"'], "d": [[1, 2], []], 5: np.float32(0.5), "e": (True, None)}
+    assert json.loads(report.to_json(value)) == {
+        **{name: value[name] for name in "abcd"},
+        "5": 0.5,
+        "e": [True, None],
+    }
+
+
+def test_pictures_are_written_and_replaced(tmp_path, results):
+    pytest.importorskip("matplotlib", reason="draws the pictures")
+    for _ in range(2):
+        written = write_report(tmp_path, results=results, class_names=NAMES, log_history=LOG)
+        assert sorted(path.name for path in written) == sorted(path.name for path in tmp_path.iterdir())
+    assert {path.name for path in written} == {"metrics.json", "learning_curves.png", "confusion_matrix.png"}
+    for path in written[1:]:
+        with Image.open(path) as image:
+            assert image.format == "PNG" and min(image.size) > 300 and len(np.unique(image.convert("L"))) > 20
+
+
+def test_curves_show_what_was_logged():
+    pytest.importorskip("matplotlib", reason="draws the pictures")
+    losses, accuracies = report.draw_learning_curves(LOG).axes
+    lines = {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for line in losses.lines}
+    x, y = lines.pop("training: nan")
+    assert (x, y[0]) == ([0.5, 1.5], 2.0) and np.isnan(y[1])
+    assert lines == {
+        "evaluation: 1": ([1.0, 2.0], [1.5, 1.0]),
+        "evaluation, EMA: 1.25": ([1.0, 2.0], [1.75, 1.25]),
+    }
+    lines = {line.get_label(): line.get_ydata().tolist() for line in accuracies.lines}
+    assert lines == {"top-1: 50": [40.0, 50.0], "top-1, EMA: 37.5": [25.0, 37.5]}
+    assert losses.get_xlabel() == "epoch"
+
+    without_epochs = [{name: value for name, value in entry.items() if name != "epoch"} for entry in LOG]
+    assert report.draw_learning_curves(without_epochs).axes[0].lines[0].get_xdata().tolist() == [5, 15]
+    assert report.draw_learning_curves([]) is None
+    assert report.draw_learning_curves(LOG[:1]) is None
+
+
+@pytest.mark.parametrize("num_classes, counts, names", [(3, True, True), (40, True, True), (100, False, True)])
+def test_confusion_matrix_shows_what_fits(num_classes, counts, names):
+    pytest.importorskip("matplotlib", reason="draws the pictures")
+    matrix = np.diag(np.full(num_classes, 7))
+    matrix[0, 1] = 21  # three quarters of the first row
+    matrix[2] = 0
+    axes = report.draw_confusion_matrix(matrix, [f"{index} " + 30 * "x" for index in range(num_classes)]).axes[0]
+    shares = axes.images[0].get_array()
+    assert (shares[0, 0], shares[0, 1], shares[1, 1]) == (0.25, 0.75, 1.0)
+    assert shares.mask[2].all() and shares.mask[1, 0]  # white: never happened, no picture
+    texts = {(int(y), int(x)): text.get_text() for text in axes.texts for x, y in [text.get_position()]}
+    assert texts == ({(int(y), int(x)): str(matrix[y, x]) for y, x in zip(*matrix.nonzero())} if counts else {})
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(labels) == num_classes and labels[1] == "1 " + 21 * "x" + "…"
+    assert labels == [label.get_text() for label in axes.get_xticklabels()]
+
+
+def test_confusion_matrix_of_many_classes_has_indices():
+    pytest.importorskip("matplotlib", reason="draws the pictures")
+    axes = report.draw_confusion_matrix(np.eye(1000, dtype=int), [str(index) for index in range(1000)]).axes[0]
+    assert axes.get_ylabel() == "index of the true class" and len(axes.get_yticks()) < 20
+
+
+def test_without_matplotlib_there_is_one_warning(tmp_path, results, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    written = write_report(tmp_path, results=results, class_names=NAMES, log_history=LOG)
+    assert [path.name for path in written] == [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+    assert len(caplog.records) == 1 and caplog.text.count("matplotlib is not installed") == 1
+
+
+def test_number_of_names_must_be_that_of_classes(tmp_path, results):
+    with pytest.raises(ValueError, match=r"class_names has 2 names, but results\['raw'\] has 3 classes"):
+        write_report(tmp_path / "out", results=results, class_names=NAMES[:2])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_leaves_the_earlier_file(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text("earlier")
+    with pytest.raises(OSError, match="full"), report.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise OSError("the disk is full")
+    assert path.read_text() == "earlier" and list(tmp_path.iterdir()) == [path]
+
+
+def write_card(folder, results, model=None, **changes):
+    model = model or CaitForImageClassification(tiny_config(num_labels=3, id2label=dict(enumerate(["a", "b", "c"]))))
+    arguments = {
+        "model": model,
+        "model_name": "owner/my-cait",
+        "base_model": "timm/cait_xxs24_224.fb_dist_in1k",
+        "dataset": Dataset("owner/pictures", config="large", split="test"),
+        "results": results,
+        "settings": {"learning_rate": 5e-5, "seed": 3, "layers": None, "note": "a | b", "long": 300 * "x"},
+        "train_metrics": {"train_images_per_second": 12.345, "train_peak_memory_mib": 512.0},
+        "environment": environment(4),
+    }
+    return write_model_card(folder, **{**arguments, **changes})
+
+
+def test_card_states_what_was_measured(tmp_path, results):
+    path = write_card(tmp_path / "new", results)
+    written = ModelCard.load(path)
+    metadata = written.data.to_dict()
+    assert metadata["library_name"] == "transformers" and metadata["pipeline_tag"] == "image-classification"
+    assert metadata["tags"] == ["cait", "image-classification", "vision", card.MARKER]
+    assert metadata["base_model"] == "timm/cait_xxs24_224.fb_dist_in1k"
+    assert metadata["datasets"] == ["owner/pictures"] and metadata["metrics"] == ["accuracy"]
+    assert "license" not in metadata
+    assert [(result.metric_name, result.metric_value) for result in written.data.eval_results] == [
+        ("top-1 accuracy", 0.6),
+        ("mean accuracy of the classes", results["raw"]["mean_class_accuracy"]),
+        ("top-1 accuracy, EMA", 1.0),
+        ("mean accuracy of the classes, EMA", 1.0),
+    ]
+    identity = {(row.dataset_type, row.dataset_config, row.dataset_split) for row in written.data.eval_results}
+    assert identity == {("owner/pictures", "large", "test")} and written.data.model_name == "my-cait"
+
+    text = written.text
+    assert "| as trained, in this repository | 60.00% | 58.33% | 0.5000 |" in text
+    assert "Measured on 5 pictures of [owner/pictures]" in text and "3 classes apart: a, b, c." in text
+    assert "import cait_hf  # registers CaiT" in text and 'from_pretrained("owner/my-cait")' in text
+    assert "| learning_rate | `5e-05` |" in text and "| note | `a \\| b` |" in text and "| seed | `3` |" in text
+    assert "layers" not in text and "top-5" not in text and "licence" not in text.lower()
+    assert "| pictures per second in training, all processes | 12.35 |" in text and "| processes | 4 |" in text
+    assert list(path.parent.iterdir()) == [path] and path.read_text().endswith("|\n")
+    for code in text.split("```python")[1:]:
+        compile(code.split("```")[0], "card", "exec")
+
+
+def test_card_of_another_model_without_hub_names(tmp_path, results):
+    (tmp_path / "beans/test").mkdir(parents=True)
+    model = ViTForImageClassification(
+        ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, num_labels=50)
+    )
+    model.vit.requires_grad_(False)
+    path = write_card(
+        tmp_path / "out",
+        {},
+        model,
+        model_name=str(tmp_path / "out"),
+        base_model=None,
+        dataset=Dataset(str(tmp_path / "beans")),
+        settings={"train_dir": tmp_path / "beans", "hub_token": "hf_secret"},
+        command=["python", str(tmp_path / "run.py"), f"--train_dir={tmp_path / 'beans'}", "--hub_token", "hf_secret"]
+        + ["--push_token=hf_secret", "--seed", "-1", "--note", "two words --x"],
+        licence="apache-2.0",
+    )
+    text = path.read_text()
+    assert str(tmp_path) not in text and "secret" not in text
+    flags = ("--train_dir=beans", "--hub_token ...", "--push_token=...", "--seed -1", "--note 'two words --x'")
+    assert " \\\n    ".join(("python run.py", *flags)) + "\n```" in text
+    metadata = ModelCard.load(path).data.to_dict()
+    assert metadata["license"] == "apache-2.0" and metadata["tags"][0] == "vit"
+    assert not {"base_model", "datasets", "metrics", "model-index"} & set(metadata)
+    assert "Nothing was measured" in text and "trained from random weights on `beans`" in text
+    assert "cait_hf" not in text and "of which 450 were trained" in text and "50 classes apart." in text
+
+
+def test_names_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs/finetuned").mkdir(parents=True)
+    assert card.is_hub_id("timm/cait_xxs24_224.fb_dist_in1k")
+    for local in (None, "imagefolder", "outputs/finetuned", str(tmp_path), "a/b/c", "../b", "a b/c"):
+        assert not card.is_hub_id(local), local
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# Mine\n", "---\ntags:\n- cait\n---\n# Mine\n", "---\ntags: 5\n---\n", "---\na: [\n---\n", "---\n- 1\n---\n"],
+)
+def test_card_of_the_user_stays(text, tmp_path, results, caplog):
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    assert write_card(tmp_path, results) is None
+    assert path.read_text() == text and list(tmp_path.iterdir()) == [path]
+    assert "README.md is not a card that cait-hf wrote" in caplog.text
+
+
+def test_our_card_is_replaced(tmp_path, results):
+    write_card(tmp_path, {})
+    path = write_card(tmp_path, results)
+    assert "Measured on 5 pictures" in path.read_text()
+    kept = path.read_text().replace(f"- {card.MARKER}\n", "")  # as its comment says
+    path.write_text(kept)
+    assert write_card(tmp_path, {}) is None and path.read_text() == kept
