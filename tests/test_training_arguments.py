@@ -127,7 +127,8 @@ def test_bfloat16_is_the_default_on_gpus_that_have_it(monkeypatch):
     assert parse_arguments([*flags, "--bf16", "false"])[3].bf16 is False
 
     monkeypatch.setattr(arguments.transformers.TrainingArguments, "__post_init__", lambda self: None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for backend in (torch.cuda, torch.accelerator):
+        monkeypatch.setattr(backend, "is_available", lambda: True)
     # a GPU without bfloat16, such as T4, emulates it: slower than float32
     for major, expected in ((9, True), (7, False)):
         monkeypatch.setattr(
