@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "training.arguments": {"training.data"},
     "training.transforms": {"image_processing_pil_cait", "training.randomness"},
     "training.sampling": {"training.randomness"},
-    "training.distillation": {"training.transforms"},
+    "training.distillation": {"checkpoints", "training.imagenet", "training.transforms"},
     "training.models": {
         "configuration_cait",
         "image_processing_pil_cait",

@@ -23,7 +23,7 @@ VALUES = {
     "a number that YAML takes for text": ("learning_rate: 5e-4", "learning_rate", 5e-4),
     "a number": ("learning_rate: 0.25", "learning_rate", 0.25),
     "a negative number": ("warmup_lr: -1e-6", "warmup_lr", -1e-6),
-    "a whole number": ("repeated_augmentation: 3", "repeated_augmentation", 3),
+    "a whole number": ("max_train_samples: 3", "max_train_samples", 3),
     "a number as text": ("trainable: 2", "trainable", "2"),
     "yes": ("do_eval: true", "do_eval", True),
     "no": ("bf16: false", "bf16", False),
@@ -46,12 +46,12 @@ def test_values_in_a_file(text, name, expected, tmp_path):
 
 
 def test_later_files_and_flags_override(tmp_path):
-    (tmp_path / "a.yaml").write_text("do_train: true\noutput_dir: a\nlearning_rate: 1e-3\nmixup: 0.8\nseed: 1\n")
+    (tmp_path / "a.yaml").write_text("do_train: true\noutput_dir: a\nlearning_rate: 1e-3\ncrop_area: 0.8\nseed: 1\n")
     (tmp_path / "b.json").write_text(json.dumps({"output_dir": "b", "learning_rate": 2e-3}))
     files = [str(tmp_path / "a.yaml"), str(tmp_path / "b.json")]
     _, _, recipe, args = parse_arguments([*files, "--learning_rate", "3e-3"])
     assert (args.do_train, args.output_dir, args.learning_rate, args.seed) == (True, "b", 3e-3, 1)
-    assert (recipe.mixup, recipe.cutmix) == (0.8, 0.0)
+    assert (recipe.crop_area, recipe.flip_probability) == (0.8, 0.5)
     assert parse_arguments(files)[3].learning_rate == 2e-3
     assert parse_arguments(files[::-1])[3].learning_rate == 1e-3
 
@@ -127,7 +127,8 @@ def test_bfloat16_is_the_default_on_gpus_that_have_it(monkeypatch):
     assert parse_arguments([*flags, "--bf16", "false"])[3].bf16 is False
 
     monkeypatch.setattr(arguments.transformers.TrainingArguments, "__post_init__", lambda self: None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for backend in (torch.cuda, torch.accelerator):
+        monkeypatch.setattr(backend, "is_available", lambda: True)
     # a GPU without bfloat16, such as T4, emulates it: slower than float32
     for major, expected in ((9, True), (7, False)):
         monkeypatch.setattr(

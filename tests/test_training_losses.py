@@ -14,6 +14,7 @@ from random_weights import pictures, randomize_, tiny_config
 from transformers import ViTImageProcessorPil
 
 from cait_hf import CaitForImageClassification
+from cait_hf.checkpoints import imagenet_1k_labels
 from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
 from cait_hf.training.distillation import Distillation, classification_loss
 from cait_hf.training.ema import EMA_FILE, ModelEma
@@ -131,6 +132,27 @@ def test_teacher_has_its_own_order_of_classes():
     index_of = {name: index for index, name in CLASSES.items()}
     classes = torch.tensor([index_of[mixed[index]] for index in best])
     torch.testing.assert_close(loss, classification_loss(logits, classes), rtol=1e-6, atol=0)
+
+
+def test_teachers_of_imagenet_may_spell_its_classes_otherwise():
+    """As timm's do, whose 1000 names differ from ours in the two cranes; folders of pictures are called by synsets."""
+    data = pytest.importorskip("timm.data", reason="the names of timm's teachers, and the list of synsets")
+    info, ours = data.ImageNetInfo(), imagenet_1k_labels()
+    theirs = dict(enumerate(info.label_descriptions()))
+    synsets = dict(enumerate(info.label_names()))
+    turned = dict(enumerate([*info.label_names()[1:], info.label_names()[0]]))
+    assert ours[134] == "crane (bird)" and theirs[134] == theirs[517] == "crane"
+    straight, after, before = ([(index + step) % 1000 for index in range(1000)] for step in (0, 1, -1))
+    for student, teachers, expected in (
+        (ours, theirs, straight),
+        (synsets, theirs, straight),
+        (turned, theirs, after),
+        (turned, synsets, after),
+        (ours, turned, before),
+    ):
+        assert distillation(teacher(teachers), labels=student).order.tolist() == expected
+    with pytest.raises(ValueError, match="the teacher does not know the class 'ant 0'"):
+        distillation(teacher(theirs), labels={index: f"ant {index}" for index in range(1000)})
 
 
 def test_wrong_teacher_ends_with_a_sentence():

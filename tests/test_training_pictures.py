@@ -315,6 +315,17 @@ def test_targets_tell_what_is_in_the_pixels(arguments, count):
         assert 10 < mixed < 30 if "mixup_prob" in arguments else mixed > 30
 
 
+@pytest.mark.parametrize("mode, draws", [("batch", 1), ("pair", 2), ("elem", 4)])
+def test_batches_pairs_or_pictures_share_a_draw(mode, draws):
+    """Of four pictures the first is mixed with the last, and the second with the third."""
+    pytest.importorskip("timm", reason=NO_TIMM)
+    collator = TrainCollator(4, Randomness(0), mixup=0.8, mixup_mode=mode)
+    shares = torch.stack([collator(items(4, key))["labels"].diagonal() for key in range(20)])
+    assert {len(set(row.tolist())) for row in shares} == {draws}
+    if mode != "elem":
+        assert torch.equal(shares, shares.flip(1))
+
+
 def test_cutmix_and_mixup_alternate_as_asked():
     pytest.importorskip("timm", reason=NO_TIMM)
     for probability in (0.0, 0.25, 1.0):

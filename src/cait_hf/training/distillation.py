@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..checkpoints import IMAGENET_1K_CLASSES
+from .imagenet import indices_of_classes
 from .transforms import normalisation
 
 
@@ -93,7 +95,10 @@ def teacher_loss(logits: torch.Tensor, teacher_logits: torch.Tensor, kind: str, 
 
 
 def _order_of_classes(student_labels: dict[int, str], teacher_labels: dict[int, str]) -> torch.Tensor:
-    """Of each class of the student, in order, the index that the teacher gives it."""
+    """Of each class of the student, in order, the index that the teacher gives it.
+
+    Those of ImageNet-1k may have other names: timm's are not those of this package, and folders are called by synsets.
+    """
     if len(student_labels) != len(teacher_labels):
         counts = f"the teacher has {len(teacher_labels)} classes and the model {len(student_labels)}"
         raise ValueError(f"{counts}: they must be the same.")
@@ -106,5 +111,11 @@ def _order_of_classes(student_labels: dict[int, str], teacher_labels: dict[int, 
         return torch.tensor([indices_of[name].pop(0) for name in names])  # in timm's ImageNet two classes are "crane"
     if all(name == f"LABEL_{index}" for index, name in teacher_labels.items()):
         return torch.arange(len(names))  # a teacher whose classes have no names: taken to have the same order
+    if len(names) == IMAGENET_1K_CLASSES:
+        own, theirs = (
+            indices_of_classes([labels[i] for i in sorted(labels)]) for labels in (student_labels, teacher_labels)
+        )
+        if own and theirs and set(own) == set(theirs):
+            return torch.tensor([theirs.index(index) for index in own])
     name = next(iter(missing))
     raise ValueError(f"the teacher does not know the class {name!r}: it must be trained for the same classes.")
