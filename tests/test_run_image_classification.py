@@ -370,6 +370,20 @@ def test_wrong_input_shows_no_traceback(script, tmp_path):
     assert finished.stderr.splitlines()[-1] == "error: --train_dir is absent, but there is no such folder."
 
 
+def test_an_interrupted_first_checkpoint_is_no_obstacle(script, training_flags, tmp_path):
+    """It is what Trainer, which writes in place, and the other script leave; other files are."""
+    for folder in ("checkpoint-1", ".checkpoint-1.part"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.safetensors").write_bytes(b"half")
+    flags = [*training_flags.split(), "--output_dir", str(tmp_path), "--max_steps", "1", "--save_strategy", "steps"]
+    (tmp_path / "notes.txt").write_text("kept")
+    with pytest.raises(SystemExit, match="is not empty"):
+        script.main(flags)
+    (tmp_path / "notes.txt").unlink()
+    script.main([*flags, "--save_steps", "1"])
+    assert safetensors.torch.load_file(tmp_path / "checkpoint-1" / "model.safetensors")
+
+
 def test_overwrite_output_dir_trains_anew(script, training_flags, tmp_path):
     (tmp_path / "checkpoint-99").mkdir()
     (tmp_path / "checkpoint-99" / "trainer_state.json").write_text("{}")

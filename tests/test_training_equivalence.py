@@ -103,7 +103,7 @@ def test_killed_training_goes_on_as_if_nothing_had_been(name, flags, tmp_path):
     command = [sys.executable, str(SCRIPTS / f"{name}.py"), *flags.split(), "--output_dir", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     rng = np.random.default_rng()
-    awaited = tmp_path / "killed" / f"checkpoint-{7 * rng.integers(1, 5)}"
+    awaited = tmp_path / "killed" / f"checkpoint-{7 * rng.integers(1, 5)}" / "trainer_state.json"  # written last
     end = time.monotonic() + SECONDS
     while not awaited.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.002)

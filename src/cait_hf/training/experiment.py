@@ -213,7 +213,8 @@ def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema
     """The checkpoint that was asked for, else the last complete one in `output_dir`; None to start anew.
 
     Raises:
-        ValueError: if the one asked for is not complete, or `output_dir` has files but no complete checkpoint.
+        ValueError: if the one asked for is not complete, or `output_dir` has no complete checkpoint and files that no
+            interrupted training leaves.
     """
     asked = args.resume_from_checkpoint
     if asked is not None:
@@ -226,7 +227,7 @@ def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema
     output_dir = Path(args.output_dir)
     if not args.do_train or not output_dir.is_dir():
         return None
-    if all(path.match(BAD_IMAGES_LISTS) for path in output_dir.iterdir()):
+    if all(path.match(BAD_IMAGES_LISTS) or is_unfinished(path) for path in output_dir.iterdir()):
         return None
     checkpoints = checkpoints_in(output_dir)
     if overwrite:
@@ -247,6 +248,12 @@ def checkpoints_in(output_dir: Path) -> dict[int, Path]:
 def is_complete(checkpoint: Path, with_ema: bool) -> bool:
     """Whether a checkpoint was written to its end."""
     return (checkpoint / TRAINER_STATE).is_file() and (not with_ema or (checkpoint / EMA_FILE).is_file())
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether this is what an interruption leaves of a checkpoint: Trainer writes in place, its state last."""
+    is_checkpoint = path.match(f"{PREFIX_CHECKPOINT_DIR}-*") or path.match(f".{PREFIX_CHECKPOINT_DIR}-*.part")
+    return is_checkpoint and path.is_dir() and not (path / TRAINER_STATE).is_file()
 
 
 def in_a_sentence(error: Exception) -> str:
