@@ -1,0 +1,213 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""Write REPRODUCTION.md and its plots from the results that `run.py` left: `python scripts/reproduce/report.py`."""
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from run import QUESTIONS, RESULTS, SCALES
+
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPTHS = (12, 24, 36, 48)
+SCALE_NAMES = {
+    "none": "none",
+    "0.1": "LayerScale, 0.1 at first",
+    "1e-4": "LayerScale, 1e-4 at first",
+    "1e-6": "LayerScale, 1e-6 at first",
+    "scalar": "one factor a branch, 0 at first (ReZero)",
+}
+LEARNED = 1.0  # a smoothed training loss below which a model has begun to tell classes apart; ln(10) is chance
+
+
+def main(argv: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="default: %(default)s")
+    parser.add_argument("--output_dir", type=Path, default=ROOT, help="gets REPRODUCTION.md and reproduction/*.png")
+    args = parser.parse_args(argv)
+    try:
+        results = {name: read_results(args.results / name) for name in QUESTIONS}
+    except OSError as error:
+        sys.exit(f"error: {error}; run scripts/reproduce/run.py first.")
+    plots = args.output_dir / "reproduction"
+    plots.mkdir(parents=True, exist_ok=True)
+    comments = json.loads((args.results / "comments.json").read_text(encoding="utf-8"))
+    sections = [HEAD.format(**facts(results))]
+    for name, (title, table, plot) in SECTIONS.items():
+        plot(results[name], plots / f"{name}.png")
+        sections.append(
+            f"## {title}\n\n{comments[name]}\n\n{table(results[name])}\n\n![{title}](reproduction/{name}.png)\n"
+        )
+    (args.output_dir / "REPRODUCTION.md").write_text("\n".join(sections), encoding="utf-8")
+
+
+Results = dict[str, list[dict]]  # a variant's name: its runs, a seed each
+
+
+def read_results(folder: Path) -> Results:
+    """The runs of a question by variant, in the order of `run.py`.
+
+    Raises:
+        FileNotFoundError: if there is none for a variant.
+    """
+    found = defaultdict(list)
+    for path in sorted(folder.glob("*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        found[run["variant"]["name"]].append(run)
+    names = [variant.name for variant in QUESTIONS[folder.name].variants]
+    for name in names:
+        if name not in found:
+            raise FileNotFoundError(f"{folder} has no result of {name!r}")
+    return {name: found[name] for name in names}
+
+
+def facts(results: dict[str, Results]) -> dict[str, str]:
+    runs = [run for question in results.values() for variant in question.values() for run in variant]
+    return {
+        "runs": str(len(runs)),
+        "seeds": str(len({run["seed"] for run in runs})),
+        "hours": f"{sum(run['seconds'] for run in runs) / 3600:.1f}",
+        "machine": "; ".join(sorted({run["machine"] for run in runs})),
+    }
+
+
+def accuracies(runs: list[dict], size: int | None = None) -> list[float]:
+    return [run["accuracy"][str(size)] if size else list(run["accuracy"].values())[0] for run in runs]
+
+
+def mean_and_spread(values: list[float], scale: float = 100) -> str:
+    """Mean and sample standard deviation, as percentages."""
+    values = np.array(values) * scale
+    spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{spread}"
+
+
+def first_step_below(losses: list[float], threshold: float, window: int = 20) -> int | None:
+    """The first step at which the mean of the last `window` losses is below `threshold`."""
+    means = np.convolve(losses, np.ones(window) / window, mode="valid")
+    below = np.flatnonzero(means < threshold)
+    return int(below[0]) + window if len(below) else None
+
+
+def table_of(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def depth_table(results: Results) -> str:
+    rows = []
+    for name in SCALES:
+        cells = []
+        for depth in DEPTHS:
+            runs = results[f"{depth}-{name}"]
+            begins = [first_step_below(run["losses"], LEARNED) for run in runs]
+            begun = [step for step in begins if step is not None]
+            when = f"step {np.mean(begun):.0f}" if len(begun) == len(runs) else f"{len(begun)} of {len(runs)} runs"
+            cells.append(f"{mean_and_spread(accuracies(runs))} ({when})")
+        rows.append([SCALE_NAMES[name], *cells])
+    return table_of(["residual branches", *(f"{depth} layers" for depth in DEPTHS)], rows)
+
+
+def plain_table(results: Results) -> str:
+    rows = [
+        [
+            name,
+            mean_and_spread(accuracies(runs)),
+            mean_and_spread([run["training_accuracy"] for run in runs]),
+            f"{runs[0]['parameters']:,}",
+            f"{runs[0]['multiply_adds'] / 1e6:.2f} M",
+        ]
+        for name, runs in results.items()
+    ]
+    header = ["model", "accuracy, %", "on pictures of the training, %", "trained parameters", "multiply-adds a picture"]
+    return table_of(header, rows)
+
+
+def resolution_table(results: Results) -> str:
+    rows = []
+    for name, runs in results.items():
+        stages = runs[0]["variant"]["stages"]
+        cells = [
+            mean_and_spread(accuracies(runs, size)) if str(size) in runs[0]["accuracy"] else "" for size in (20, 28)
+        ]
+        seconds = np.mean([run["seconds"] for run in runs])
+        rows.append([name, " then ".join(f"{size} px ({share:.0%})" for size, share in stages), *cells, f"{seconds:.0f} s"])
+    return table_of(["model", "trained at", "accuracy at 20 px, %", "accuracy at 28 px, %", "training"], rows)
+
+
+def distillation_table(results: Results) -> str:
+    teachers = [run["teacher_accuracy"] for runs in results.values() for run in runs if run["teacher_accuracy"]]
+    return plain_table(results) + f"\n\nThe teacher alone: {mean_and_spread(teachers)} %."
+
+
+def depth_plot(results: Results, path: Path):
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(1, 1))
+    for name in SCALES:
+        means = [100 * np.mean(accuracies(results[f"{depth}-{name}"])) for depth in DEPTHS]
+        spreads = [100 * np.std(accuracies(results[f"{depth}-{name}"])) for depth in DEPTHS]
+        left.errorbar(DEPTHS, means, spreads, marker="o", capsize=3, label=SCALE_NAMES[name])
+        losses = np.mean([smoothed(run["losses"]) for run in results[f"{DEPTHS[-1]}-{name}"]], axis=0)
+        right.plot(losses)
+    left.set(xlabel="layers", ylabel="accuracy, %", xticks=DEPTHS)
+    left.legend(fontsize=8)
+    right.set(xlabel="step", ylabel="training loss", title=f"{DEPTHS[-1]} layers")
+    save(figure, path)
+
+
+def smoothed(losses: list[float], window: int = 20) -> np.ndarray:
+    return np.convolve(losses, np.ones(window) / window, mode="valid")
+
+
+def accuracy_plot(results: Results, path: Path):
+    figure, axes = plt.subplots(figsize=(6, 0.6 * len(results) + 1.2))
+    for row, runs in enumerate(results.values()):
+        values = [100 * value for value in accuracies(runs)]
+        axes.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.5)
+        axes.plot(np.mean(values), row, "|", color="black", markersize=18)
+    axes.set_yticks(range(len(results)), list(results))
+    axes.set(xlabel="accuracy, % (a point each seed, a line their mean)", ylim=(len(results) - 0.5, -0.5))
+    save(figure, path)
+
+
+def resolution_plot(results: Results, path: Path):
+    accuracy_plot({name: [{"accuracy": {"28": run["accuracy"]["28"]}} for run in runs] for name, runs in results.items()}, path)
+
+
+def ratio_table(results: Results) -> str:
+    rows = []
+    for name in ("none", "1e-4", "1e-6"):
+        runs = results[f"36-{name}"]
+        cells = []
+        for branch in ("attention", "mlp"):
+            ratios = np.mean([run["branch_ratios"][branch] for run in runs], axis=0)
+            cells.append(f"{ratios.mean():.3f} ({ratios.min():.3f} to {ratios.max():.3f})")
+        rows.append([SCALE_NAMES[name], *cells])
+    return table_of(["36 layers, residual branches", "attention", "MLP"], rows)
+
+
+def ratio_plot(results: Results, path: Path):
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    for panel, branch, title in zip(panels, ("attention", "mlp"), ("attention", "MLP")):
+        for name in ("none", "1e-4", "1e-6"):
+            ratios = np.mean([run["branch_ratios"][branch] for run in results[f"36-{name}"]], axis=0)
+            panel.plot(range(1, len(ratios) + 1), ratios, label=SCALE_NAMES[name])
+        panel.set(xlabel="layer", title=title, yscale="log")
+    panels[0].set(ylabel="|branch| / |main path|")
+    panels[0].legend(fontsize=8)
+    save(figure, path)
+
+
+def save(figure, path: Path):
+    figure.tight_layout()
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+

@@ -1,0 +1,225 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""Ask the paper's questions of small models on Fashion-MNIST; `report.py` makes REPRODUCTION.md of the answers.
+
+    python scripts/prepare_fashion_mnist.py --output_dir data/fashion-mnist
+    python scripts/reproduce/run.py --data data/fashion-mnist
+
+trains every model of every question with three seeds and writes a JSON file each into `scripts/reproduce/results`;
+what is there already is not trained again. All models of a question see the same pictures equally often, with the same
+optimizer, and are scored on the 5,000 pictures of the validation split; the test split is not touched.
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+from variants import ConvolutionalTeacher, Variant, branch_ratios, build
+
+from cait_hf.training.optimization import cosine_schedule
+
+
+RESULTS = Path(__file__).resolve().parent / "results"
+BATCH, LEARNING_RATE, WEIGHT_DECAY, WARMUP = 64, 1e-3, 0.05, 0.1
+MEAN, STD = 0.286, 0.353  # of the training pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """Models to compare, trained on the first `pictures` of the training split for `epochs`."""
+
+    variants: tuple[Variant, ...]
+    pictures: int = 10_000
+    epochs: float = 4
+
+
+SCALES = {"none": None, "0.1": 0.1, "1e-4": 1e-4, "1e-6": 1e-6, "scalar": "scalar"}
+LOW, HIGH = 20, 28
+QUESTIONS = {
+    "depth": Question(
+        tuple(
+            Variant(f"{depth}-{name}", depth=depth, layer_scale=scale)
+            for depth in (12, 24, 36, 48)
+            for name, scale in SCALES.items()
+        )
+    ),
+    "class_attention": Question(
+        tuple(Variant(where, class_token=where) for where in ("first", "late", "separate")), pictures=20_000
+    ),
+    "talking_heads": Question((Variant("with"), Variant("without", talking_heads=False)), pictures=20_000),
+    # few pictures, seen often, for that is where regularisation shows
+    "drop_path": Question(
+        tuple(Variant(str(rate), drop_path=rate) for rate in (0.0, 0.05, 0.1, 0.2)), pictures=2_000, epochs=40
+    ),
+    "resolution": Question(
+        (
+            Variant("low", patch_size=4, stages=((LOW, 1.0),)),
+            Variant("high", patch_size=4, stages=((HIGH, 1.0),)),
+            Variant("low then high", patch_size=4, stages=((LOW, 0.75), (HIGH, 0.25))),
+        )
+    ),
+    "distillation": Question((Variant("labels"), Variant("hard distillation", distilled=True)), pictures=20_000),
+}
+
+
+def main(argv: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that prepare_fashion_mnist.py wrote")
+    parser.add_argument("--questions", nargs="+", choices=QUESTIONS, default=list(QUESTIONS), help="default: all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output_dir", type=Path, default=RESULTS, help="default: %(default)s")
+    parser.add_argument("--pictures", type=int, help="train on as many only, to try the script")
+    parser.add_argument("--max_variants", type=int, help="only the first ones of each question, to try the script")
+    args = parser.parse_args(argv)
+    try:
+        train, validation = (read_split(args.data / f"{name}.parquet") for name in ("train", "validation"))
+    except OSError as error:
+        sys.exit(f"error: {error}; write it by scripts/prepare_fashion_mnist.py --output_dir {args.data}")
+
+    torch.set_num_threads(1)  # the models are too small for more
+    for seed in args.seeds:  # outermost: stopped early, every question has its answer of fewer seeds
+        for name in args.questions:
+            question = QUESTIONS[name]
+            if args.pictures is not None:
+                question = dataclasses.replace(question, pictures=args.pictures, epochs=1)
+            for variant in question.variants[: args.max_variants]:
+                path = args.output_dir / name / f"{variant.name.replace(' ', '_')}.seed{seed}.json"
+                if not path.exists():
+                    write(path, answer(question, variant, seed, train, validation, description=f"{name} {path.stem}"))
+
+
+def read_split(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures `(pictures, 1, 28, 28)`, float32, normalised, and their labels, in an order that is always the same."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    rows = datasets.Dataset.from_parquet(str(path)).shuffle(seed=0)
+    scans = np.stack([np.asarray(image) for image in rows["image"]])
+    return (torch.from_numpy(scans)[:, None].float() / 255 - MEAN) / STD, torch.tensor(rows["label"])
+
+
+def answer(question: Question, variant: Variant, seed: int, train, validation, description: str) -> dict:
+    """Train and score one model; what is known of it afterwards."""
+    pictures, labels = (tensor[: question.pictures] for tensor in train)
+    steps = round(question.epochs * len(labels) / BATCH)
+    teacher, teacher_accuracy = None, None
+    if variant.distilled:
+        torch.manual_seed(seed)
+        teacher = ConvolutionalTeacher()
+        fit(teacher, [(HIGH, steps)], pictures, labels, seed, description=f"{description} teacher")
+        teacher_accuracy = accuracy(teacher, *validation)
+
+    torch.manual_seed(seed)
+    model = build(variant)
+    stages = [(size, round(share * steps)) for size, share in variant.stages]
+    started = time.perf_counter()
+    losses = fit(model, stages, pictures, labels, seed, teacher=teacher, description=description)
+    seconds = time.perf_counter() - started
+    size = stages[-1][0]
+    scores = {str(size): accuracy(model, resized(validation[0], size), validation[1])}
+    if size == LOW:  # as it would be tested without fine-tuning
+        scores[str(HIGH)] = accuracy(model, *validation)
+    return {
+        "variant": dataclasses.asdict(variant),
+        "seed": seed,
+        "pictures": len(labels),
+        "epochs": question.epochs,
+        "steps": steps,
+        "batch_size": BATCH,
+        "learning_rate": LEARNING_RATE,
+        "parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "multiply_adds": multiply_adds(model, size),
+        "losses": losses,
+        "accuracy": scores,
+        "training_accuracy": accuracy(model, resized(pictures[:2000], size), labels[:2000]),
+        "teacher_accuracy": teacher_accuracy,
+        "branch_ratios": branch_ratios(model, resized(validation[0][:256], size)),
+        "seconds": round(seconds, 1),
+        "machine": f"{platform.machine()}, one thread, PyTorch {torch.__version__}",
+    }
+
+
+def fit(
+    model: nn.Module,
+    stages: list[tuple[int, int]],
+    pictures: torch.Tensor,
+    labels: torch.Tensor,
+    seed: int,
+    teacher: nn.Module | None = None,
+    description: str = "",
+) -> list[float]:
+    """Train for the steps of each (resolution, steps) and return every step's loss; not finite ends it early."""
+    model.train()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in parameters if parameter.ndim > 1]
+    others = [parameter for parameter in parameters if parameter.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, LEARNING_RATE)
+    steps = sum(count for _, count in stages)
+    schedule = cosine_schedule(optimizer, steps, round(WARMUP * steps), LEARNING_RATE, 0.0, 0.0)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.cat([torch.randperm(len(labels), generator=generator) for _ in range(-(-steps * BATCH // len(labels)))])
+    sizes = [size for size, count in stages for _ in range(count)]
+    losses = []
+    for step in tqdm(range(steps), desc=description, leave=False, disable=not sys.stderr.isatty()):
+        batch = order[step * BATCH : (step + 1) * BATCH]
+        inputs = pictures[batch]
+        flipped = torch.rand(len(batch), generator=generator) < 0.5
+        inputs[flipped] = inputs[flipped].flip(-1)
+        logits = model(resized(inputs, sizes[step]))
+        loss = F.cross_entropy(logits, labels[batch])
+        if teacher is not None:
+            with torch.no_grad():
+                best = teacher(inputs).argmax(-1)
+            loss = (loss + F.cross_entropy(logits, best)) / 2
+        losses.append(round(loss.item(), 5))
+        if not np.isfinite(losses[-1]):
+            break
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    return losses
+
+
+def resized(pictures: torch.Tensor, size: int) -> torch.Tensor:
+    if pictures.shape[-1] == size:
+        return pictures
+    return F.interpolate(pictures, size=(size, size), mode="bilinear", antialias=True)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, pictures: torch.Tensor, labels: torch.Tensor) -> float:
+    model.eval()
+    right = sum(
+        (model(inputs).argmax(-1) == references).sum().item()
+        for inputs, references in zip(pictures.split(250), labels.split(250))
+    )
+    return right / len(labels)
+
+
+def multiply_adds(model: nn.Module, size: int) -> int:
+    """Of one picture, as PyTorch counts matrix products and convolutions."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 1, size, size))
+    return counter.get_total_flops() // 2
+
+
+def write(path: Path, result: dict):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    main()
