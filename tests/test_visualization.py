@@ -26,7 +26,7 @@ def test_maps_are_those_of_the_model(model, base_model):
     maps = class_attention_maps(model.cait if base_model else model, pixel_values)
     assert maps.shape == (2, 2, 4, 4, 6) and maps.dtype == np.float32
     with torch.no_grad():
-        layers = model(pixel_values, output_attentions=True).class_attentions
+        layers = model(pixel_values, output_class_attentions=True).class_attentions
     for layer, attention in enumerate(layers):
         assert np.array_equal(maps[:, layer].reshape(2, 4, 24), attention[:, :, 0, 1:].numpy())
         own = attention[:, :, 0, 0].numpy()
