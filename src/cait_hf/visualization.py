@@ -447,8 +447,7 @@ def save_drawing(drawing: Image.Image | Sequence[Image.Image], file: str | os.Pa
         raise ValueError(f"file is {file}, but {len(frames)} frames need a file that ends in .gif.")
     options = {}
     if file.suffix.lower() == ".gif":
-        # a GIF has 256 colours: each frame its own, mixed by dithering
-        frames = [frame.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT) for frame in frames]
+        frames = [_with_palette(frame.convert("RGB")) for frame in frames]
         options = {"save_all": True, "append_images": frames[1:], "duration": duration, "loop": 0}
     temporary = file.with_name(f".{file.stem}-{os.getpid()}{file.suffix}")
     try:
@@ -456,6 +455,11 @@ def save_drawing(drawing: Image.Image | Sequence[Image.Image], file: str | os.Pa
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _with_palette(frame: Image.Image) -> Image.Image:
+    """The frame in the 256 colours that a GIF has for it; Pillow dithers only for a palette that it is given."""
+    return frame.quantize(palette=frame.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
 
 
 def check_drawing_file(file: str | os.PathLike):
