@@ -447,7 +447,7 @@ def save_drawing(drawing: Image.Image | Sequence[Image.Image], file: str | os.Pa
         raise ValueError(f"file is {file}, but {len(frames)} frames need a file that ends in .gif.")
     options = {}
     if file.suffix.lower() == ".gif":
-        frames = [_with_palette(frame.convert("RGB")) for frame in frames]
+        frames = _with_shared_palette([frame.convert("RGB") for frame in frames])
         options = {"save_all": True, "append_images": frames[1:], "duration": duration, "loop": 0}
     temporary = file.with_name(f".{file.stem}-{os.getpid()}{file.suffix}")
     try:
@@ -457,9 +457,16 @@ def save_drawing(drawing: Image.Image | Sequence[Image.Image], file: str | os.Pa
         temporary.unlink(missing_ok=True)
 
 
-def _with_palette(frame: Image.Image) -> Image.Image:
-    """The frame in the 256 colours that a GIF has for it; Pillow dithers only for a palette that it is given."""
-    return frame.quantize(palette=frame.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
+def _with_shared_palette(frames: list[Image.Image]) -> list[Image.Image]:
+    """The frames in the 256 colours of a GIF, dithered, the same for all so that what stands still does not flicker.
+
+    The colours are spread over all that occur (maximum coverage): those of a median cut are crowded where most pixels
+    are, and the errors that dithering passes on then end in stray dots.
+    """
+    samples = frames[:: -(-len(frames) // 16)]
+    samples = np.concatenate([np.asarray(frame.resize((128, 128), Image.Resampling.NEAREST)) for frame in samples])
+    palette = Image.fromarray(samples).quantize(256, Image.Quantize.MAXCOVERAGE)
+    return [frame.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
 
 
 def check_drawing_file(file: str | os.PathLike):
