@@ -397,7 +397,7 @@ def attention_grid(
     columns = max(1, min(columns, len(captions)))
     header = 2 * line if title else 0
     panels = [[_fit(panel, panel_size) for panel in (image, *row)] for image, row in zip(images, overlays)]
-    heights = [row[0].height + line + gap for row in panels]  # of a line of each picture: wide ones need less
+    heights = [max(panel.height for panel in row) + line + gap for row in panels]  # wide pictures need less
     lines = -(-len(captions) // columns)
     canvas = Image.new(
         "RGB",
