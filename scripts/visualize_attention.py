@@ -48,7 +48,7 @@ from cait_hf.visualization import (
 
 
 PANEL, GIF_PANEL = 192, 384  # pixels of the longer edge of a drawn picture
-MOST_COLUMNS = 9  # a mean and eight heads
+COLUMNS = 8  # of maps in a line, where lines are not layers
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -222,8 +222,9 @@ def draw(
             for index, caption in enumerate(captions)
         ]
     layers = {caption.split(",")[0] for caption in captions}
-    columns = len(captions) // len(layers) if len(captions) > len(layers) else len(captions)
-    return attention_grid(images, overlays, captions, names, title, min(columns, MOST_COLUMNS), PANEL)
+    # a line for each layer, so that a head stands below itself
+    columns = len(captions) // len(layers) if len(captions) > len(layers) else COLUMNS
+    return attention_grid(images, overlays, captions, names, title, columns, PANEL)
 
 
 if __name__ == "__main__":
