@@ -159,6 +159,16 @@ def test_export_commands_run(workplace):
         assert (workplace / rest[0] / "model.onnx").is_file()
 
 
+def test_attention_commands_run(workplace):
+    ran = [shlex.split(c)[2:] for c in commands() if c.startswith("python scripts/visualize_attention.py ")]
+    assert len(ran) == 3
+    for arguments in ran:
+        assert load_script("visualize_attention").main(arguments) == 0
+    for name in ("attention.png", "rollout.gif"):
+        with Image.open(workplace / name) as drawing:
+            assert min(drawing.size) > 150
+
+
 def test_publishing_commands_run_against_the_loopback_hub(workplace, hub, monkeypatch, capsys):
     pytest.importorskip("timm", reason="--verify and --against timm need timm")
     folder = workplace / "official_files"
@@ -191,6 +201,7 @@ def test_every_command_is_run_or_has_a_reason():
         "python scripts/run_image_classification",
         "accelerate launch --config_file",
         "python scripts/export.py ",
+        "python scripts/visualize_attention.py ",
     )
     scripts += ("python conversion/", "cait-hf ")
     other = [c for c in commands() if c not in NOT_RUN and not c.startswith(scripts)]

@@ -1,10 +1,16 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Pictures of what a CaiT predicts and of where its class token looks (paper, section 3: class-attention).
+"""Pictures of what a CaiT predicts and of where it looks: class token (paper, section 3: class-attention) and patches.
 
-Everything takes a model object or arrays; no file of the model is imported. Drawing needs Pillow and numpy only.
+Maps are numpy arrays; overlays, grids and animations are made of them with Pillow. Everything takes a model object or
+arrays; no file of the model is imported. Layers, heads, rows and columns count from 0.
+
+Rollout is "Quantifying Attention Flow in Transformers" (Abnar and Zuidema 2020, arXiv 2005.00928); what it makes of
+talking heads and of the class stage is ours, see [`attention_rollout`].
 """
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,10 +23,15 @@ _SEEN, _UNSEEN = 0.7, 0.25  # brightness of a picture under its map, and beside 
 _INK, _MUTED, _RIGHT, _WRONG, _PAPER = "#1f2328", "#8a919a", "#1a7f37", "#cf222e", "#ffffff"
 
 
+# Maps
+
+
 def class_attention_maps(
     model: torch.nn.Module, pixel_values: torch.Tensor, interpolate_pos_encoding: bool | None = None
 ) -> np.ndarray:
     """Where the class token looks in each picture, for every class layer and head.
+
+    The maps of the patch stage, quadratic in the number of patches, are not recorded for this.
 
     Args:
         model: a CaiT, with or without classifier. Run in evaluation mode, without gradients; its mode is restored.
@@ -34,44 +45,196 @@ def class_attention_maps(
     Raises:
         ValueError: if `pixel_values` is no batch of pictures, or the model has no class-attention.
     """
-    if pixel_values.ndim != 4:
+    grid = _grid(model, pixel_values)
+    outputs = _run(model, pixel_values, interpolate_pos_encoding, output_class_attentions=True)
+    maps = np.stack([_array(layer)[:, :, 0, 1:] for layer in _class_layers(model, outputs)], axis=1)
+    return maps.reshape(*maps.shape[:3], *grid)  # the class token's own weight is cut off
+
+
+def patch_attention_maps(
+    model: torch.nn.Module,
+    pixel_values: torch.Tensor,
+    patch: tuple[int, int],
+    interpolate_pos_encoding: bool | None = None,
+) -> np.ndarray:
+    """Where one patch looks in each picture, for every layer and head of the patch stage.
+
+    Memory: the model records the maps of all layers, `layers * heads * patches**2` numbers for one picture (pictures
+    are run one after the other). In float32 that is 15 MB for XXS24 at 224 pixels and 1.9 GB for M48 at 448, and 16
+    times as much at twice the resolution.
+
+    Args:
+        model: a CaiT with or without head, or a backbone. Run as in [`class_attention_maps`].
+        pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): preprocessed pictures.
+        patch (`(row, column)`): the patch that looks, counted from 0 at the top left.
+        interpolate_pos_encoding (`bool`, *optional*): passed to the model, for another resolution than its own.
+
+    Returns:
+        float32 array `(batch, layers, heads, rows, columns)`: the weights that multiply the values, after the second
+        mixing of the heads. They can be negative and need not sum to 1: see [`attention_shares`].
+
+    Raises:
+        ValueError: if `pixel_values` is no batch of pictures, there is no such patch, or the model has no attention
+            from patches to patches.
+    """
+    rows, columns = _grid(model, pixel_values)
+    row, column = patch
+    if not (0 <= row < rows and 0 <= column < columns):
         raise ValueError(
-            f"pixel_values has shape {tuple(pixel_values.shape)}, but it must be (batch, channels, height, width)."
+            f"patch is ({row}, {column}), but the row must be from 0 to {rows - 1} and the column from 0 to "
+            f"{columns - 1}."
         )
+    maps = []
+    for picture in pixel_values.split(1):
+        outputs = _run(model, picture, interpolate_pos_encoding, output_attentions=True)
+        layers = _patch_layers(model, outputs, rows * columns)
+        maps.append(np.stack([_array(layer[0, :, row * columns + column]) for layer in layers]))
+    return np.stack(maps).reshape(len(maps), *maps[0].shape[:2], rows, columns)
+
+
+def attention_rollout(
+    model: torch.nn.Module, pixel_values: torch.Tensor, interpolate_pos_encoding: bool | None = None
+) -> np.ndarray:
+    """Which patches the class token draws on through all layers: attention rollout, adapted to CaiT.
+
+    Rollout (Abnar and Zuidema 2020, arXiv 2005.00928) takes each layer for `0.5 * attention + 0.5 * identity`, the
+    attention being the mean over heads and the identity standing for the residual path, and multiplies the layers.
+
+    Talking heads: after the second mixing the weights of a head are no probabilities. They can be negative, and their
+    rows sum to anything. Here the magnitudes of each head's row are divided by their sum ([`attention_shares`]) before
+    the mean over heads. For ordinary attention that changes nothing. Setting negative weights to zero instead would
+    make the result depend on what the model's function does not: a head's mixed map times any factor, also a negative
+    one, with its values divided by that factor is the same model, and its rollout here is the same too.
+
+    Class stage: a class layer changes the class token alone, so there the rows of the patches are the identity, and
+    the class token's row is `0.5 * (mean over heads of its attention) + 0.5 * (itself)`. Weight that it puts on itself
+    goes on to what it was after the class layer before.
+
+    What rollout leaves out: the MLPs, the values, and how much of the stream a branch really is. The halves are the
+    paper's convention; in CaiT the learned LayerScale factors set that ratio, which differs by layer and channel and
+    can be far smaller than one to one. So a rollout shows which patches can be heard, and tends to be too smooth.
+
+    Memory: as [`patch_attention_maps`].
+
+    Args:
+        model, pixel_values, interpolate_pos_encoding: as in [`class_attention_maps`].
+
+    Returns:
+        float32 array `(batch, 1 + layers, rows, columns)`, indexed as the model's `hidden_states`: entry 0 is the
+        whole rollout, down to the embeddings of the patches; entry l that down to the output of the l-th patch layer;
+        the last entry is the class stage alone. What is missing to 1 in the sum over rows and columns is the weight of
+        the class token before any class layer, the same in every entry.
+
+    Raises:
+        ValueError: if `pixel_values` is no batch of pictures, or the model has no class-attention.
+    """
+    grid = _grid(model, pixel_values)
+    rollouts = []
+    for picture in pixel_values.split(1):
+        outputs = _run(model, picture, interpolate_pos_encoding, output_attentions=True, output_class_attentions=True)
+        on_patches = _class_stage_rollout(_class_layers(model, outputs))  # (N,)
+        steps = [on_patches]
+        for attention in reversed(_patch_layers(model, outputs, on_patches.size)):
+            shares = attention_shares(_array(attention[0]), axis=-1).mean(axis=0)  # (N, N)
+            # rows sum to 1 as they are, except where a head's weights are all zero
+            on_patches = on_patches / (0.5 * shares.sum(axis=-1) + 0.5)
+            on_patches = 0.5 * on_patches @ shares + 0.5 * on_patches
+            steps.append(on_patches)
+        rollouts.append(np.stack(steps[::-1]))
+    return np.stack(rollouts).reshape(len(rollouts), -1, *grid)
+
+
+def _class_stage_rollout(class_layers: Sequence[torch.Tensor]) -> np.ndarray:
+    """The class token's weights on the patches `(N,)` after all class layers, from maps `(1, heads, 1, 1 + N)`."""
+    weights = None  # of the class token on [itself before the class stage, patches]
+    for attention in class_layers:
+        row = _array(attention[0, :, 0]).mean(axis=0)
+        if weights is None:
+            weights = np.zeros_like(row)
+            weights[0] = 1.0
+        on_itself = 0.5 + 0.5 * row[0]
+        weights = on_itself * weights
+        weights[1:] += 0.5 * row[1:]
+    return weights[1:]
+
+
+def attention_shares(weights: np.ndarray, axis: int | tuple[int, ...] = (-2, -1)) -> np.ndarray:
+    """Magnitudes of attention weights over their sum, for maps of mixed heads.
+
+    The sign of a mixed head says nothing by itself: with the sign of its values turned too, the model is the same.
+
+    Args:
+        weights (`np.ndarray`): of any shape, for example from [`patch_attention_maps`].
+        axis (`int` or tuple of `int`): over which the result sums to 1; by default the rows and columns of maps.
+
+    Returns:
+        Array of the same shape, not negative. Where all weights are zero it is zero.
+    """
+    magnitudes = np.abs(weights)
+    total = magnitudes.sum(axis=axis, keepdims=True)
+    return magnitudes / np.where(total == 0, 1, total)
+
+
+def _run(model: torch.nn.Module, pixel_values: torch.Tensor, interpolate_pos_encoding: bool | None, **record: bool):
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            outputs = model(
-                pixel_values.to(model.device),
-                output_attentions=True,
-                interpolate_pos_encoding=interpolate_pos_encoding,
-            )
+            return model(pixel_values.to(model.device), interpolate_pos_encoding=interpolate_pos_encoding, **record)
     finally:
         model.train(was_training)
+
+
+def _grid(model: torch.nn.Module, pixel_values: torch.Tensor) -> tuple[int, int]:
+    """Rows and columns of patches."""
+    if pixel_values.ndim != 4:
+        raise ValueError(
+            f"pixel_values has shape {tuple(pixel_values.shape)}, but it must be (batch, channels, height, width)."
+        )
+    patch_height, patch_width = _pair(model.config.patch_size)
+    return pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width
+
+
+def _class_layers(model: torch.nn.Module, outputs) -> Sequence[torch.Tensor]:
     layers = getattr(outputs, "class_attentions", None)
     if not layers:
         raise ValueError(f"model is a {type(model).__name__}, but only a model with class-attention layers has maps.")
-
-    patch_size = model.config.patch_size
-    patch_height, patch_width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-    rows, columns = pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width
-    maps = torch.stack(layers, dim=1)[:, :, :, 0, 1:]  # (B, layers, heads, patches): the class token's own weight cut
-    return maps.float().unflatten(-1, (rows, columns)).cpu().numpy()
+    return layers
 
 
-def overlay_attention(image: Image.Image, attention_map: np.ndarray, strength: float = 0.75) -> Image.Image:
+def _patch_layers(model: torch.nn.Module, outputs, num_patches: int) -> Sequence[torch.Tensor]:
+    layers = getattr(outputs, "attentions", None)
+    if not layers or layers[0].shape[-2:] != (num_patches, num_patches):
+        raise ValueError(f"model is a {type(model).__name__}, but only CaiT's patch stage has patch-to-patch maps.")
+    return layers
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.float().cpu().numpy()
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+# Drawings
+
+
+def overlay_attention(
+    image: Image.Image, attention_map: np.ndarray, strength: float = 0.75, patch_size: int | tuple[int, int] = 1
+) -> Image.Image:
     """Lay an attention map over its picture, at the picture's own size and aspect ratio.
 
     The map covers the largest centred part of the picture that has the map's aspect ratio: what is left by resizing
     the shortest edge and cropping the centre, CaiT's preprocessing. The rest of the picture, which the model did not
-    see, is dimmed. Patches are taken to be square.
+    see, is dimmed.
 
     Args:
         image (`PIL.Image.Image`): the picture before preprocessing, any mode.
         attention_map (`np.ndarray` of shape `(rows, columns)`): for example one layer and head of
             [`class_attention_maps`], or a mean of several. Colours run from its lowest to its highest value.
         strength (`float`): how much the colour hides the picture where the map is highest, from 0 to 1.
+        patch_size (`int` or `(height, width)`): of the model's configuration; only its ratio matters.
 
     Returns:
         `PIL.Image.Image`: RGB, of the size of `image` (after its EXIF rotation).
@@ -91,7 +254,7 @@ def overlay_attention(image: Image.Image, attention_map: np.ndarray, strength: f
         raise ValueError(f"strength is {strength}, but it must be from 0 to 1.")
 
     picture = ImageOps.exif_transpose(image).convert("RGB")
-    left, top, width, height = _seen_part(picture.size, attention_map.shape)
+    left, top, width, height = _seen_part(picture.size, attention_map.shape, patch_size)
     heat = Image.fromarray(_min_max(attention_map)).resize((width, height), Image.Resampling.BICUBIC)
     heat = np.asarray(heat).clip(0, 1)[..., None]  # (height, width, 1)
 
@@ -158,10 +321,166 @@ def prediction_grid(
     return canvas
 
 
-def _seen_part(picture_size: tuple[int, int], map_shape: tuple[int, int]) -> tuple[int, int, int, int]:
+def outline_patch(
+    image: Image.Image,
+    patch: tuple[int, int],
+    map_shape: tuple[int, int],
+    patch_size: int | tuple[int, int] = 1,
+) -> Image.Image:
+    """Draw a frame around a patch, where [`overlay_attention`] would light it.
+
+    Args:
+        image (`PIL.Image.Image`): a picture or its overlay.
+        patch (`(row, column)`): counted from 0 at the top left of the part that the model saw.
+        map_shape (`(rows, columns)`): of the grid of patches.
+        patch_size (`int` or `(height, width)`): as in [`overlay_attention`].
+
+    Returns:
+        `PIL.Image.Image`: RGB, of the size of `image` (after its EXIF rotation).
+
+    Raises:
+        ValueError: if the grid has no such patch.
+    """
+    (row, column), (rows, columns) = patch, map_shape
+    if not (0 <= row < rows and 0 <= column < columns):
+        raise ValueError(f"patch is ({row}, {column}), but the grid has {rows} rows and {columns} columns, from 0.")
+    picture = ImageOps.exif_transpose(image).convert("RGB")
+    left, top, width, height = _seen_part(picture.size, map_shape, patch_size)
+    box = (
+        left + round(column * width / columns),
+        top + round(row * height / rows),
+        left + round((column + 1) * width / columns) - 1,
+        top + round((row + 1) * height / rows) - 1,
+    )
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle([box[0] - 2, box[1] - 2, max(box[0], box[2]) + 2, max(box[1], box[3]) + 2], outline="#000000")
+    draw.rectangle([box[0] - 1, box[1] - 1, max(box[0], box[2]) + 1, max(box[1], box[3]) + 1], outline="#ffffff")
+    return picture
+
+
+def attention_grid(
+    images: Sequence[Image.Image],
+    overlays: Sequence[Sequence[Image.Image]],
+    captions: Sequence[str],
+    names: Sequence[str] | None = None,
+    title: str = "",
+    columns: int = 8,
+    panel_size: int = 160,
+) -> Image.Image:
+    """Draw pictures below each other, and to the right of each its overlays, with captions.
+
+    Args:
+        images (sequence of `PIL.Image.Image`): the pictures, fitted into squares at their own aspect ratio.
+        overlays (sequence of sequences of `PIL.Image.Image`): for each picture its overlays.
+        captions (sequence of `str`): one for each overlay, the same for all pictures.
+        names (sequence of `str`, *optional*): what stands above each picture.
+        title (`str`): a line above everything.
+        columns (`int`): overlays in a line; more go on below, beside the same picture.
+        panel_size (`int`): edge of the square, in pixels.
+
+    Returns:
+        `PIL.Image.Image`: RGB.
+
+    Raises:
+        ValueError: if there is no picture or no overlay, or a sequence is not as long as it has to be.
+    """
+    if not images or not captions:
+        raise ValueError(f"The grid needs pictures and captions, but has {len(images)} and {len(captions)}.")
+    for name, values in (("overlays", overlays), ("names", names)):
+        if values is not None and len(values) != len(images):
+            raise ValueError(f"{name} has {len(values)} entries, but there are {len(images)} images.")
+    for index, row in enumerate(overlays):
+        if len(row) != len(captions):
+            raise ValueError(f"overlays[{index}] has {len(row)} entries, but there are {len(captions)} captions.")
+
+    margin, line, gap = 16, 18, 8
+    columns = max(1, min(columns, len(captions)))
+    header = 2 * line if title else 0
+    panels = [[_fit(panel, panel_size) for panel in (image, *row)] for image, row in zip(images, overlays)]
+    heights = [max(panel.height for panel in row) + line + gap for row in panels]  # wide pictures need less
+    lines = -(-len(captions) // columns)
+    canvas = Image.new(
+        "RGB",
+        (2 * margin + (columns + 1) * (panel_size + gap) - gap, header + 2 * margin - gap + lines * sum(heights)),
+        _PAPER,
+    )
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(line - 5)
+    width = canvas.width - 2 * margin
+    title_font = ImageFont.load_default(line)
+    draw.text((margin, margin), _shorten(draw, title, title_font, width), fill=_INK, font=title_font)
+
+    y = margin + header
+    for index, (row, height) in enumerate(zip(panels, heights)):
+        labels = ["" if names is None else names[index], *captions]
+        for position, (panel, label) in enumerate(zip(row, labels)):
+            below, right = (0, 0) if position == 0 else divmod(position - 1, columns)
+            x = margin + (right + (position > 0)) * (panel_size + gap)
+            corner = (x, y + below * height)
+            colour = _INK if position == 0 else _MUTED
+            draw.text(corner, _shorten(draw, label, font, panel_size), fill=colour, font=font)
+            canvas.paste(panel, (x, corner[1] + line))
+        y += lines * height
+    return canvas
+
+
+def save_drawing(drawing: Image.Image | Sequence[Image.Image], file: str | os.PathLike, duration: int = 700):
+    """Write a PNG, or an animated GIF of several drawings. The file appears whole or not at all.
+
+    Args:
+        drawing (`PIL.Image.Image` or a sequence of them): the PNG's picture, or the GIF's frames, of one size. Equal
+            frames in a row become one that stands longer.
+        file (path): ending in `.png` or `.gif`.
+        duration (`int`): milliseconds that each frame stands; GIF counts in hundredths of a second.
+
+    Raises:
+        ValueError: if `file` ends in something else, frames are to become a PNG, or there is none or of several sizes.
+        OSError: if the file cannot be written.
+    """
+    file = Path(file)
+    check_drawing_file(file)
+    frames = [drawing] if isinstance(drawing, Image.Image) else list(drawing)
+    sizes = {frame.size for frame in frames}
+    if len(sizes) != 1:
+        raise ValueError(f"drawing has {len(frames)} frames of {len(sizes)} sizes, but it must have one size.")
+    if file.suffix.lower() == ".png" and len(frames) > 1:
+        raise ValueError(f"file is {file}, but {len(frames)} frames need a file that ends in .gif.")
+    options = {}
+    if file.suffix.lower() == ".gif":
+        frames = _with_shared_palette([frame.convert("RGB") for frame in frames])
+        options = {"save_all": True, "append_images": frames[1:], "duration": duration, "loop": 0}
+    temporary = file.with_name(f".{file.stem}-{os.getpid()}{file.suffix}")
+    try:
+        frames[0].save(temporary, **options)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _with_shared_palette(frames: list[Image.Image]) -> list[Image.Image]:
+    """The frames in the 256 colours of a GIF, dithered, the same for all so that what stands still does not flicker.
+
+    The colours are spread over all that occur (maximum coverage): those of a median cut are crowded where most pixels
+    are, and the errors that dithering passes on then end in stray dots.
+    """
+    samples = frames[:: -(-len(frames) // 16)]
+    samples = np.concatenate([np.asarray(frame.resize((128, 128), Image.Resampling.NEAREST)) for frame in samples])
+    palette = Image.fromarray(samples).quantize(256, Image.Quantize.MAXCOVERAGE)
+    return [frame.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
+
+
+def check_drawing_file(file: str | os.PathLike):
+    """Raise ValueError unless the name ends as [`save_drawing`] allows."""
+    if Path(file).suffix.lower() not in (".png", ".gif"):
+        raise ValueError(f"file is {file}, but its name must end in .png or .gif.")
+
+
+def _seen_part(
+    picture_size: tuple[int, int], map_shape: tuple[int, int], patch_size: int | tuple[int, int]
+) -> tuple[int, int, int, int]:
     """Left, top, width, height of the largest centred part of the picture with the map's aspect ratio."""
     width, height = picture_size
-    rows, columns = map_shape
+    rows, columns = (patches * size for patches, size in zip(map_shape, _pair(patch_size)))
     scale = min(width / columns, height / rows)
     seen_width, seen_height = max(1, round(columns * scale)), max(1, round(rows * scale))
     return (width - seen_width) // 2, (height - seen_height) // 2, seen_width, seen_height
@@ -178,8 +497,13 @@ def _colour(heat: np.ndarray) -> np.ndarray:
     return np.concatenate([np.interp(heat, stops, _RAMP[:, channel]) for channel in range(3)], axis=-1)
 
 
+def _fit(image: Image.Image, size: int) -> Image.Image:
+    """The picture at its own aspect ratio, its longer edge `size` pixels."""
+    return ImageOps.contain(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+
+
 def _paste(canvas: Image.Image, image: Image.Image, corner: tuple[int, int], size: int):
-    fitted = ImageOps.contain(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+    fitted = _fit(image, size)
     canvas.paste(fitted, (corner[0] + (size - fitted.width) // 2, corner[1] + (size - fitted.height) // 2))
 
 
