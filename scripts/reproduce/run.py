@@ -167,7 +167,9 @@ def fit(
     steps = sum(count for _, count in stages)
     schedule = cosine_schedule(optimizer, steps, round(WARMUP * steps), LEARNING_RATE, 0.0, 0.0)
     generator = torch.Generator().manual_seed(seed)
-    order = torch.cat([torch.randperm(len(labels), generator=generator) for _ in range(-(-steps * BATCH // len(labels)))])
+    order = torch.cat(
+        [torch.randperm(len(labels), generator=generator) for _ in range(-(-steps * BATCH // len(labels)))]
+    )
     sizes = [size for size, count in stages for _ in range(count)]
     losses = []
     for step in tqdm(range(steps), desc=description, leave=False, disable=not sys.stderr.isatty()):

@@ -1,0 +1,146 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""`scripts/reproduce`: the variants are what they are called, the scripts run from pictures to REPRODUCTION.md."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from test_scripts import SCRIPTS, load_script
+
+
+pytest.importorskip("matplotlib", reason="the plots are matplotlib's")
+FOLDER = SCRIPTS / "reproduce"
+variants, runner, report = (load_script(name, FOLDER) for name in ("variants", "run", "report"))
+Variant, build, branch_ratios = variants.Variant, variants.build, variants.branch_ratios
+
+
+@pytest.fixture
+def pixel_values() -> torch.Tensor:
+    return torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    """Digits in the place of clothes: what prepare_fashion_mnist.py writes, but small."""
+    folder = tmp_path_factory.mktemp("data")
+    digits = load_digits()
+    scans = [Image.fromarray((scan * 15).astype(np.uint8)).resize((28, 28)) for scan in digits.images[:200]]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
+    for name, part in (("train", slice(0, 100)), ("validation", slice(100, 200))):
+        rows = {"image": scans[part], "label": digits.target[part].tolist()}
+        datasets.Dataset.from_dict(rows, features).to_parquet(folder / f"{name}.parquet")
+    return str(folder)
+
+
+def layers_of(model) -> torch.nn.ModuleList:
+    return next(module for name, module in model.named_modules() if name.endswith("layers"))
+
+
+def test_without_talking_heads_attention_is_plain(pixel_values):
+    attention = layers_of(build(Variant("x", talking_heads=False)))[0].attention
+    hidden_states = torch.randn(2, 16, variants.WIDTH)
+    query, key, value = (
+        projection(hidden_states).unflatten(-1, (4, -1)).transpose(1, 2)
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    plain = torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(attention(hidden_states)[0], attention.o_proj(plain))
+    assert not attention.proj_w_weight.requires_grad and attention.q_proj.weight.requires_grad
+
+
+def test_residual_branches_are_what_they_are_called():
+    for scale, shape, value, trained in (
+        (None, (32,), 1.0, False),
+        (1e-4, (32,), 1e-4, True),
+        ("scalar", (1,), 0.0, True),
+    ):
+        model = build(Variant("x", depth=2, layer_scale=scale))
+        factors = [parameter for name, parameter in model.named_parameters() if name.endswith("lambda1")]
+        assert len(factors) == 8  # of two patch layers and two class layers
+        for factor in factors:
+            assert factor.shape == shape and factor.requires_grad == trained
+            assert torch.all(factor == value)
+
+
+@pytest.mark.parametrize("where, joins_at", [("first", 0), ("late", 4)])
+def test_class_token_among_the_patches(where, joins_at, pixel_values):
+    model = build(Variant("x", depth=6, class_token=where)).eval()
+    lengths = []
+    for layer in model.layers:
+        layer.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+    logits = model(pixel_values)
+    assert lengths == [16] * joins_at + [17] * (6 - joins_at) and logits.shape == (3, 10)
+    with torch.no_grad():  # patches matter to the class token
+        assert (model(pixel_values.flip(-1)) - logits).abs().max() > 1e-4
+
+
+def test_costs_are_alike():
+    """The class stage costs what carrying the class token through all layers costs, within 5 %."""
+    costs = [runner.multiply_adds(build(Variant("x", class_token=where)), 28) for where in ("first", "separate")]
+    assert costs[0] == pytest.approx(costs[1], rel=0.05)
+
+
+def test_branch_ratios(pixel_values):
+    model = build(Variant("x", depth=2, layer_scale=0.5)).eval()
+    ratios = branch_ratios(model, pixel_values)
+    with torch.no_grad():
+        main, _ = model.model.cait.embeddings(pixel_values)
+        layer = layers_of(model)[0]
+        branch = 0.5 * layer.attention(layer.layernorm_before(main))[0]
+        after = main + branch
+        mlp = 0.5 * layer.mlp(layer.layernorm_after(after))
+    assert ratios["attention"][0] == pytest.approx((branch.norm(dim=-1) / main.norm(dim=-1)).mean().item(), rel=1e-4)
+    assert ratios["mlp"][0] == pytest.approx((mlp.norm(dim=-1) / after.norm(dim=-1)).mean().item(), rel=1e-4)
+    assert [len(values) for values in ratios.values()] == [2, 2]
+    assert branch_ratios(model, pixel_values) == ratios  # the hooks of the first call are gone
+
+
+def test_figures_of_the_report():
+    assert report.mean_and_spread([0.5, 0.6, 0.7]) == "60.0 ± 10.0" and report.mean_and_spread([0.5]) == "50.0"
+    falling = [2.0] * 30 + [0.5] * 30
+    assert report.first_step_below(falling, 1.0) == 44  # 14 losses of 0.5 in the last 20: 0.95
+    assert report.first_step_below(falling, 0.4) is None
+
+
+def test_from_pictures_to_the_report(data, tmp_path, monkeypatch):
+    """One step for each model; a question of two depths. A second call trains nothing again."""
+    depth = runner.QUESTIONS["depth"]
+    for module in (runner, report):
+        questions = {
+            **runner.QUESTIONS,
+            "depth": runner.Question(tuple(v for v in depth.variants if v.depth in (12, 36))),
+        }
+        monkeypatch.setattr(module, "QUESTIONS", questions)
+    monkeypatch.setattr(report, "DEPTHS", (12, 36))
+    flags = ["--data", data, "--output_dir", str(tmp_path / "results"), "--pictures", "64", "--seeds", "0"]
+    runner.main(flags)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*.json")}
+    assert len(files) == sum(len(question.variants) for question in runner.QUESTIONS.values())
+    runner.main(flags)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*.json")} == files
+
+    (tmp_path / "results" / "comments.json").write_text(json.dumps({name: f"On {name}." for name in report.SECTIONS}))
+    report.main(["--results", str(tmp_path / "results"), "--output_dir", str(tmp_path)])
+    text = (tmp_path / "REPRODUCTION.md").read_text(encoding="utf-8")
+    for name, (_, title, *_) in report.SECTIONS.items():
+        assert f"## {title}\n\nOn {name}.\n\n| " in text
+        with Image.open(tmp_path / "reproduction" / f"{name}.png") as plot:
+            assert min(plot.size) > 100
+
+
+def test_not_finite_ends_a_training_early(pixel_values):
+    model = build(Variant("x", depth=1))
+    pixel_values[:] = float("inf")
+    losses = runner.fit(model, [(28, 3)], pixel_values, torch.zeros(3, dtype=torch.long), seed=0)
+    assert len(losses) == 1 and not np.isfinite(losses[0])
+
+
+def test_missing_data_and_results_end_with_a_sentence(tmp_path):
+    with pytest.raises(SystemExit, match="train.parquet does not exist; write it by scripts/prepare_fashion_mnist.py"):
+        runner.main(["--data", str(tmp_path)])
+    with pytest.raises(SystemExit, match="has no result of .*; run scripts/reproduce/run.py first"):
+        report.main(["--results", str(tmp_path)])
