@@ -51,7 +51,8 @@ QUESTIONS = {
             Variant(f"{depth}-{name}", depth=depth, layer_scale=scale)
             for depth in (12, 24, 36, 48)
             for name, scale in SCALES.items()
-        )
+        ),
+        epochs=3,
     ),
     "class_attention": Question(
         tuple(Variant(where, class_token=where) for where in ("first", "late", "separate")), pictures=20_000
@@ -163,7 +164,7 @@ def fit(
     decayed = [parameter for parameter in parameters if parameter.ndim > 1]
     others = [parameter for parameter in parameters if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, LEARNING_RATE)
+    optimizer = torch.optim.AdamW(groups, LEARNING_RATE, fused=True)
     steps = sum(count for _, count in stages)
     schedule = cosine_schedule(optimizer, steps, round(WARMUP * steps), LEARNING_RATE, 0.0, 0.0)
     generator = torch.Generator().manual_seed(seed)
