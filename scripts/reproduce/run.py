@@ -30,7 +30,7 @@ from cait_hf.training.optimization import cosine_schedule
 
 
 RESULTS = Path(__file__).resolve().parent / "results"
-BATCH, LEARNING_RATE, WEIGHT_DECAY, WARMUP = 64, 1e-3, 0.05, 0.1
+BATCH, LEARNING_RATE, WEIGHT_DECAY, WARMUP = 64, 2e-3, 0.05, 0.1
 MEAN, STD = 0.286, 0.353  # of the training pictures
 
 
@@ -40,7 +40,7 @@ class Question:
 
     variants: tuple[Variant, ...]
     pictures: int = 10_000
-    epochs: float = 4
+    epochs: float = 3
 
 
 SCALES = {"none": None, "0.1": 0.1, "1e-4": 1e-4, "1e-6": 1e-6, "scalar": "scalar"}
@@ -52,15 +52,14 @@ QUESTIONS = {
             for depth in (12, 24, 36, 48)
             for name, scale in SCALES.items()
         ),
-        epochs=3,
+        pictures=9_600,
+        epochs=2,
     ),
-    "class_attention": Question(
-        tuple(Variant(where, class_token=where) for where in ("first", "late", "separate")), pictures=20_000
-    ),
-    "talking_heads": Question((Variant("with"), Variant("without", talking_heads=False)), pictures=20_000),
+    "class_attention": Question(tuple(Variant(where, class_token=where) for where in ("first", "late", "separate"))),
+    "talking_heads": Question((Variant("with"), Variant("without", talking_heads=False))),
     # few pictures, seen often, for that is where regularisation shows
     "drop_path": Question(
-        tuple(Variant(str(rate), drop_path=rate) for rate in (0.0, 0.05, 0.1, 0.2)), pictures=2_000, epochs=40
+        tuple(Variant(str(rate), drop_path=rate) for rate in (0.0, 0.1, 0.2)), pictures=2_000, epochs=20
     ),
     "resolution": Question(
         (
@@ -69,7 +68,7 @@ QUESTIONS = {
             Variant("low then high", patch_size=4, stages=((LOW, 0.75), (HIGH, 0.25))),
         )
     ),
-    "distillation": Question((Variant("labels"), Variant("hard distillation", distilled=True)), pictures=20_000),
+    "distillation": Question((Variant("labels"), Variant("hard distillation", distilled=True))),
 }
 
 
