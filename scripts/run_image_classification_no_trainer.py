@@ -283,6 +283,8 @@ class Loop:
         if args.metric_for_best_model is None:
             return False
         name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+        if name not in metrics:
+            raise ValueError(f"--metric_for_best_model is {name}, but there are only {', '.join(metrics)}.")
         sign = 1 if args.greater_is_better else -1
         best = state.best_metric is None or sign * metrics[name] > sign * state.best_metric
         if best:

@@ -336,23 +336,6 @@ WRONG_INPUT = {
         "--do_train --train_dir {pictures}/validation --teacher_model_name_or_path {trained}",
         "the teacher has 6 classes and the model 3",
     ),
-    "metric": (
-        "--do_train --train_dir {pictures}/train --metric_for_best_model accuracy",
-        "--metric_for_best_model is accuracy, but there are only eval_loss, eval_top1, eval_top5, eval_mean_class_acc",
-    ),
-    "metric of few classes": (
-        "--do_train --train_dir {pictures}/validation --metric_for_best_model top5",
-        "top5, but there are only eval_loss, eval_top1, eval_mean",
-    ),
-    "metric of the average": (
-        "--do_train --train_dir {pictures}/train --metric_for_best_model eval_ema_top1",
-        "is eval_ema_top1, but",
-    ),
-    "logger": ("--do_train --train_dir {pictures}/train --report_to abacus", "--report_to names abacus, which"),
-    "no whole batch": (
-        "--do_train --train_dir {pictures}/train --dataloader_drop_last --per_device_train_batch_size 500",
-        "leaves nothing to train on: [0-9]+ pictures fill no batch of 500",
-    ),
     "two warm-ups": (
         "--do_train --train_dir {pictures}/train --warmup_epochs 1 --warmup_steps 2",
         "say the same: pass one",
@@ -399,36 +382,6 @@ def test_an_interrupted_first_checkpoint_is_no_obstacle(script, training_flags, 
     (tmp_path / "notes.txt").unlink()
     script.main([*flags, "--save_steps", "1"])
     assert safetensors.torch.load_file(tmp_path / "checkpoint-1" / "model.safetensors")
-
-
-CHANGES = {
-    "layers": (
-        f"{TINY},num_hidden_layers=3",
-        "",
-        "is of another model, for num_hidden_layers.* differ: choose another",
-    ),
-    "classes": (TINY, "--train_dir {pictures}/validation", "is of another model, for .*id2label"),
-    "average": (TINY, "--ema_decay 0.9", "--ema_decay finds no averaged weights in the checkpoints"),
-    "drop path": (f"{TINY},drop_path_rate=0.1", "", None),
-}
-
-
-@pytest.mark.parametrize("geometry, flags, message", CHANGES.values(), ids=CHANGES)
-def test_another_model_cannot_go_on(geometry, flags, message, pictures, tmp_path):
-    """Whatever may change between two calls of a command; by the function that both scripts begin with."""
-    if "ema" in flags:
-        pytest.importorskip("timm", reason="the average is timm's")
-    checkpoint = tmp_path / "checkpoint-1"
-    config = CaitConfig(**TINY_FIELDS, id2label=dict(enumerate(sorted(NAMES))))
-    CaitForImageClassification(config).save_pretrained(checkpoint)
-    (checkpoint / "trainer_state.json").write_text("{}")
-    flags = f"--do_train --train_dir {pictures}/train --config_overrides {geometry} {flags.format(pictures=pictures)}"
-    flags = [*flags.split(), "--output_dir", str(tmp_path)]
-    if message is None:
-        assert prepare(flags).resume_from_checkpoint == str(checkpoint)
-    else:
-        with pytest.raises(ValueError, match=message):
-            prepare(flags)
 
 
 def test_overwrite_output_dir_trains_anew(script, training_flags, tmp_path):

@@ -14,18 +14,9 @@ import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError
 from safetensors import SafetensorError
-from transformers import (
-    AutoModelForImageClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Trainer,
-    get_scheduler,
-    set_seed,
-)
-from transformers.integrations import get_available_reporting_integrations
+from transformers import AutoModelForImageClassification, PreTrainedModel, Trainer, get_scheduler, set_seed
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import CONFIG_NAME
 
 from .arguments import DataArguments, ModelArguments, RecipeArguments, TrainingArguments, parse_arguments
 from .card import Dataset, write_model_card
@@ -43,10 +34,6 @@ from .transforms import EvalTransform, TrainCollator, TrainTransform
 logger = logging.getLogger(__name__)
 
 BAD_IMAGES_LISTS = "bad_images*.txt"  # written before training begins, too
-# Of a configuration what another model need not have alike for a training to go on.
-MAY_DIFFER = {
-    *("_name_or_path", "architectures", "auto_map", "drop_path_rate", "dtype", "problem_type", "transformers_version")
-}
 TRAINER_STATE = "trainer_state.json"  # the last file of a checkpoint, in both scripts
 
 
@@ -104,9 +91,6 @@ def prepare(argv: list[str]) -> Experiment:
     config = load_config(model_args)
     set_labels(config, model_args, train_data, eval_data)
     model, image_processor = load_model(config, model_args)
-    if resume_from is not None:
-        check_checkpoint_is_of(config, resume_from)
-    check_names(args, config.num_labels, recipe.ema_decay is not None)
 
     randomness = Randomness(args.seed)
     if train_data:
@@ -143,12 +127,6 @@ def prepare(argv: list[str]) -> Experiment:
     else:
         freeze_all_but(model, recipe.trainable)
     parameter_groups(plain_model(model), args.learning_rate, args.weight_decay, recipe.layer_decay)  # or its sentence
-    pictures_a_step = args.train_batch_size * args.world_size
-    if args.dataloader_drop_last and isinstance(train_data, LabelledPictures) and len(train_data) < pictures_a_step:
-        raise ValueError(
-            f"--dataloader_drop_last leaves nothing to train on: {len(train_data)} pictures fill no batch of "
-            f"{pictures_a_step}."
-        )
     if isinstance(train_data, PictureStream) and recipe.repeated_augmentation > 1:
         raise ValueError("--repeated_augmentation needs to know all pictures: drop it or --streaming.")
     if recipe.ema_decay is not None:
@@ -174,36 +152,6 @@ def prepare(argv: list[str]) -> Experiment:
         resume_from,
         push_to_hub,
     )
-
-
-def check_names(args: TrainingArguments, num_labels: int, with_ema: bool):
-    """Raise, before anything is computed, if a metric or a logger is not there."""
-    metrics = ["loss", "top1", *(["top5"] if num_labels > 5 else []), "mean_class_accuracy"]
-    metrics += [f"ema_{name}" for name in metrics] if with_ema else []
-    best = args.metric_for_best_model
-    if best is not None and best.removeprefix("eval_") not in metrics:
-        names = ", ".join(f"eval_{name}" for name in metrics)
-        raise ValueError(f"--metric_for_best_model is {best}, but there are only {names}.")
-    available = get_available_reporting_integrations()
-    for name in args.report_to:
-        if name not in available:
-            raise ImportError(f"--report_to names {name}, which Transformers does not know or which is not installed.")
-
-
-def check_checkpoint_is_of(config: PreTrainedConfig, checkpoint: str):
-    """Raise if a training goes on from a checkpoint of another model; adapters alone have no configuration."""
-    file = Path(checkpoint) / CONFIG_NAME
-    if not file.is_file():
-        return
-    saved, present = json.loads(file.read_text(encoding="utf-8")), json.loads(config.to_json_string(use_diff=False))
-    if saved.get("model_type") == present["model_type"]:
-        saved = json.loads(type(config).from_dict(saved).to_json_string(use_diff=False))
-    differing = [name for name in present if name not in MAY_DIFFER and saved.get(name) != present[name]]
-    if differing:
-        raise ValueError(
-            f"{checkpoint} is of another model, for {', '.join(differing[:3])} differ: choose another --output_dir, "
-            "or pass --overwrite_output_dir to train anew."
-        )
 
 
 def load_teacher(
@@ -286,11 +234,6 @@ def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema
         return None
     complete = [step for step, path in checkpoints.items() if is_complete(path, with_ema)]
     if not complete:
-        if any(is_complete(path, with_ema=False) for path in checkpoints.values()):
-            raise ValueError(
-                f"--ema_decay finds no averaged weights in the checkpoints of --output_dir {output_dir}: drop it, or "
-                "pass --overwrite_output_dir to train anew."
-            )
         raise ValueError(f"--output_dir {output_dir} is not empty: choose another, or pass --overwrite_output_dir.")
     logger.info("Going on from %s; pass --overwrite_output_dir to train anew.", checkpoints[max(complete)])
     return str(checkpoints[max(complete)])
