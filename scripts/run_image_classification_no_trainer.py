@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, TorchDynamoPlugin
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, ProjectConfiguration, TorchDynamoPlugin
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -384,7 +384,7 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
         dynamo_plugin=compilation if args.torch_compile else None,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
         log_with=args.report_to or None,
-        project_dir=args.output_dir,
+        project_config=ProjectConfiguration(args.output_dir, logging_dir=os.path.join(args.output_dir, "runs")),
     )
     if args.report_to:
         accelerator.init_trackers(args.project)

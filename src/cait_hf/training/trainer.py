@@ -180,7 +180,10 @@ class ImageClassificationTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """The base class's metrics and, where an average of the weights is kept, the same of it as `eval_ema_...`."""
+        """The base class's metrics and, where an average of the weights is kept, the same of it as `eval_ema_...`.
+
+        On several processes the losses count the pictures, repeated, that fill the last batches up; accuracies do not.
+        """
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         self._keep_results("raw")
         if self.ema is not None:
