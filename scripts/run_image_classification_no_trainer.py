@@ -176,9 +176,9 @@ class Loop:
         self.bar = tqdm(total=max_steps, initial=first_step, disable=self.quiet)
         self.timer.skip()
         for epoch in range(self.state.global_step // self.per_epoch, num_epochs):
-            self.train_epoch(epoch)
             if self.state.global_step >= max_steps:
                 break
+            self.train_epoch(epoch)
         self.bar.close()
         if args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self.accelerator.load_state(self.state.best_model_checkpoint)

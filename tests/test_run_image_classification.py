@@ -378,7 +378,7 @@ def test_flags_of_trainer_alone_are_refused(training_flags, tmp_path):
     with pytest.raises(SystemExit, match="--neftune_noise_alpha is for run_image_classification.py"):
         script.main(flags)
     with pytest.raises(SystemExit, match="reduce_lr_on_plateau is for run_image_classification.py"):
-        script.main([*flags[:-2], *"--lr_scheduler_type reduce_lr_on_plateau --eval_strategy epoch".split()])
+        script.main([*flags[:-2], "--lr_scheduler_type", "reduce_lr_on_plateau", "--eval_strategy", "epoch"])
 
 
 def test_logs_lie_where_they_are_not_pushed_from(tmp_path):

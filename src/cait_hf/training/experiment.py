@@ -281,7 +281,7 @@ def check_metric(name: str | None, num_classes: int, with_ema: bool):
 
 def check_classes_of_checkpoint(checkpoint: str, config: PreTrainedConfig):
     """Raise ValueError if a checkpoint to go on from tells other classes apart: it would be given wrong names."""
-    if PreTrainedConfig.from_pretrained(checkpoint).id2label != config.id2label:
+    if type(config).from_pretrained(checkpoint).id2label != config.id2label:
         raise ValueError(f"{checkpoint} has other classes than the data: {OTHER_FLAGS}.")
 
 

@@ -197,7 +197,9 @@ class ImageClassificationTrainer(Trainer):
             self.results[weights] = self.compute_metrics.last
 
     def get_batch_samples(self, epoch_iterator, *args, **kwargs):
-        """The base class's; the timer measures how long it waits."""
+        """The base class's; the timer measures how long it waits. None where a training was complete already."""
+        if self.state.global_step >= self.state.max_steps:
+            return [], None
         return super().get_batch_samples(self.timer.batches(epoch_iterator), *args, **kwargs)
 
     def _save_checkpoint(self, *args, **kwargs):
