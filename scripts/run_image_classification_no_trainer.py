@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, TorchDynamoPlugin
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, ProjectConfiguration, TorchDynamoPlugin
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -37,7 +37,9 @@ from cait_hf.training.ema import ModelEma
 from cait_hf.training.experiment import (
     TRAINER_STATE,
     Experiment,
+    check_optimizer,
     could_not_be_written,
+    could_not_go_on,
     finish,
     in_a_sentence,
     make_optimizer,
@@ -104,6 +106,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 def check_flags(args: TrainingArguments):
     """Raise ValueError for a flag that is set and that this loop does not follow."""
+    if args.lr_scheduler_type == "reduce_lr_on_plateau":
+        raise ValueError("--lr_scheduler_type reduce_lr_on_plateau is for run_image_classification.py: take another.")
     defaults = TrainingArguments(output_dir=args.output_dir, use_cpu=args.use_cpu)
     for name in (field.name for field in fields(args) if field.init):
         if name not in FOLLOWED.split() and getattr(args, name) != getattr(defaults, name):
@@ -172,9 +176,9 @@ class Loop:
         self.bar = tqdm(total=max_steps, initial=first_step, disable=self.quiet)
         self.timer.skip()
         for epoch in range(self.state.global_step // self.per_epoch, num_epochs):
-            self.train_epoch(epoch)
             if self.state.global_step >= max_steps:
                 break
+            self.train_epoch(epoch)
         self.bar.close()
         if args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self.accelerator.load_state(self.state.best_model_checkpoint)
@@ -282,11 +286,11 @@ class Loop:
         args, state = self.experiment.training_args, self.state
         if args.metric_for_best_model is None:
             return False
-        name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+        value = metrics[f"eval_{args.metric_for_best_model.removeprefix('eval_')}"]
         sign = 1 if args.greater_is_better else -1
-        best = state.best_metric is None or sign * metrics[name] > sign * state.best_metric
+        best = state.best_metric is None or sign * value > sign * state.best_metric
         if best:
-            state.best_metric, state.best_global_step = metrics[name], state.global_step
+            state.best_metric, state.best_global_step = value, state.global_step
         return best
 
     def evaluate(self) -> dict[str, float]:
@@ -346,9 +350,11 @@ class Loop:
     def load_checkpoint(self, folder: str | None):
         if folder is None:
             return
-        self.accelerator.load_state(folder)
-        if self.ema is not None:
-            self.ema.load(folder)
+        with could_not_go_on(folder):
+            self.accelerator.load_state(folder)
+            check_optimizer(self.optimizer)
+            if self.ema is not None:
+                self.ema.load(folder)
         stored = TrainerState.load_from_json(os.path.join(folder, TRAINER_STATE))
         for name in (
             "epoch",
@@ -378,7 +384,7 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
         dynamo_plugin=compilation if args.torch_compile else None,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
         log_with=args.report_to or None,
-        project_dir=args.output_dir,
+        project_config=ProjectConfiguration(args.output_dir, logging_dir=os.path.join(args.output_dir, "runs")),
     )
     if args.report_to:
         accelerator.init_trackers(args.project)

@@ -26,7 +26,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
 from cait_hf.training.arguments import parse_arguments
 from cait_hf.training.data import load_data
-from cait_hf.training.experiment import prepare
+from cait_hf.training.experiment import prepare, split_evaluated
 
 
 SCRIPT_NAMES = ("run_image_classification", "run_image_classification_no_trainer")
@@ -86,7 +86,13 @@ def test_training_writes_model_processor_and_results(run_of_each):
     report = json.loads((run_of_each / "metrics.json").read_text())
     assert "confusion_matrix" in json.dumps(report)
     card = (run_of_each / "README.md").read_text()
-    assert "library_name: transformers" in card and f"{results['eval_top1']:.1%}"[:2] in card
+    assert "library_name: transformers" in card and "| `adamw_torch" in card
+    assert (
+        f"| {results['eval_top5']:.2%} | {results['eval_mean_class_accuracy']:.2%} | {results['eval_loss']:.4f}"
+        in card
+    )
+    assert "python run_image_classification" in card and "--validation_dir validation" in card
+    assert "Measured on 12 pictures of `train` (split `validation`)" in card
     if (run_of_each / "learning_curves.png").exists():  # with matplotlib
         for name in ("learning_curves.png", "confusion_matrix.png"):
             with Image.open(run_of_each / name) as picture:
@@ -193,6 +199,7 @@ def test_held_out_share(pictures):
     _, data_args, _, training_args = parse_arguments(flags.split())
     train_data, eval_data = load_data(data_args, training_args)
     assert (len(train_data), len(eval_data)) == (36, 12)
+    assert split_evaluated(eval_data, data_args) == "25% held out"
 
 
 def test_arguments_from_files(script, pictures, trained, tmp_path):
@@ -337,21 +344,12 @@ WRONG_INPUT = {
         "the teacher has 6 classes and the model 3",
     ),
     "metric": (
-        "--do_train --train_dir {pictures}/train --metric_for_best_model accuracy",
-        "--metric_for_best_model is accuracy, but there are only eval_loss, eval_top1, eval_top5, eval_mean_class_acc",
+        "--do_train --train_dir {pictures}/validation --metric_for_best_model acc",
+        "--metric_for_best_model is acc, but it must be one of eval_loss, eval_top1, eval_mean_class_accuracy",
     ),
-    "metric of few classes": (
-        "--do_train --train_dir {pictures}/validation --metric_for_best_model top5",
-        "top5, but there are only eval_loss, eval_top1, eval_mean",
-    ),
-    "metric of the average": (
-        "--do_train --train_dir {pictures}/train --metric_for_best_model eval_ema_top1",
-        "is eval_ema_top1, but",
-    ),
-    "logger": ("--do_train --train_dir {pictures}/train --report_to abacus", "--report_to names abacus, which"),
-    "no whole batch": (
-        "--do_train --train_dir {pictures}/train --dataloader_drop_last --per_device_train_batch_size 500",
-        "leaves nothing to train on: [0-9]+ pictures fill no batch of 500",
+    "no full batch": (
+        "--do_train --train_dir {pictures}/train --per_device_train_batch_size 49 --dataloader_drop_last",
+        "leaves no batch of the 48 pictures",
     ),
     "two warm-ups": (
         "--do_train --train_dir {pictures}/train --warmup_epochs 1 --warmup_steps 2",
@@ -379,6 +377,14 @@ def test_flags_of_trainer_alone_are_refused(training_flags, tmp_path):
     flags = [*training_flags.split(), "--output_dir", str(tmp_path / "out"), "--neftune_noise_alpha", "5"]
     with pytest.raises(SystemExit, match="--neftune_noise_alpha is for run_image_classification.py"):
         script.main(flags)
+    with pytest.raises(SystemExit, match="reduce_lr_on_plateau is for run_image_classification.py"):
+        script.main([*flags[:-2], "--lr_scheduler_type", "reduce_lr_on_plateau", "--eval_strategy", "epoch"])
+
+
+def test_logs_lie_where_they_are_not_pushed_from(tmp_path):
+    script = load_script("run_image_classification_no_trainer")
+    args = parse_arguments(["--do_train", "--use_cpu", "--output_dir", str(tmp_path)])[3]
+    assert script.make_accelerator(args).logging_dir == str(tmp_path / "runs")
 
 
 def test_wrong_input_shows_no_traceback(script, tmp_path):
@@ -401,36 +407,6 @@ def test_an_interrupted_first_checkpoint_is_no_obstacle(script, training_flags, 
     assert safetensors.torch.load_file(tmp_path / "checkpoint-1" / "model.safetensors")
 
 
-CHANGES = {
-    "layers": (
-        f"{TINY},num_hidden_layers=3",
-        "",
-        "is of another model, for num_hidden_layers.* differ: choose another",
-    ),
-    "classes": (TINY, "--train_dir {pictures}/validation", "is of another model, for .*id2label"),
-    "average": (TINY, "--ema_decay 0.9", "--ema_decay finds no averaged weights in the checkpoints"),
-    "drop path": (f"{TINY},drop_path_rate=0.1", "", None),
-}
-
-
-@pytest.mark.parametrize("geometry, flags, message", CHANGES.values(), ids=CHANGES)
-def test_another_model_cannot_go_on(geometry, flags, message, pictures, tmp_path):
-    """Whatever may change between two calls of a command; by the function that both scripts begin with."""
-    if "ema" in flags:
-        pytest.importorskip("timm", reason="the average is timm's")
-    checkpoint = tmp_path / "checkpoint-1"
-    config = CaitConfig(**TINY_FIELDS, id2label=dict(enumerate(sorted(NAMES))))
-    CaitForImageClassification(config).save_pretrained(checkpoint)
-    (checkpoint / "trainer_state.json").write_text("{}")
-    flags = f"--do_train --train_dir {pictures}/train --config_overrides {geometry} {flags.format(pictures=pictures)}"
-    flags = [*flags.split(), "--output_dir", str(tmp_path)]
-    if message is None:
-        assert prepare(flags).resume_from_checkpoint == str(checkpoint)
-    else:
-        with pytest.raises(ValueError, match=message):
-            prepare(flags)
-
-
 def test_overwrite_output_dir_trains_anew(script, training_flags, tmp_path):
     (tmp_path / "checkpoint-99").mkdir()
     (tmp_path / "checkpoint-99" / "trainer_state.json").write_text("{}")
@@ -442,6 +418,24 @@ def test_overwrite_output_dir_trains_anew(script, training_flags, tmp_path):
     script.main([*flags, "--overwrite_output_dir"])
     assert not (tmp_path / "checkpoint-99").exists() and (tmp_path / "notes.txt").exists()
     assert (tmp_path / "checkpoint-1" / "trainer_state.json").is_file()
+
+
+def test_checkpoint_of_other_flags_is_not_gone_on_from(script, pictures, training_flags, tmp_path):
+    flags = [*training_flags.split(), "--output_dir", str(tmp_path / "out"), "--max_steps", "1"]
+    assert script.main(flags)["train_loss"] > 0
+    shutil.copytree(pictures / "train", tmp_path / "train")
+    (tmp_path / "train" / "zero").rename(tmp_path / "train" / "nil")
+    before = weights(tmp_path / "out")
+    for other, message in (
+        (["--train_dir", str(tmp_path / "train")], "checkpoint-1 has other classes than the data: pass the flags"),
+        (["--config_overrides", TINY.replace("layers=2", "layers=3")], "checkpoint-1 does not fit the flags: pass"),
+        (["--optim", "sgd"], "checkpoint-1 does not fit the flags"),
+    ):
+        with pytest.raises(SystemExit, match=f"^error: .*{message}"):
+            script.main([*flags, *other, "--max_steps", "2"])
+    after = weights(tmp_path / "out")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert "train_loss" not in script.main(flags)  # no step was left
 
 
 # Files may have at most so many bytes, as on a disk that is full; the model's own file is larger.

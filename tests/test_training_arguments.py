@@ -39,7 +39,8 @@ VALUES = {
 
 
 @pytest.mark.parametrize("text, name, expected", VALUES.values(), ids=VALUES)
-def test_values_in_a_file(text, name, expected, tmp_path):
+def test_values_in_a_file(text, name, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: ["tensorboard", "trackio"])
     parsed = parse_file(tmp_path, text)
     (value,) = {repr(getattr(part, name)): getattr(part, name) for part in parsed if hasattr(part, name)}.values()
     assert value == expected and isinstance(value, type(expected))
@@ -102,6 +103,13 @@ CONFLICTS = {
         "--do_train --base_learning_rate 1e-3 --learning_rate 1e-3",
         "--base_learning_rate gives --learning_rate",
     ),
+    "no accumulation": (
+        "--do_train --gradient_accumulation_steps 0",
+        "--gradient_accumulation_steps is 0, but it must",
+    ),
+    "scaler": ("--do_train --fp16 --use_cpu", "--fp16 needs a GPU"),
+    "best of what": ("--do_train --save_strategy best --eval_strategy epoch", "needs --metric_for_best_model"),
+    "best when": ("--do_train --save_strategy best --metric_for_best_model eval_top1", "and --eval_strategy"),
 }
 
 
@@ -139,6 +147,14 @@ def test_bfloat16_is_the_default_on_gpus_that_have_it(monkeypatch):
         for fields, bf16 in (({}, expected), ({"fp16": True}, False), ({"use_cpu": True}, False)):
             assert arguments.TrainingArguments("unused", **fields).bf16 is bf16
         assert arguments.TrainingArguments("unused", bf16=False).bf16 is False
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "trackio"])
+def test_loggers_say_that_they_are_missing(logger, monkeypatch):
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: ["wandb"])
+    with pytest.raises(ImportError, match=f"--report_to {logger} needs the package {logger}: pip install"):
+        parse_arguments([*DO_TRAIN, "--report_to", logger])
+    parse_arguments([*DO_TRAIN, "--report_to", "wandb"])
 
 
 @pytest.mark.parametrize("flag", arguments.NEEDED_PACKAGES)

@@ -15,6 +15,7 @@ import torch
 import transformers
 import yaml
 from transformers import HfArgumentParser
+from transformers.integrations import get_available_reporting_integrations
 
 from .data import DataArguments, option
 
@@ -166,6 +167,16 @@ def _check(model_args: ModelArguments, data_args: DataArguments, recipe: RecipeA
         raise ValueError("--warmup_epochs and --warmup_steps say the same: pass one of them.")
     if recipe.base_learning_rate is not None and args.learning_rate != TrainingArguments.learning_rate:
         raise ValueError("--base_learning_rate gives --learning_rate: pass one of them.")
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} is {getattr(args, name)}, but it must be at least 1.")
+    if args.fp16 and args.use_cpu:
+        raise ValueError("--fp16 needs a GPU: drop it.")
+    if args.save_strategy == "best" and (args.metric_for_best_model is None or args.eval_strategy == "no"):
+        raise ValueError("--save_strategy best needs --metric_for_best_model, such as eval_top1, and --eval_strategy.")
+    for logger in ("tensorboard", "trackio"):
+        if logger in args.report_to and logger not in get_available_reporting_integrations():
+            raise ImportError(f"--report_to {logger} needs the package {logger}: pip install {logger}.")
     for flag, package in NEEDED_PACKAGES.items():
         if getattr(recipe, flag) != getattr(RecipeArguments, flag) and find_spec(package) is None:
             raise ImportError(f"--{flag} needs the package {package}, which is not installed: pip install {package}.")

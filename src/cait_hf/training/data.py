@@ -30,6 +30,7 @@ from .bad_images import BadList, BadPictureError, decode, explain, find_bad, nam
 logger = logging.getLogger(__name__)
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "cls")  # usual names, where no type tells
+TRAINING_DATA = "the training data"  # origin of what is to train on, also where some of it is held out
 
 # A stream is dealt out in at most so many parts: enough to share among workers, few enough to open one by one.
 MAX_PARTS = 1024
@@ -314,7 +315,7 @@ def load_data(
         if training_args.do_eval and evaluation is None and (data_args.streaming or not training_args.do_train):
             note = "; --streaming holds out no share of the others" if data_args.streaming else ""
             raise ValueError(f"there are no pictures to evaluate on: {found}{note}.")
-        train = describe(train, data_args, "the training data") if training_args.do_train else None
+        train = describe(train, data_args, TRAINING_DATA) if training_args.do_train else None
         if training_args.do_eval and evaluation is None:
             train, evaluation = hold_out(train, data_args.train_val_split, training_args.seed)
         elif training_args.do_eval:

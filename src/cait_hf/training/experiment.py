@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -22,14 +23,12 @@ from transformers import (
     get_scheduler,
     set_seed,
 )
-from transformers.integrations import get_available_reporting_integrations
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import CONFIG_NAME
 
 from .arguments import DataArguments, ModelArguments, RecipeArguments, TrainingArguments, parse_arguments
-from .card import Dataset, write_model_card
-from .data import LabelledPictures, PictureStream, load_data
+from .card import METRICS, Dataset, write_model_card
+from .data import TRAINING_DATA, LabelledPictures, PictureStream, load_data
 from .distillation import Distillation
 from .ema import EMA_FILE, ModelEma
 from .models import add_lora, load_config, load_model, plain_model, save_model, set_labels
@@ -43,10 +42,9 @@ from .transforms import EvalTransform, TrainCollator, TrainTransform
 logger = logging.getLogger(__name__)
 
 BAD_IMAGES_LISTS = "bad_images*.txt"  # written before training begins, too
-# Of a configuration what another model need not have alike for a training to go on.
-MAY_DIFFER = {
-    *("_name_or_path", "architectures", "auto_map", "drop_path_rate", "dtype", "problem_type", "transformers_version")
-}
+OTHER_FLAGS = (
+    "pass the flags that it was written with, or another --output_dir, or --overwrite_output_dir to train anew"
+)
 TRAINER_STATE = "trainer_state.json"  # the last file of a checkpoint, in both scripts
 
 
@@ -55,6 +53,7 @@ class Experiment:
     """What both loops take.
 
     Attributes:
+        argv (`list[str]`): the command line, for the model card.
         model (`nn.Module`): with the frozen parts frozen and adapters added.
         train_data, eval_data ([`LabelledPictures`], [`PictureStream`] or `None`): items are what the model takes.
         train_collator ([`TrainCollator`]): makes batches to train on.
@@ -64,6 +63,7 @@ class Experiment:
         push_to_hub (`bool`): whether what is complete at the end goes to the Hub; Trainer's own flag is off.
     """
 
+    argv: list[str]
     model_args: ModelArguments
     data_args: DataArguments
     recipe: RecipeArguments
@@ -103,10 +103,10 @@ def prepare(argv: list[str]) -> Experiment:
     train_data, eval_data = load_data(data_args, args)
     config = load_config(model_args)
     set_labels(config, model_args, train_data, eval_data)
-    model, image_processor = load_model(config, model_args)
+    check_metric(args.metric_for_best_model, config.num_labels, recipe.ema_decay is not None)
     if resume_from is not None:
-        check_checkpoint_is_of(config, resume_from)
-    check_names(args, config.num_labels, recipe.ema_decay is not None)
+        check_classes_of_checkpoint(resume_from, config)
+    model, image_processor = load_model(config, model_args)
 
     randomness = Randomness(args.seed)
     if train_data:
@@ -143,14 +143,14 @@ def prepare(argv: list[str]) -> Experiment:
     else:
         freeze_all_but(model, recipe.trainable)
     parameter_groups(plain_model(model), args.learning_rate, args.weight_decay, recipe.layer_decay)  # or its sentence
-    pictures_a_step = args.train_batch_size * args.world_size
-    if args.dataloader_drop_last and isinstance(train_data, LabelledPictures) and len(train_data) < pictures_a_step:
-        raise ValueError(
-            f"--dataloader_drop_last leaves nothing to train on: {len(train_data)} pictures fill no batch of "
-            f"{pictures_a_step}."
-        )
     if isinstance(train_data, PictureStream) and recipe.repeated_augmentation > 1:
         raise ValueError("--repeated_augmentation needs to know all pictures: drop it or --streaming.")
+    batch = args.train_batch_size * max(1, args.world_size)  # of all processes
+    if isinstance(train_data, LabelledPictures) and args.dataloader_drop_last and len(train_data) < batch:
+        raise ValueError(
+            f"--dataloader_drop_last leaves no batch of the {len(train_data)} pictures to train on: drop it, or lower "
+            f"--per_device_train_batch_size from {args.per_device_train_batch_size}."
+        )
     if recipe.ema_decay is not None:
         ModelEma(torch.nn.Linear(1, 1), recipe.ema_decay)  # or its sentence
     if data_args.overwrite_output_dir and args.do_train and args.should_save:
@@ -160,6 +160,7 @@ def prepare(argv: list[str]) -> Experiment:
             for path in Path(args.output_dir).glob(BAD_IMAGES_LISTS):
                 path.unlink()
     return Experiment(
+        argv,
         model_args,
         data_args,
         recipe,
@@ -174,36 +175,6 @@ def prepare(argv: list[str]) -> Experiment:
         resume_from,
         push_to_hub,
     )
-
-
-def check_names(args: TrainingArguments, num_labels: int, with_ema: bool):
-    """Raise, before anything is computed, if a metric or a logger is not there."""
-    metrics = ["loss", "top1", *(["top5"] if num_labels > 5 else []), "mean_class_accuracy"]
-    metrics += [f"ema_{name}" for name in metrics] if with_ema else []
-    best = args.metric_for_best_model
-    if best is not None and best.removeprefix("eval_") not in metrics:
-        names = ", ".join(f"eval_{name}" for name in metrics)
-        raise ValueError(f"--metric_for_best_model is {best}, but there are only {names}.")
-    available = get_available_reporting_integrations()
-    for name in args.report_to:
-        if name not in available:
-            raise ImportError(f"--report_to names {name}, which Transformers does not know or which is not installed.")
-
-
-def check_checkpoint_is_of(config: PreTrainedConfig, checkpoint: str):
-    """Raise if a training goes on from a checkpoint of another model; adapters alone have no configuration."""
-    file = Path(checkpoint) / CONFIG_NAME
-    if not file.is_file():
-        return
-    saved, present = json.loads(file.read_text(encoding="utf-8")), json.loads(config.to_json_string(use_diff=False))
-    if saved.get("model_type") == present["model_type"]:
-        saved = json.loads(type(config).from_dict(saved).to_json_string(use_diff=False))
-    differing = [name for name in present if name not in MAY_DIFFER and saved.get(name) != present[name]]
-    if differing:
-        raise ValueError(
-            f"{checkpoint} is of another model, for {', '.join(differing[:3])} differ: choose another --output_dir, "
-            "or pass --overwrite_output_dir to train anew."
-        )
 
 
 def load_teacher(
@@ -268,10 +239,9 @@ def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema
         ValueError: if the one asked for is not complete, or `output_dir` has no complete checkpoint and files that no
             interrupted training leaves.
     """
-    asked = args.resume_from_checkpoint
+    asked, ema = args.resume_from_checkpoint, f" with {EMA_FILE}" if with_ema else ""
     if asked is not None:
         if not is_complete(Path(asked), with_ema):
-            ema = f" with {EMA_FILE}" if with_ema else ""
             raise ValueError(
                 f"--resume_from_checkpoint is {asked}, but that is no folder of a complete checkpoint{ema}."
             )
@@ -286,12 +256,10 @@ def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema
         return None
     complete = [step for step, path in checkpoints.items() if is_complete(path, with_ema)]
     if not complete:
-        if any(is_complete(path, with_ema=False) for path in checkpoints.values()):
-            raise ValueError(
-                f"--ema_decay finds no averaged weights in the checkpoints of --output_dir {output_dir}: drop it, or "
-                "pass --overwrite_output_dir to train anew."
-            )
-        raise ValueError(f"--output_dir {output_dir} is not empty: choose another, or pass --overwrite_output_dir.")
+        raise ValueError(
+            f"--output_dir {output_dir} is not empty and has no complete checkpoint{ema} to go "
+            "on from: choose another, or pass --overwrite_output_dir."
+        )
     logger.info("Going on from %s; pass --overwrite_output_dir to train anew.", checkpoints[max(complete)])
     return str(checkpoints[max(complete)])
 
@@ -300,6 +268,21 @@ def checkpoints_in(output_dir: Path) -> dict[int, Path]:
     """Folders of checkpoints by the number of steps taken."""
     found = output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
     return {int(path.name.split("-")[1]): path for path in found if path.name.split("-")[1].isdecimal()}
+
+
+def check_metric(name: str | None, num_classes: int, with_ema: bool):
+    """Raise ValueError, before training, if no evaluation has the metric that tells the best model."""
+    metrics = ["loss", *(metric for metric in METRICS if metric != "top5" or num_classes > 5)]
+    metrics += [f"ema_{metric}" for metric in metrics] if with_ema else []
+    if name is not None and name.removeprefix("eval_") not in metrics:
+        known = ", ".join(f"eval_{metric}" for metric in metrics)
+        raise ValueError(f"--metric_for_best_model is {name}, but it must be one of {known}.")
+
+
+def check_classes_of_checkpoint(checkpoint: str, config: PreTrainedConfig):
+    """Raise ValueError if a checkpoint to go on from tells other classes apart: it would be given wrong names."""
+    if type(config).from_pretrained(checkpoint).id2label != config.id2label:
+        raise ValueError(f"{checkpoint} has other classes than the data: {OTHER_FLAGS}.")
 
 
 def is_complete(checkpoint: Path, with_ema: bool) -> bool:
@@ -333,6 +316,21 @@ def could_not_be_written(step: int, output_dir: str | Path, unfinished: Path | N
         ) from error
 
 
+@contextmanager
+def could_not_go_on(checkpoint: str | None) -> Iterator[None]:
+    """Raise ValueError with a sentence if a checkpoint does not fit the model or the optimizer."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(f"{checkpoint} does not fit the flags: {OTHER_FLAGS}.") from error
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer):
+    """Raise ValueError if what was loaded is the state of another kind of optimizer."""
+    if not optimizer.defaults.keys() <= optimizer.param_groups[0].keys():
+        raise ValueError("the optimizer was another one.")
+
+
 def finish(
     experiment: Experiment,
     model: torch.nn.Module,
@@ -363,6 +361,11 @@ def finish(
     if not args.should_save:
         return metrics
     folder.mkdir(parents=True, exist_ok=True)
+    if args.do_train and "train_images_per_second" not in metrics:  # no step was left to take
+        metrics = {name: value for name, value in metrics.items() if name != "train_loss"}
+    for weights, loss in (("raw", "eval_loss"), ("ema", "eval_ema_loss")):
+        if weights in results and loss in metrics:
+            results[weights]["loss"] = metrics[loss]
     for name in ("train", "eval"):
         chosen = {key: value for key, value in metrics.items() if key.startswith(name)}
         if chosen:
@@ -393,7 +396,7 @@ def write_card(experiment: Experiment, model: torch.nn.Module, metrics: dict[str
     model_args, data_args, args = experiment.model_args, experiment.data_args, experiment.training_args
     always = ("seed", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
     always += ("optim", "learning_rate", "lr_scheduler_type", "weight_decay", "bf16", "fp16")
-    settings = {"processes": args.world_size} | {name: getattr(args, name) for name in always}
+    settings = {"processes": args.world_size} | {name: args.to_dict()[name] for name in always}
     for arguments in (experiment.recipe, model_args):
         chosen = {field.name: getattr(arguments, field.name) for field in fields(arguments)}
         settings |= {name: value for name, value in chosen.items() if value != getattr(type(arguments), name)}
@@ -403,13 +406,25 @@ def write_card(experiment: Experiment, model: torch.nn.Module, metrics: dict[str
         model_name=args.hub_model_id or str(args.output_dir),
         base_model=model_args.model_name_or_path,
         dataset=Dataset(
-            data_args.dataset_name or data_args.train_dir, data_args.dataset_config_name, data_args.eval_split
+            data_args.dataset_name or data_args.train_dir,
+            data_args.dataset_config_name,
+            split_evaluated(experiment.eval_data, data_args),
         ),
         results=results,
         settings=settings,
         train_metrics={name: value for name, value in metrics.items() if name.startswith("train_")},
         environment=environment(args.world_size),
+        command=(*(("python",) if args.world_size == 1 else ("accelerate", "launch")), sys.argv[0], *experiment.argv),
     )
+
+
+def split_evaluated(eval_data: LabelledPictures | PictureStream | None, data_args: DataArguments) -> str | None:
+    """What the card calls the pictures to evaluate on."""
+    if eval_data is None:
+        return None
+    if eval_data.origin == TRAINING_DATA:
+        return f"{data_args.train_val_split:.0%} held out"
+    return Path(data_args.validation_dir).name if data_args.validation_dir else data_args.eval_split
 
 
 def _write_json(path: Path, content: dict):

@@ -20,7 +20,14 @@ from .arguments import RecipeArguments
 from .data import PictureStream
 from .distillation import Distillation, classification_loss
 from .ema import ModelEma
-from .experiment import could_not_be_written, make_optimizer, make_sampler, make_scheduler
+from .experiment import (
+    check_optimizer,
+    could_not_be_written,
+    could_not_go_on,
+    make_optimizer,
+    make_sampler,
+    make_scheduler,
+)
 from .metrics import ClassificationMetrics
 from .models import plain_model
 from .optimization import decayed_parameter_names
@@ -173,7 +180,10 @@ class ImageClassificationTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """The base class's metrics and, where an average of the weights is kept, the same of it as `eval_ema_...`."""
+        """The base class's metrics and, where an average of the weights is kept, the same of it as `eval_ema_...`.
+
+        On several processes the losses count the pictures, repeated, that fill the last batches up; accuracies do not.
+        """
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         self._keep_results("raw")
         if self.ema is not None:
@@ -187,7 +197,9 @@ class ImageClassificationTrainer(Trainer):
             self.results[weights] = self.compute_metrics.last
 
     def get_batch_samples(self, epoch_iterator, *args, **kwargs):
-        """The base class's; the timer measures how long it waits."""
+        """The base class's; the timer measures how long it waits. None where a training was complete already."""
+        if self.state.global_step >= self.state.max_steps:
+            return [], None
         return super().get_batch_samples(self.timer.batches(epoch_iterator), *args, **kwargs)
 
     def _save_checkpoint(self, *args, **kwargs):
@@ -195,6 +207,8 @@ class ImageClassificationTrainer(Trainer):
             super()._save_checkpoint(*args, **kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir: str):
+        if self.args.should_save:
+            plain_model(self.model).config.save_pretrained(output_dir)  # adapters come without
         if self.ema is not None and self.args.should_save:
             self.ema.save(output_dir)  # before the file that tells that the checkpoint is complete
         super()._save_optimizer_and_scheduler(output_dir)
@@ -205,9 +219,15 @@ class ImageClassificationTrainer(Trainer):
             self.ema.load(self.state.best_model_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None):
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if self.ema is not None and checkpoint is not None:
-            self.ema.load(checkpoint)
+        with could_not_go_on(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            check_optimizer(self.optimizer)
+            if self.ema is not None and checkpoint is not None:
+                self.ema.load(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args, **kwargs):
+        with could_not_go_on(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
 
 
 class _KeepUp(TrainerCallback):
