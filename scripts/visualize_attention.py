@@ -25,14 +25,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import torch
 from PIL import Image, ImageOps
 
 from cait_hf import CaitImageProcessorPil, CaitModel
 from cait_hf.cli import source_of
 from cait_hf.configuration_cait import as_pair
-from cait_hf.convert import run_command
+from cait_hf.convert import load_weights, require_none_missing, run_command
 from cait_hf.image_processing_pil_cait import open_picture
 from cait_hf.visualization import (
     attention_grid,
@@ -118,16 +117,11 @@ def load(source: str, patches_only: bool) -> CaitModel:
         ValueError: if it lacks tensors that are needed, or they are damaged or of other shapes.
         OSError: if `source` does not exist or has no weights.
     """
-    try:
-        model, loading = CaitModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
-    except (RuntimeError, safetensors.SafetensorError) as error:
-        raise ValueError(f"The weights of {source} cannot be loaded: {error}") from error
-    class_stage = {key for key in loading["missing_keys"] if key.startswith(("class_layers.", "embeddings.cls_token"))}
+    model, missing = load_weights(CaitModel, source, torch.float32)
+    class_stage = {key for key in missing if key.startswith(("class_layers.", "embeddings.cls_token"))}
     if class_stage and not patches_only:
         raise ValueError(f"MODEL is {source}, which has no class-attention: only --what patch can be drawn.")
-    missing = sorted(set(loading["missing_keys"]) - class_stage)
-    if missing:
-        raise ValueError(f"{source} lacks {len(missing)} tensors, the first are {', '.join(missing[:5])}.")
+    require_none_missing(source, missing - class_stage)
     return model.eval()
 
 

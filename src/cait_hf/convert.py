@@ -29,6 +29,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .checkpoints import (
@@ -429,14 +430,31 @@ def load_model(source: str) -> CaitForImageClassification:
         raise NotADirectoryError(f"source is {source}, a file, but it must be a folder or the id of a repository.")
     if not Path(source).is_dir() and not REPO_ID.fullmatch(source):
         raise FileNotFoundError(f"source is {source}, which is neither a folder nor the id of a repository.")
+    model, missing = load_weights(CaitForImageClassification, source, "auto")
+    require_none_missing(source, missing)
+    return model
+
+
+def load_weights(
+    model_class: type[PreTrainedModel], source: str, dtype: str | torch.dtype
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model, and the names of its tensors that `source` does not hold.
+
+    Raises:
+        ValueError: if tensors are damaged, or of other shapes than the configuration says.
+        OSError: if `source` does not exist or has no weights.
+    """
     try:
-        model, loading = CaitForImageClassification.from_pretrained(source, dtype="auto", output_loading_info=True)
+        model, loading = model_class.from_pretrained(source, dtype=dtype, output_loading_info=True)
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(f"The weights of {source} cannot be loaded: {error}") from error
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
-        raise ValueError(f"{source} lacks {len(missing)} tensors, the first are {', '.join(missing[:5])}.")
-    return model
+    return model, set(loading["missing_keys"])
+
+
+def require_none_missing(source: str, missing: set[str]):
+    """Raise ValueError with the first names if `source` lacks tensors."""
+    if missing:
+        raise ValueError(f"{source} lacks {len(missing)} tensors, the first are {', '.join(sorted(missing)[:5])}.")
 
 
 def require_timm():

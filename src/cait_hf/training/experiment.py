@@ -396,7 +396,8 @@ def write_card(experiment: Experiment, model: torch.nn.Module, metrics: dict[str
     model_args, data_args, args = experiment.model_args, experiment.data_args, experiment.training_args
     always = ("seed", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
     always += ("optim", "learning_rate", "lr_scheduler_type", "weight_decay", "bf16", "fp16")
-    settings = {"processes": args.world_size} | {name: args.to_dict()[name] for name in always}
+    values = args.to_dict()
+    settings = {"processes": args.world_size} | {name: values[name] for name in always}
     for arguments in (experiment.recipe, model_args):
         chosen = {field.name: getattr(arguments, field.name) for field in fields(arguments)}
         settings |= {name: value for name, value in chosen.items() if value != getattr(type(arguments), name)}
