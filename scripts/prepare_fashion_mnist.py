@@ -14,6 +14,7 @@ be chosen by the test split.
 import argparse
 import gzip
 import sys
+import zlib
 from pathlib import Path
 
 import datasets
@@ -76,6 +77,8 @@ def read_idx(path: Path) -> np.ndarray:
         raise FileNotFoundError(
             f"{path} does not exist: install Debian's package dataset-fashion-mnist, or pass the folder as --source."
         ) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is no IDX file of bytes: {error}") from error
     dimensions = content[3] if len(content) > 3 else 0
     sizes = np.frombuffer(content, ">i4", count=dimensions, offset=4) if len(content) >= 4 + 4 * dimensions else ()
     if content[:3] != b"\0\0\x08" or len(content) != 4 + 4 * dimensions + np.prod(sizes, dtype=int):

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None):
 
 def classify_clothes(picture_file: Path):
     """Name the pictures of the sample, and draw the first ones with what the class token looks at."""
-    model = AutoModelForImageClassification.from_pretrained(CHECKPOINT)
+    model = AutoModelForImageClassification.from_pretrained(CHECKPOINT, dtype=torch.float32)
     image_processor = AutoImageProcessor.from_pretrained(CHECKPOINT)
     classifier = pipeline("image-classification", model=model, image_processor=image_processor)
     images, labels = load_sample()
@@ -70,7 +70,7 @@ def classify_clothes(picture_file: Path):
     print(f"Of all {len(images)} pictures of the sample it names {sum(right)} right, {np.mean(right):.1%}.")
 
     pixel_values = image_processor(images[:DRAWN], return_tensors="pt")["pixel_values"]
-    maps = class_attention_maps(model.float(), pixel_values)[:, -1].mean(axis=1)  # last class layer, mean of its heads
+    maps = class_attention_maps(model, pixel_values)[:, -1].mean(axis=1)  # last class layer, mean of its heads
     enlarged = [image.resize((168, 168), Image.Resampling.BICUBIC) for image in images[:DRAWN]]
     overlays = [overlay_attention(image, attention) for image, attention in zip(enlarged, maps)]
     title = f"CaiT's best guesses ({sum(right[:DRAWN])} of {DRAWN} right) and where its class token looked"
@@ -98,13 +98,13 @@ def learn_digits(model_dir: Path, args: argparse.Namespace):
         datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
     )
 
-    def to_model_inputs(batch: dict[str, list]) -> dict:
-        return {**image_processor(batch["image"], return_tensors="pt"), "labels": batch["label"]}
+    def to_model_inputs(batch: dict[str, list], shifted: bool) -> dict:
+        scans = [shift(image) for image in batch["image"]] if shifted else batch["image"]
+        return {**image_processor(scans, return_tensors="pt"), "labels": batch["label"]}
 
-    pictures = pictures.with_transform(to_model_inputs)
-    train_set, test_set = (
-        pictures.select(part) for part in (range(len(labels) - HELD_OUT), range(len(labels) - HELD_OUT, len(labels)))
-    )
+    seen, held_out = range(len(labels) - HELD_OUT), range(len(labels) - HELD_OUT, len(labels))
+    train_set = pictures.select(seen).with_transform(lambda batch: to_model_inputs(batch, shifted=True))
+    test_set = pictures.select(held_out).with_transform(lambda batch: to_model_inputs(batch, shifted=False))
     with tempfile.TemporaryDirectory() as scratch:
         trainer = ImageClassificationTrainer(
             model=model,
@@ -142,6 +142,12 @@ def learn_digits(model_dir: Path, args: argparse.Namespace):
     linear = baseline.score(digits.data[-HELD_OUT:] / 16, labels[-HELD_OUT:])
     print(f"  logistic regression on pixels              {linear:6.1%}")
     save(model_dir, model, image_processor)
+
+
+def shift(image: Image.Image) -> Image.Image:
+    """The scan moved by up to one of its pixels in each direction."""
+    right, down = torch.empty(2).uniform_(-1, 1).tolist()
+    return image.transform(image.size, Image.Transform.AFFINE, (1, 0, right, 0, 1, down), Image.Resampling.BICUBIC)
 
 
 def save(model_dir: Path, model, image_processor):

@@ -1,24 +1,25 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Make `src/cait_hf/fashion_mnist` of trainings by `recipes/fashion_mnist.yaml`, one for each seed.
 
-    python scripts/release_fashion_mnist.py outputs/seed0 outputs/seed1 outputs/seed2 --data data/fashion-mnist
+    python scripts/release_fashion_mnist.py outputs/seed0 outputs/seed1 outputs/seed2 \\
+        --data data/fashion-mnist --hardware "one core of an AMD EPYC server"
 
-The training that was best on the validation split is shipped, in float16. All are scored on the 10,000 test pictures,
+The training that is best on the validation split is shipped, in float16. All are scored on the 10,000 test pictures,
 once, and the card states their mean with a 95 % interval (Student's t over the seeds).
 """
 
 import argparse
 import json
 import math
-import platform
 import sys
+import tempfile
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
 from scipy import stats
-from transformers import AutoModelForImageClassification
+from transformers import AutoConfig, AutoModelForImageClassification
 
 from cait_hf import CaitImageProcessorPil
 from cait_hf.fashion_mnist import FOLDER
@@ -32,24 +33,40 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("runs", type=Path, nargs="+", help="output folders of the trainings")
     parser.add_argument("--data", type=Path, required=True, help="folder that prepare_fashion_mnist.py wrote")
     parser.add_argument("--output_dir", type=Path, default=FOLDER, help="default: %(default)s")
+    parser.add_argument("--hardware", required=True, help="what trained them, for the card")
     args = parser.parse_args(argv)
     try:
         test = datasets.Dataset.from_parquet(str(args.data / "test.parquet"))
-        validation = [json.loads((run / "all_results.json").read_text())["eval_top1"] for run in args.runs]
+        summaries = [json.loads((run / "all_results.json").read_text()) for run in args.runs]
+        validation, seconds = ([summary[name] for summary in summaries] for name in ("eval_top1", "train_runtime"))
         predictions = [predict(run, test) for run in args.runs]
     except (OSError, KeyError) as error:
         sys.exit(f"error: {error}")
-    labels = np.array(test["label"])
+
+    args.output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.output_dir.parent, prefix=".release-") as scratch:
+        results = write(Path(scratch), args.runs, test, validation, predictions)
+        results |= {"train_seconds": seconds, "hardware": args.hardware, "pytorch": torch.__version__}
+        describe(Path(scratch), results)
+        args.output_dir.mkdir(exist_ok=True)
+        for path in Path(scratch).iterdir():
+            path.replace(args.output_dir / path.name)
+    print(json.dumps({name: value for name, value in results.items() if name != "confusion_matrix"}, indent=1))
+    return results
+
+
+def write(
+    folder: Path, runs: list[Path], test: datasets.Dataset, validation: list[float], predictions: list[np.ndarray]
+) -> dict:
+    """Write the checkpoint of the run that is best on the validation split, and the sample; return what it reaches."""
     best = int(np.argmax(validation))
+    model = AutoModelForImageClassification.from_pretrained(runs[best]).half()
+    model.save_pretrained(folder)
+    CaitImageProcessorPil.from_pretrained(runs[best]).save_pretrained(folder)
+    test.select(range(SAMPLE)).to_parquet(folder / "sample.parquet")
+    labels, shipped = np.array(test["label"]), predict(folder, test)
 
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    model = AutoModelForImageClassification.from_pretrained(args.runs[best])
-    model.half().save_pretrained(args.output_dir)
-    CaitImageProcessorPil.from_pretrained(args.runs[best]).save_pretrained(args.output_dir)
-    test.select(range(SAMPLE)).to_parquet(args.output_dir / "sample.parquet")
-    shipped = predict(args.output_dir, test)
-
-    results = {
+    return {
         "validation_accuracy": validation,
         "test_accuracy": [float((prediction == labels).mean()) for prediction in predictions],
         "shipped_run": best,
@@ -59,13 +76,14 @@ def main(argv: list[str] | None = None) -> dict:
         "sample_right": int((shipped[:SAMPLE] == labels[:SAMPLE]).sum()),
         "confusion_matrix": confusion(labels, shipped).tolist(),
         "parameters": model.num_parameters(),
-        "train_seconds": [json.loads((run / "train_results.json").read_text())["train_runtime"] for run in args.runs],
-        "machine": f"{platform.machine()}, PyTorch {torch.__version__}",
     }
-    (args.output_dir / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (args.output_dir / "README.md").write_text(card(results, model.config), encoding="utf-8")
-    print(json.dumps({name: value for name, value in results.items() if name != "confusion_matrix"}, indent=1))
-    return results
+
+
+def describe(folder: Path, results: dict):
+    """Write the results and the card that states them."""
+    config = AutoConfig.from_pretrained(folder)
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card(results, config), encoding="utf-8")
 
 
 @torch.no_grad()
@@ -107,7 +125,7 @@ def card(results: dict, config) -> str:
     return CARD.format(
         **results,
         layers=config.num_hidden_layers,
-        class_layers=config.num_class_layers,
+        class_layers=config.num_class_attention_layers,
         hidden_size=config.hidden_size,
         heads=config.num_attention_heads,
         interval=interval(results["test_accuracy"]),
@@ -158,14 +176,15 @@ True class in the rows, prediction in the columns:
 
 ## Training
 
-55,000 of Fashion-MNIST's 60,000 training pictures (Zalando SE, MIT licence, `LICENSE-fashion-mnist`), from scratch, on
-one CPU core a seed ({seconds} minutes; {machine}):
+55,000 of Fashion-MNIST's 60,000 training pictures (Zalando SE, MIT licence, `LICENSE-fashion-mnist`), from scratch.
+The seeds took {seconds} minutes on {hardware} with PyTorch {pytorch}:
 
 ```bash
 python scripts/prepare_fashion_mnist.py --output_dir data/fashion-mnist
 python scripts/run_image_classification.py scripts/recipes/fashion_mnist.yaml \\
     --dataset_name data/fashion-mnist --seed 0 --output_dir outputs/seed0
-python scripts/release_fashion_mnist.py outputs/seed0 outputs/seed1 outputs/seed2 --data data/fashion-mnist
+python scripts/release_fashion_mnist.py outputs/seed0 outputs/seed1 outputs/seed2 \\
+    --data data/fashion-mnist --hardware "{hardware}"
 ```
 """
 

@@ -327,6 +327,13 @@ def test_grid_shows_pictures_and_colours_of_right_and_wrong():
     assert colours[right] > 500 and colours[wrong] > 500
     assert grid.getbbox() == (0, 0, *grid.size)
 
+    def green(rank: int) -> bool:  # bars stand below the picture, 18 pixels each
+        top = 16 + 128 + 6 + 18 * rank
+        bars = prediction_grid([red], [PREDICTION], references=[PREDICTION[1]["label"]]).crop((0, top, 160, top + 18))
+        return right in {colour for _, colour in bars.getcolors(1 << 24)}
+
+    assert [green(rank) for rank in range(len(PREDICTION))] == [rank == 1 for rank in range(len(PREDICTION))]
+
     plain = prediction_grid(3 * [red], 3 * [PREDICTION], columns=2)
     assert plain.width < grid.width and plain.height > grid.height - 36
 

@@ -279,7 +279,7 @@ def prediction_grid(
         images (sequence of `PIL.Image.Image`): the pictures; each is fitted into a square at its own aspect ratio.
         predictions: for each picture what `pipeline("image-classification")` returns: `{"label": ..., "score": ...}`
             dictionaries, best first. The first three are drawn as bars.
-        references (sequence of `str`, *optional*): the right labels; the best label is then green or red.
+        references (sequence of `str`, *optional*): the right labels, drawn in green; the best is red if it is wrong.
         overlays (sequence of `PIL.Image.Image`, *optional*): one for each picture, from [`overlay_attention`].
         title (`str`): a line above the pictures.
         columns (`int`): pictures in a row.
@@ -512,8 +512,10 @@ def _draw_bars(draw, predictions, reference, corner, width, line):
     label_width = width * 2 // 5
     for rank, prediction in enumerate(predictions):
         colour = _INK if rank == 0 else _MUTED
-        if rank == 0 and reference is not None:
-            colour = _RIGHT if prediction["label"] == reference else _WRONG
+        if prediction["label"] == reference:
+            colour = _RIGHT
+        elif rank == 0 and reference is not None:
+            colour = _WRONG
         font = ImageFont.load_default(line - 5)
         label = _shorten(draw, prediction["label"], font, label_width - 4)
         draw.text((x, y), label, fill=colour, font=font)

@@ -1,0 +1,234 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""The checkpoint in the package: loads without network, classifies as stated; the scripts that made it."""
+
+import gzip
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from test_scripts import SCRIPTS, TINY_FIELDS, load_script
+
+from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
+from cait_hf.fashion_mnist import CHECKPOINT, FOLDER, load_sample
+
+
+prepare, release = load_script("prepare_fashion_mnist"), load_script("release_fashion_mnist")
+RESULTS = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
+NO_NETWORK = """
+import socket
+def refuse(*args, **kwargs):
+    raise AssertionError("the network was used")
+socket.socket.connect = socket.getaddrinfo = refuse
+"""
+COUNT = """
+import torch
+from transformers import AutoModelForImageClassification, pipeline
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from cait_hf.fashion_mnist import CHECKPOINT, load_sample
+
+images, labels = load_sample()
+model = AutoModelForImageClassification.from_pretrained(CHECKPOINT, dtype=torch.float32)
+image_processor = AutoImageProcessor.from_pretrained(CHECKPOINT)
+with torch.no_grad():
+    predictions = model(**image_processor(images, return_tensors="pt")).logits.argmax(-1).tolist()
+right = sum(model.config.id2label[index] == label for index, label in zip(predictions, labels))
+print(right, len(labels))
+print(pipeline("image-classification", CHECKPOINT)(images[0], top_k=1)[0]["label"], "|", labels[0])
+"""
+
+
+def test_a_fresh_process_without_network_gets_the_stated_count(tmp_path):
+    """Not within a range: the pictures and the weights are files, and no two logits of the sample are that close."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment["HF_HOME"] = str(tmp_path / "empty")
+    finished = subprocess.run(
+        [sys.executable, "-c", NO_NETWORK + COUNT], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    count, pipelined = finished.stdout.strip().splitlines()[-2:]
+    assert count == f"{RESULTS['sample_right']} {RESULTS['sample_pictures']}"
+    assert pipelined == "ankle boot | ankle boot"
+
+
+def test_no_picture_of_the_sample_is_a_close_call():
+    """Rounding differs between machines by about 1e-5; the best two logits of each picture by 1e-3 at least."""
+    model = CaitForImageClassification.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    images, _ = load_sample()
+    with torch.no_grad():
+        logits = model(**CaitImageProcessorPil.from_pretrained(CHECKPOINT)(images, return_tensors="pt")).logits
+    best = logits.topk(2).values
+    assert (best[:, 0] - best[:, 1]).min() > 1e-3
+
+
+def test_the_checkpoint_is_a_small_cait_in_half_precision():
+    weights = load_file(FOLDER / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    assert (FOLDER / "model.safetensors").stat().st_size <= 4_000_000
+    assert sum(tensor.numel() for tensor in weights.values()) == RESULTS["parameters"] <= 2_000_000
+    config = CaitConfig.from_pretrained(CHECKPOINT)
+    assert (config.patch_size, config.image_size, config.num_class_attention_layers) == (4, 28, 2)
+    layer_scales = [name for name in weights if name.endswith("lambda1")]
+    assert len(layer_scales) == 2 * (config.num_hidden_layers + config.num_class_attention_layers)
+
+
+def test_what_is_stated_agrees_with_itself():
+    matrix = np.array(RESULTS["confusion_matrix"])
+    assert matrix.sum(axis=1).tolist() == [1000] * 10
+    assert np.trace(matrix) / 10_000 == pytest.approx(RESULTS["shipped_test_accuracy"])
+    assert len(RESULTS["test_accuracy"]) >= 3
+    assert RESULTS["shipped_run"] == int(np.argmax(RESULTS["validation_accuracy"]))  # not chosen by the test split
+    assert RESULTS["shipped_agrees_with_float32"] >= 0.999
+    config = CaitConfig.from_pretrained(CHECKPOINT)
+    assert (FOLDER / "README.md").read_text(encoding="utf-8") == release.card(RESULTS, config)
+
+
+def test_setup_packs_every_file(monkeypatch):
+    """All that lies in the folder matches a pattern of setup.py, so an installed package has it."""
+    settings = {}
+    monkeypatch.setattr("setuptools.setup", lambda **kwargs: settings.update(kwargs))
+    spec = importlib.util.spec_from_file_location("setup_of_cait_hf", SCRIPTS.parent / "setup.py")
+    monkeypatch.chdir(SCRIPTS.parent)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert "cait_hf.fashion_mnist" in settings["packages"]
+    patterns = settings["package_data"]["cait_hf.fashion_mnist"]
+    names = [path.name for path in FOLDER.iterdir() if path.suffix != ".py" and path.is_file()]
+    assert {"model.safetensors", "sample.parquet", "LICENSE-fashion-mnist"} <= {*names}
+    assert [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)] == []
+
+
+# How it was made
+
+
+def write_idx(path: Path, array: np.ndarray):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+
+
+@pytest.fixture
+def originals(tmp_path) -> Path:
+    """The four files, with 240 pictures to train on; each picture's first two pixels say which it is."""
+    folder = tmp_path / "originals"
+    folder.mkdir()
+    for name, count in (("train", 240), ("t10k", 20)):
+        scans = np.zeros((count, 28, 28), np.uint8)
+        scans[:, 0, 0], scans[:, 0, 1] = np.arange(count), 100 * (name == "t10k")
+        write_idx(folder / f"{name}-images-idx3-ubyte.gz", scans)
+        write_idx(folder / f"{name}-labels-idx1-ubyte.gz", np.arange(count) % 10)
+    return folder
+
+
+def test_pictures_are_split_by_class_without_loss(originals, tmp_path, capsys):
+    prepare.main(["--source", str(originals), "--output_dir", str(tmp_path / "data")])
+    seen = {}
+    for name, count in (("train", 220), ("validation", 20), ("test", 20)):
+        rows = datasets.Dataset.from_parquet(str(tmp_path / "data" / f"{name}.parquet"))
+        scans = [np.asarray(image) for image in rows["image"]]
+        assert len(scans) == count and scans[0].shape == (28, 28)
+        assert rows.features["label"].names == prepare.CLASSES
+        assert np.bincount(rows["label"]).tolist() == [count // 10] * 10  # as many of each class
+        seen[name] = [int(scan[0, 0]) for scan in scans]
+        assert rows["label"] == [index % 10 for index in seen[name]]
+        assert {int(scan[0, 1]) for scan in scans} == {100 * (name == "test")}
+        assert f"{name}.parquet: {count} pictures" in capsys.readouterr().out or name != "train"
+    assert sorted(seen["train"] + seen["validation"]) == list(range(240)) and seen["test"] == list(range(20))
+
+
+@pytest.mark.parametrize("damage", ["missing", "not gzip", "cut", "short", "other magic"])
+def test_damaged_originals_end_with_a_sentence(damage, originals, tmp_path):
+    path = originals / "train-images-idx3-ubyte.gz"
+    content = gzip.decompress(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(
+            {
+                "not gzip": b"nothing",
+                "cut": path.read_bytes()[:100],
+                "short": gzip.compress(content[:-1]),
+                "other magic": gzip.compress(b"\0\0\x0d" + content[3:]),
+            }[damage]
+        )
+    message = {"missing": "does not exist: install Debian's package"}
+    with pytest.raises(SystemExit, match=message.get(damage, f"{path.name} is no IDX file of bytes")):
+        prepare.main(["--source", str(originals), "--output_dir", str(tmp_path / "data")])
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.fixture
+def trainings(tmp_path, originals) -> list[Path]:
+    """Two finished trainings, of which the second was better on the validation split, and the pictures."""
+    prepare.main(["--source", str(originals), "--output_dir", str(tmp_path / "data")])
+    folders = [tmp_path / "seed0", tmp_path / "seed1"]
+    fields = {**TINY_FIELDS, "id2label": dict(enumerate(prepare.CLASSES)), "initializer_range": 0.5}
+    for seed, folder in enumerate(folders):
+        torch.manual_seed(seed)
+        CaitForImageClassification(CaitConfig(**fields)).save_pretrained(folder)
+        CaitImageProcessorPil(size=16, crop_size=16).save_pretrained(folder)
+        summary = {"eval_top1": 0.5 + seed / 10, "train_runtime": 60.0 + 60 * seed}
+        (folder / "all_results.json").write_text(json.dumps(summary))
+    return folders
+
+
+def release_flags(trainings: list[Path], tmp_path: Path, output: Path) -> list[str]:
+    flags = ["--data", tmp_path / "data", "--output_dir", output, "--hardware", "an abacus"]
+    return [str(flag) for flag in [*trainings, *flags]]
+
+
+def test_release(trainings, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(release, "SAMPLE", 5)
+    output = tmp_path / "released"
+    results = release.main(release_flags(trainings, tmp_path, output))
+    capsys.readouterr()
+    assert results == json.loads((output / "results.json").read_text())
+    assert results["shipped_run"] == 1 and len(results["test_accuracy"]) == 2
+
+    shipped, trained = (load_file(folder / "model.safetensors") for folder in (output, trainings[1]))
+    for name, tensor in trained.items():
+        assert torch.equal(shipped[name], tensor.half())
+    test = datasets.Dataset.from_parquet(str(tmp_path / "data" / "test.parquet"))
+    sample = datasets.Dataset.from_parquet(str(output / "sample.parquet"))
+    assert sample["label"] == test["label"][:5] and sample.features == test.features
+
+    model = CaitForImageClassification.from_pretrained(output, dtype=torch.float32).eval()
+    pixel_values = CaitImageProcessorPil.from_pretrained(output)(list(test["image"]), return_tensors="pt")[
+        "pixel_values"
+    ]
+    right = model(pixel_values).logits.argmax(-1).detach().numpy() == np.array(test["label"])
+    assert results["shipped_test_accuracy"] == right.mean() and results["sample_right"] == right[:5].sum()
+    matrix = np.array(results["confusion_matrix"])
+    assert np.trace(matrix) == right.sum() and matrix.sum(axis=1).tolist() == [2] * 10
+
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert "took 1, 2 minutes on an abacus" in card and "(mean of 2 seeds" in card
+    assert len(re.findall(r"^\| T-shirt \|", card, re.MULTILINE)) == 1
+
+
+def test_interval_is_students():
+    # 12.706 is t of one degree of freedom; the standard error of 89 and 91 is 1
+    assert release.interval([0.89, 0.91]) == "90.00 ± 12.71" and release.interval([0.9]) == "90.00"
+
+
+def test_release_of_an_unfinished_training_ends_with_a_sentence(trainings, tmp_path):
+    (trainings[1] / "all_results.json").unlink()
+    output = tmp_path / "released"
+    with pytest.raises(SystemExit, match="error: .*all_results.json"):
+        release.main(release_flags(trainings, tmp_path, output))
+    assert not output.exists()
+
+
+def test_sample_is_of_the_test_split():
+    images, labels = load_sample()
+    assert len(images) == len(labels) == RESULTS["sample_pictures"]
+    assert all(isinstance(image, Image.Image) and image.size == (28, 28) and image.mode == "L" for image in images)
+    assert {*labels} == {*prepare.CLASSES}
