@@ -37,8 +37,9 @@ def main(argv: list[str] | None = None) -> dict:
     args = parser.parse_args(argv)
     try:
         test = datasets.Dataset.from_parquet(str(args.data / "test.parquet"))
-        summaries = [json.loads((run / "all_results.json").read_text()) for run in args.runs]
-        validation, seconds = ([summary[name] for summary in summaries] for name in ("eval_top1", "train_runtime"))
+        validation = [json.loads((run / "all_results.json").read_text())["eval_top1"] for run in args.runs]
+        logs = [json.loads((run / "trainer_state.json").read_text())["log_history"] for run in args.runs]
+        seconds = [log[-1]["train_runtime"] for log in logs]
         predictions = [predict(run, test) for run in args.runs]
     except (OSError, KeyError) as error:
         sys.exit(f"error: {error}")

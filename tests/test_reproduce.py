@@ -127,9 +127,28 @@ def test_from_pictures_to_the_report(data, tmp_path, monkeypatch):
     report.main(["--results", str(tmp_path / "results"), "--output_dir", str(tmp_path)])
     text = (tmp_path / "REPRODUCTION.md").read_text(encoding="utf-8")
     for name, (_, title, *_) in report.SECTIONS.items():
-        assert f"## {title}\n\nOn {name}.\n\n| " in text
-        with Image.open(tmp_path / "reproduction" / f"{name}.png") as plot:
+        assert f"## {title}\n\nOn {name}.\n\n| " in text and f"({report.PLOTS}/{name}.png)" in text
+        with Image.open(tmp_path / report.PLOTS / f"{name}.png") as plot:
             assert min(plot.size) > 100
+
+
+def test_reproduction_md_is_what_its_results_give(tmp_path):
+    """The repository's file: every figure in its tables comes from the JSON files, not from a hand."""
+    report.main(["--output_dir", str(tmp_path)])
+    assert (tmp_path / "REPRODUCTION.md").read_text() == (report.ROOT / "REPRODUCTION.md").read_text()
+    for name in report.SECTIONS:
+        assert (report.ROOT / report.PLOTS / f"{name}.png").is_file()
+
+
+def test_cost_of_changing_the_resolution():
+    """Three quarters of the training at a cost of 1, the rest at 4, against all of it at 4."""
+    stages = {"low": [[20, 1.0]], "high": [[28, 1.0]], "low then high": [[20, 0.75], [28, 0.25]]}
+    results = {
+        name: [{"variant": {"stages": parts}, "multiply_adds": 4 if name != "low" else 1, "accuracy": {"28": 0.5}}]
+        for name, parts in stages.items()
+    }
+    table = report.resolution_table(results).splitlines()[2:]
+    assert [line.split(" | ")[-1].strip(" |") for line in table] == ["0.25", "1.00", "0.44"]
 
 
 def test_not_finite_ends_a_training_early(pixel_values):

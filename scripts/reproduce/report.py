@@ -17,6 +17,7 @@ from matplotlib import pyplot as plt
 
 
 ROOT = Path(__file__).resolve().parents[2]
+PLOTS = "scripts/reproduce/plots"
 DEPTHS = (12, 24, 36, 48)
 SCALE_NAMES = {
     "none": "none",
@@ -40,19 +41,19 @@ LEARNED = 1.0  # a smoothed training loss below which a model has begun to tell 
 def main(argv: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, help="default: %(default)s")
-    parser.add_argument("--output_dir", type=Path, default=ROOT, help="gets REPRODUCTION.md and reproduction/*.png")
+    parser.add_argument("--output_dir", type=Path, default=ROOT, help=f"gets REPRODUCTION.md and {PLOTS}/*.png")
     args = parser.parse_args(argv)
     try:
         results = {name: read_results(args.results / name) for name in QUESTIONS}
     except OSError as error:
         sys.exit(f"error: {error}; run scripts/reproduce/run.py first.")
-    plots = args.output_dir / "reproduction"
+    plots = args.output_dir / PLOTS
     plots.mkdir(parents=True, exist_ok=True)
     comments = json.loads((args.results / "comments.json").read_text(encoding="utf-8"))
     sections = [HEAD.format(**facts(results))]
     for name, (question, title, table, plot) in SECTIONS.items():
         plot(results[question], plots / f"{name}.png")
-        parts = (f"## {title}", comments[name], table(results[question]), f"![{title}](reproduction/{name}.png)\n")
+        parts = (f"## {title}", comments[name], table(results[question]), f"![{title}]({PLOTS}/{name}.png)\n")
         sections.append("\n\n".join(parts))
     (args.output_dir / "REPRODUCTION.md").write_text("\n".join(sections), encoding="utf-8")
 
@@ -79,9 +80,10 @@ def read_results(folder: Path) -> Results:
 
 def facts(results: dict[str, Results]) -> dict[str, str]:
     runs = [run for question in results.values() for variant in question.values() for run in variant]
+    counts = {len(variant) for question in results.values() for variant in question.values()}
     return {
         "runs": str(len(runs)),
-        "seeds": str(len({run["seed"] for run in runs})),
+        "seeds": " or ".join(map(str, sorted(counts))),
         "hours": f"{sum(run['seconds'] for run in runs) / 3600:.1f}",
         "machine": "; ".join(sorted({run["machine"] for run in runs})),
     }
@@ -146,17 +148,24 @@ def plain_table(results: Results) -> str:
 
 
 def resolution_table(results: Results) -> str:
+    costs = {runs[0]["variant"]["stages"][-1][0]: runs[0]["multiply_adds"] for runs in results.values()}
     rows = []
     for name, runs in results.items():
         stages = runs[0]["variant"]["stages"]
         cells = [
             mean_and_spread(accuracies(runs, size)) if str(size) in runs[0]["accuracy"] else "" for size in (20, 28)
         ]
-        seconds = np.mean([run["seconds"] for run in runs])
-        rows.append(
-            [name, " then ".join(f"{size} px ({share:.0%})" for size, share in stages), *cells, f"{seconds:.0f} s"]
-        )
-    return table_of(["model", "trained at", "accuracy at 20 px, %", "accuracy at 28 px, %", "training"], rows)
+        cost = sum(share * costs[size] for size, share in stages) / max(costs.values())
+        trained_at = " then ".join(f"{size} px ({share:.0%})" for size, share in stages)
+        rows.append([name, trained_at, *cells, f"{cost:.2f}"])
+    header = [
+        "model",
+        "trained at",
+        "accuracy at 20 px, %",
+        "accuracy at 28 px, %",
+        "multiply-adds in training, against 28 px throughout",
+    ]
+    return table_of(header, rows)
 
 
 def distillation_table(results: Results) -> str:
