@@ -35,6 +35,7 @@ This is not ImageNet. The models have 32 channels and four heads, the pictures a
 them, seen a few times; the accuracies are on 5,000 held-out pictures, as mean ± standard deviation over the seeds. A
 claim that does not show here may well hold at the paper's scale, and the other way round.
 """
+WINDOW = 20  # losses that a smoothed one is the mean of
 LEARNED = 1.0  # a smoothed training loss below which a model has begun to tell classes apart; ln(10) is chance
 
 
@@ -93,18 +94,25 @@ def accuracies(runs: list[dict], size: int | None = None) -> list[float]:
     return [run["accuracy"][str(size)] if size else list(run["accuracy"].values())[0] for run in runs]
 
 
-def mean_and_spread(values: list[float], scale: float = 100) -> str:
+def mean_and_spread(values: list[float]) -> str:
     """Mean and sample standard deviation, as percentages."""
-    values = np.array(values) * scale
-    spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{values.mean():.1f}{spread}"
+    values = 100 * np.array(values)
+    return f"{values.mean():.1f}" + (f" ± {spread(values):.1f}" if len(values) > 1 else "")
 
 
-def first_step_below(losses: list[float], threshold: float, window: int = 20) -> int | None:
-    """The first step at which the mean of the last `window` losses is below `threshold`."""
-    means = np.convolve(losses, np.ones(window) / window, mode="valid")
-    below = np.flatnonzero(means < threshold)
-    return int(below[0]) + window if len(below) else None
+def spread(values: np.ndarray) -> float:
+    """Sample standard deviation; 0 for a single value."""
+    return values.std(ddof=1) if len(values) > 1 else 0.0
+
+
+def first_step_below(losses: list[float], threshold: float) -> int | None:
+    """The first step at which the mean of the last `WINDOW` losses is below `threshold`."""
+    below = np.flatnonzero(smoothed(losses) < threshold)
+    return int(below[0]) + WINDOW if len(below) else None
+
+
+def smoothed(losses: list[float]) -> np.ndarray:
+    return np.convolve(losses, np.ones(WINDOW) / WINDOW, mode="valid")
 
 
 def table_of(header: list[str], rows: list[list[str]]) -> str:
@@ -174,21 +182,17 @@ def distillation_table(results: Results) -> str:
 
 
 def depth_plot(results: Results, path: Path):
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(1, 1))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
     for name in SCALES:
-        means = [100 * np.mean(accuracies(results[f"{depth}-{name}"])) for depth in DEPTHS]
-        spreads = [100 * np.std(accuracies(results[f"{depth}-{name}"])) for depth in DEPTHS]
-        left.errorbar(DEPTHS, means, spreads, marker="o", capsize=3, label=SCALE_NAMES[name])
-        losses = np.mean([smoothed(run["losses"]) for run in results[f"{DEPTHS[-1]}-{name}"]], axis=0)
-        right.plot(losses)
+        values = [100 * np.array(accuracies(results[f"{depth}-{name}"])) for depth in DEPTHS]
+        means, spreads = [value.mean() for value in values], [spread(value) for value in values]
+        drawn = left.errorbar(DEPTHS, means, spreads, marker="o", capsize=3, label=SCALE_NAMES[name])
+        for run in results[f"{DEPTHS[-1]}-{name}"]:  # a line each, for one that diverged is shorter
+            right.plot(smoothed(run["losses"]), color=drawn[0].get_color(), linewidth=0.8)
     left.set(xlabel="layers", ylabel="accuracy, %", xticks=DEPTHS)
     left.legend(fontsize=8)
     right.set(xlabel="step", ylabel="training loss", title=f"{DEPTHS[-1]} layers")
     save(figure, path)
-
-
-def smoothed(losses: list[float], window: int = 20) -> np.ndarray:
-    return np.convolve(losses, np.ones(window) / window, mode="valid")
 
 
 def accuracy_plot(results: Results, path: Path):
