@@ -61,7 +61,7 @@ def classify_clothes(picture_file: Path):
     classifier = pipeline("image-classification", model=model, image_processor=image_processor)
     images, labels = load_sample()
 
-    print(f"CaiT with {model.num_parameters():,} parameters names test pictures of Fashion-MNIST, its training set:")
+    print(f"CaiT, {model.num_parameters():,} parameters, trained on Fashion-MNIST, names pictures of its test split:")
     predictions = classifier(images, top_k=3, batch_size=50)
     for label, prediction in zip(labels[:DRAWN], predictions):
         guesses = ", ".join(f"{guess['label']} ({guess['score']:.1%})" for guess in prediction)
@@ -114,7 +114,7 @@ def learn_digits(model_dir: Path, args: argparse.Namespace):
                 max_steps=args.max_steps,
                 per_device_train_batch_size=32,
                 per_device_eval_batch_size=120,
-                learning_rate=1e-3,
+                learning_rate=2e-3,
                 lr_scheduler_type="cosine",
                 warmup_steps=0.1,
                 weight_decay=0.05,
