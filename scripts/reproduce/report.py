@@ -29,7 +29,8 @@ SCALE_NAMES = {
 HEAD = """# What the paper claims, asked of small models
 
 Written by `scripts/reproduce/report.py` from the JSON files in `scripts/reproduce/results`, which
-`scripts/reproduce/run.py` wrote: {runs} trainings, {seeds} seeds of each model, {hours} hours in all ({machine}).
+`scripts/reproduce/run.py` wrote: {runs} trainings, {seeds} seeds of each model, {hours} hours in all
+({machine}, beside other programs).
 
 This is not ImageNet. The models have 32 channels and four heads, the pictures are Fashion-MNIST's, a few thousand of
 them, seen a few times; the accuracies are on 5,000 held-out pictures, as mean ± standard deviation over the seeds. A
