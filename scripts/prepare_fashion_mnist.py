@@ -91,8 +91,11 @@ def write_parquet(path: Path, scans: np.ndarray, labels: np.ndarray):
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
     rows = {"image": [Image.fromarray(scan) for scan in scans], "label": labels.tolist()}
     temporary = path.with_suffix(".tmp")
-    datasets.Dataset.from_dict(rows, features).to_parquet(temporary)
-    temporary.replace(path)
+    try:
+        datasets.Dataset.from_dict(rows, features).to_parquet(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 """The checkpoint in the package: loads without network, classifies as stated; the scripts that made it."""
 
 import gzip
+import hashlib
 import importlib.util
 import json
 import os
@@ -15,6 +16,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from test_scripts import SCRIPTS, TINY_FIELDS, load_script
@@ -130,6 +132,7 @@ def originals(tmp_path) -> Path:
 
 def test_pictures_are_split_by_class_without_loss(originals, tmp_path, capsys):
     prepare.main(["--source", str(originals), "--output_dir", str(tmp_path / "data")])
+    printed = capsys.readouterr().out
     seen = {}
     for name, count in (("train", 220), ("validation", 20), ("test", 20)):
         rows = datasets.Dataset.from_parquet(str(tmp_path / "data" / f"{name}.parquet"))
@@ -140,7 +143,7 @@ def test_pictures_are_split_by_class_without_loss(originals, tmp_path, capsys):
         seen[name] = [int(scan[0, 0]) for scan in scans]
         assert rows["label"] == [index % 10 for index in seen[name]]
         assert {int(scan[0, 1]) for scan in scans} == {100 * (name == "test")}
-        assert f"{name}.parquet: {count} pictures" in capsys.readouterr().out or name != "train"
+        assert f"{name}.parquet: {count} pictures" in printed
     assert sorted(seen["train"] + seen["validation"]) == list(range(240)) and seen["test"] == list(range(20))
 
 
@@ -176,8 +179,8 @@ def trainings(tmp_path, originals) -> list[Path]:
         CaitForImageClassification(CaitConfig(**fields)).save_pretrained(folder)
         CaitImageProcessorPil(size=16, crop_size=16).save_pretrained(folder)
         (folder / "all_results.json").write_text(json.dumps({"eval_top1": 0.5 + seed / 10}))
-        log = [{"loss": 1.0}, {"train_runtime": 60.0 + 60 * seed}]
-        (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+        log = [{"loss": 2.0}, {"loss": 1.25}, {"eval_loss": 1.5}, {"train_runtime": 60.0 + 60 * seed}]
+        (folder / "trainer_state.json").write_text(json.dumps({"log_history": log, "epoch": 3.0}))
     return folders
 
 
@@ -211,7 +214,8 @@ def test_release(trainings, tmp_path, monkeypatch, capsys):
     assert np.trace(matrix) == right.sum() and matrix.sum(axis=1).tolist() == [2] * 10
 
     card = (output / "README.md").read_text(encoding="utf-8")
-    assert "took 1, 2 minutes on an abacus" in card and "(mean of 2 seeds" in card
+    assert "took 1, 2 minutes for 3 epochs each on an abacus" in card and "loss was 1.25, 1.25 on" in card
+    assert "(mean of 2 seeds" in card
     assert len(re.findall(r"^\| T-shirt \|", card, re.MULTILINE)) == 1
 
 
@@ -226,6 +230,17 @@ def test_release_of_an_unfinished_training_ends_with_a_sentence(trainings, tmp_p
     with pytest.raises(SystemExit, match="error: .*all_results.json"):
         release.main(release_flags(trainings, tmp_path, output))
     assert not output.exists()
+    (trainings[1] / "all_results.json").write_text("{}")
+    with pytest.raises(SystemExit, match="error: a training has no 'eval_top1'"):
+        release.main(release_flags(trainings, tmp_path, output))
+    (trainings[0] / "trainer_state.json").write_text('{"log_history": [{"loss": 1.0}]}')
+    with pytest.raises(ValueError, match="trainer_state.json has no eval_loss, train_runtime: it is not finished"):
+        release.what_was_logged(trainings[0])
+
+
+def test_share_of_wilson():
+    # by hand: z**2 = 3.8415, middle 0.5, half 1.96 / 1.038415 * sqrt(0.0025 + 0.0098**2) = 0.0962
+    assert release.share(0.5, 100) == "50.00% (40.4 to 59.6 %)"
 
 
 def test_sample_is_of_the_test_split():
@@ -233,3 +248,35 @@ def test_sample_is_of_the_test_split():
     assert len(images) == len(labels) == RESULTS["sample_pictures"]
     assert all(isinstance(image, Image.Image) and image.size == (28, 28) and image.mode == "L" for image in images)
     assert {*labels} == {*prepare.CLASSES}
+    first = ["ankle boot", "pullover", *2 * ["trouser"], "shirt", "trouser", "coat", "shirt", "sandal", "sneaker"]
+    assert labels[:10] == first  # as github.com/zalandoresearch/fashion-mnist's t10k-labels-idx1 begins
+    pixels = b"".join(image.tobytes() for image in images)
+    assert (
+        hashlib.sha256(pixels).hexdigest() == "00cc52584679205ab764cf9e1e98915407f8bb5a0ab0bd054345f1805679a298"
+    )  # of t10k-images-idx3's bytes 16 to 392,016
+
+
+def test_half_precision_names_the_same_classes():
+    """What a plain `from_pretrained` computes in, as the file holds it."""
+    images, _ = load_sample()
+    pixel_values = CaitImageProcessorPil.from_pretrained(CHECKPOINT)(images, return_tensors="pt")["pixel_values"]
+    classes = []
+    for dtype in (torch.float16, torch.float32):
+        model = CaitForImageClassification.from_pretrained(CHECKPOINT, dtype=dtype).eval()
+        with torch.no_grad():
+            classes.append(model(pixel_values.to(dtype)).logits.argmax(-1))
+    assert (classes[0] == classes[1]).float().mean() >= 0.99
+
+
+def test_readme_and_recipe_are_about_this_checkpoint():
+    readme = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
+    values = 100 * np.array(RESULTS["test_accuracy"])
+    half = 4.303 * values.std(ddof=1) / len(values) ** 0.5  # Student's t of three seeds
+    assert readme.count(f"{values.mean():.1f} ± {half:.1f} %") == 2
+    assert f"{RESULTS['parameters'] / 1e6:.1f} million parameters" in readme
+    recipe = yaml.safe_load((SCRIPTS / "recipes" / "fashion_mnist.yaml").read_text(encoding="utf-8"))
+    config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
+    fields = dict(item.split("=") for item in recipe["config_overrides"].split(","))
+    assert fields.pop("attn_implementation") == "eager"  # not a part of the model
+    assert len(fields) > 6 and all(str(config[name]) == value for name, value in fields.items())
+    assert recipe["num_train_epochs"] == RESULTS["trainings"][0]["epochs"]

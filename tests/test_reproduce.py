@@ -2,6 +2,7 @@
 """`scripts/reproduce`: the variants are what they are called, the scripts run from pictures to REPRODUCTION.md."""
 
 import json
+import sys
 
 import datasets
 import numpy as np
@@ -10,11 +11,15 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from test_scripts import SCRIPTS, load_script
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 
 pytest.importorskip("matplotlib", reason="the plots are matplotlib's")
 FOLDER = SCRIPTS / "reproduce"
 variants, runner, report = (load_script(name, FOLDER) for name in ("variants", "run", "report"))
+for name in ("variants", "run", "report"):
+    del sys.modules[name]  # another folder has a module `run`, too
 Variant, build, branch_ratios = variants.Variant, variants.build, variants.branch_ratios
 
 
@@ -80,8 +85,72 @@ def test_class_token_among_the_patches(where, joins_at, pixel_values):
 
 def test_costs_are_alike():
     """The class stage costs what carrying the class token through all layers costs, within 5 %."""
-    costs = [runner.multiply_adds(build(Variant("x", class_token=where)), 28) for where in ("first", "separate")]
-    assert costs[0] == pytest.approx(costs[1], rel=0.05)
+    places = ("first", "late", "separate")
+    costs = [runner.multiply_adds(build(Variant("x", class_token=where)), 28) for where in places]
+    assert max(costs) < 1.05 * min(costs)
+
+
+def test_heads_that_do_not_talk_cost_plain_attention():
+    """The count of the identity matrices' products, by PyTorch's counter on two models of different depth."""
+    silent = Variant("x", talking_heads=False, depth=2)
+    model = build(silent)
+    attention = layers_of(model)[0].attention
+    hidden_states = torch.randn(1, 16, variants.WIDTH)
+    with FlopCounterMode(display=False) as counter:
+        attention(hidden_states)
+    projections = 4 * 16 * 32 * 32
+    products = (
+        2 * 4 * 16 * 16 * 8
+    )  # of queries and keys, of weights and values: tokens**2 * channels of a head * heads
+    mixing = counter.get_total_flops() // 2 - projections - products
+    assert runner.mixing_multiply_adds(silent, 28) == 2 * mixing > 0
+    assert runner.mixing_multiply_adds(Variant("x"), 28) == 0
+
+
+def test_drop_path_is_constant():
+    rates = [
+        module.drop_prob
+        for module in build(Variant("x", depth=3, drop_path=0.2)).modules()
+        if type(module).__name__ == "CaitDropPath"
+    ]
+    assert rates[:3] == 3 * [0.2] and set(rates[3:]) <= {0.0}
+
+
+def test_pictures_of_a_training_have_its_size(pixel_values):
+    model, sizes = build(Variant("x", depth=1, patch_size=4, stages=((20, 1.0),))), []
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(tuple(inputs[0].shape[-2:])))
+    runner.fit(model, 20, 2, pixel_values, torch.zeros(3, dtype=torch.long), seed=0)
+    assert sizes == [(20, 20), (20, 20)]
+
+
+def test_positions_are_resized_once_between_the_stages(pixel_values, monkeypatch):
+    """The second part of the training has a position for each of its own 7 x 7 patches, as fine-tuning has."""
+    seen = []
+
+    def fit(model, size, steps, *args, **kwargs):
+        positions = next(p for name, p in model.named_parameters() if "position" in name)
+        seen.append((size, steps, positions.shape[1]))
+        return [1.0] * steps
+
+    monkeypatch.setattr(runner, "fit", fit)
+    pictures = (pixel_values.repeat(64, 1, 1, 1), torch.zeros(192, dtype=torch.long))
+    (variant,) = (v for v in runner.QUESTIONS["resolution"].variants if len(v.stages) == 2)
+    question = runner.Question((variant,), pictures=192, epochs=4)
+    result = runner.answer(question, variant, 0, pictures, pictures, "")
+    assert seen == [(20, 9, 25), (28, 3, 49)] and len(result["losses"]) == 12
+
+
+def test_distillation_is_half_labels_half_teacher():
+    torch.manual_seed(0)
+    labels, pixel_values = torch.arange(runner.BATCH) % 10, torch.randn(runner.BATCH, 1, 28, 28)
+    model, teacher = build(Variant("x", depth=1)), variants.ConvolutionalTeacher().eval()
+    symmetric = pixel_values + pixel_values.flip(-1)  # so that mirroring at random changes nothing
+    with torch.no_grad():
+        logits, best = model(symmetric), teacher(symmetric).argmax(-1)
+        expected = (F.cross_entropy(logits, labels) + F.cross_entropy(logits, best)) / 2
+    (loss,) = runner.fit(model, 28, 1, symmetric, labels, seed=0, teacher=teacher)
+    assert loss == pytest.approx(expected.item(), abs=1e-4)
+    assert loss != pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-2)
 
 
 def test_branch_ratios(pixel_values):
@@ -104,6 +173,7 @@ def test_figures_of_the_report():
     falling = [2.0] * 30 + [0.5] * 30
     assert report.first_step_below(falling, 1.0) == 44  # 14 losses of 0.5 in the last 20: 0.95
     assert report.first_step_below(falling, 0.4) is None
+    assert report.first_step_below([0.5] * 3, 1.0) is None  # too few to tell
 
 
 def test_from_pictures_to_the_report(data, tmp_path, monkeypatch):
@@ -122,6 +192,12 @@ def test_from_pictures_to_the_report(data, tmp_path, monkeypatch):
     assert len(files) == sum(len(question.variants) for question in runner.QUESTIONS.values())
     runner.main(flags)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*.json")} == files
+
+    report.main(["--results", str(tmp_path / "results"), "--output_dir", str(tmp_path)])
+    text = (tmp_path / "REPRODUCTION.md").read_text(encoding="utf-8")
+    assert all(f"## {title}\n\n| " in text for _, title, *_ in report.SECTIONS.values())  # nobody has commented yet
+    with pytest.raises(SystemExit, match=r"seed0.json has pictures 64, now it is 65: remove the file"):
+        runner.main([*flags[:-3], "65", *flags[-2:]])
 
     (tmp_path / "results" / "comments.json").write_text(json.dumps({name: f"On {name}." for name in report.SECTIONS}))
     report.main(["--results", str(tmp_path / "results"), "--output_dir", str(tmp_path)])
@@ -154,12 +230,14 @@ def test_cost_of_changing_the_resolution():
 def test_not_finite_ends_a_training_early(pixel_values):
     model = build(Variant("x", depth=1))
     pixel_values[:] = float("inf")
-    losses = runner.fit(model, [(28, 3)], pixel_values, torch.zeros(3, dtype=torch.long), seed=0)
+    losses = runner.fit(model, 28, 3, pixel_values, torch.zeros(3, dtype=torch.long), seed=0)
     assert len(losses) == 1 and not np.isfinite(losses[0])
 
 
 def test_missing_data_and_results_end_with_a_sentence(tmp_path):
     with pytest.raises(SystemExit, match="train.parquet does not exist; write it by scripts/prepare_fashion_mnist.py"):
         runner.main(["--data", str(tmp_path)])
+    with pytest.raises(SystemExit, match="--pictures is 100: 64 or more, and only with another --output_dir"):
+        runner.main(["--data", str(tmp_path), "--pictures", "100"])
     with pytest.raises(SystemExit, match="has no result of .*; run scripts/reproduce/run.py first"):
         report.main(["--results", str(tmp_path)])

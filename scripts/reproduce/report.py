@@ -9,7 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from run import QUESTIONS, RESULTS, SCALES
+from run import HIGH, LOW, QUESTIONS, RESULTS, SCALES
 
 
 matplotlib.use("Agg")
@@ -24,13 +24,14 @@ SCALE_NAMES = {
     "0.1": "LayerScale, 0.1 at first",
     "1e-4": "LayerScale, 1e-4 at first",
     "1e-6": "LayerScale, 1e-6 at first",
-    "scalar": "one factor a branch, 0 at first (ReZero)",
+    "scalar": "one factor a branch, 0 at first (ReZero's)",
 }
 HEAD = """# What the paper claims, asked of small models
 
 Written by `scripts/reproduce/report.py` from the JSON files in `scripts/reproduce/results`, which
-`scripts/reproduce/run.py` wrote: {runs} trainings, {seeds} seeds of each model, {hours} hours in all
-({machine}, beside other programs).
+`scripts/reproduce/run.py` wrote: {runs} trainings, {seeds} seeds of each model, {hours} hours of training
+({machine}). In the sections on the class token, talking heads and the teacher
+the models `separate`, `with` and `labels` are the same one, trained from the same seeds.
 
 This is not ImageNet. The models have 32 channels and four heads, the pictures are Fashion-MNIST's, a few thousand of
 them, seen a few times; the accuracies are on 5,000 held-out pictures, as mean ± standard deviation over the seeds. A
@@ -51,12 +52,13 @@ def main(argv: list[str] | None = None):
         sys.exit(f"error: {error}; run scripts/reproduce/run.py first.")
     plots = args.output_dir / PLOTS
     plots.mkdir(parents=True, exist_ok=True)
-    comments = json.loads((args.results / "comments.json").read_text(encoding="utf-8"))
+    comments = args.results / "comments.json"  # on the results in this repository; others have none
+    comments = json.loads(comments.read_text(encoding="utf-8")) if comments.is_file() else {}
     sections = [HEAD.format(**facts(results))]
     for name, (question, title, table, plot) in SECTIONS.items():
         plot(results[question], plots / f"{name}.png")
-        parts = (f"## {title}", comments[name], table(results[question]), f"![{title}]({PLOTS}/{name}.png)\n")
-        sections.append("\n\n".join(parts))
+        parts = (f"## {title}", comments.get(name), table(results[question]), f"![{title}]({PLOTS}/{name}.png)\n")
+        sections.append("\n\n".join(filter(None, parts)))
     (args.output_dir / "REPRODUCTION.md").write_text("\n".join(sections), encoding="utf-8")
 
 
@@ -113,6 +115,9 @@ def first_step_below(losses: list[float], threshold: float) -> int | None:
 
 
 def smoothed(losses: list[float]) -> np.ndarray:
+    """Means of `WINDOW` losses; none if there are fewer."""
+    if len(losses) < WINDOW:
+        return np.array([])
     return np.convolve(losses, np.ones(WINDOW) / WINDOW, mode="valid")
 
 
@@ -162,7 +167,7 @@ def resolution_table(results: Results) -> str:
     for name, runs in results.items():
         stages = runs[0]["variant"]["stages"]
         cells = [
-            mean_and_spread(accuracies(runs, size)) if str(size) in runs[0]["accuracy"] else "" for size in (20, 28)
+            mean_and_spread(accuracies(runs, size)) if str(size) in runs[0]["accuracy"] else "" for size in (LOW, HIGH)
         ]
         cost = sum(share * costs[size] for size, share in stages) / max(costs.values())
         trained_at = " then ".join(f"{size} px ({share:.0%})" for size, share in stages)
@@ -170,9 +175,9 @@ def resolution_table(results: Results) -> str:
     header = [
         "model",
         "trained at",
-        "accuracy at 20 px, %",
-        "accuracy at 28 px, %",
-        "multiply-adds in training, against 28 px throughout",
+        f"accuracy at {LOW} px, %",
+        f"accuracy at {HIGH} px, %",
+        f"multiply-adds in training, against {HIGH} px throughout",
     ]
     return table_of(header, rows)
 
@@ -208,14 +213,15 @@ def accuracy_plot(results: Results, path: Path):
 
 
 def resolution_plot(results: Results, path: Path):
-    accuracy_plot(
-        {name: [{"accuracy": {"28": run["accuracy"]["28"]}} for run in runs] for name, runs in results.items()}, path
-    )
+    at_high = {
+        name: [{"accuracy": {HIGH: run["accuracy"][str(HIGH)]}} for run in runs] for name, runs in results.items()
+    }
+    accuracy_plot(at_high, path)
 
 
 def ratio_table(results: Results) -> str:
     rows = []
-    for name in ("none", "1e-4", "1e-6"):
+    for name in SCALES:
         runs = results[f"36-{name}"]
         cells = []
         for branch in ("attention", "mlp"):
@@ -228,7 +234,7 @@ def ratio_table(results: Results) -> str:
 def ratio_plot(results: Results, path: Path):
     figure, panels = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
     for panel, branch, title in zip(panels, ("attention", "mlp"), ("attention", "MLP")):
-        for name in ("none", "1e-4", "1e-6"):
+        for name in SCALES:
             ratios = np.mean([run["branch_ratios"][branch] for run in results[f"36-{name}"]], axis=0)
             panel.plot(range(1, len(ratios) + 1), ratios, label=SCALE_NAMES[name])
         panel.set(xlabel="layer", title=title, yscale="log")

@@ -24,9 +24,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
-from variants import ConvolutionalTeacher, Variant, branch_ratios, build
+from variants import HEADS, ConvolutionalTeacher, Variant, branch_ratios, build
 
-from cait_hf.training.optimization import cosine_schedule
+from cait_hf.training.optimization import cosine_schedule, parameter_groups
 
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -79,8 +79,9 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output_dir", type=Path, default=RESULTS, help="default: %(default)s")
     parser.add_argument("--pictures", type=int, help="train on as many only, to try the script")
-    parser.add_argument("--max_variants", type=int, help="only the first ones of each question, to try the script")
     args = parser.parse_args(argv)
+    if args.pictures is not None and (args.pictures < BATCH or args.output_dir == RESULTS):
+        sys.exit(f"error: --pictures is {args.pictures}: {BATCH} or more, and only with another --output_dir.")
     try:
         train, validation = (read_split(args.data / f"{name}.parquet") for name in ("train", "validation"))
     except OSError as error:
@@ -92,10 +93,26 @@ def main(argv: list[str] | None = None):
             question = QUESTIONS[name]
             if args.pictures is not None:
                 question = dataclasses.replace(question, pictures=args.pictures, epochs=1)
-            for variant in question.variants[: args.max_variants]:
+            for variant in question.variants:
                 path = args.output_dir / name / f"{variant.name.replace(' ', '_')}.seed{seed}.json"
-                if not path.exists():
+                if path.exists():
+                    require_same_settings(path, question, variant)
+                else:
                     write(path, answer(question, variant, seed, train, validation, description=f"{name} {path.stem}"))
+
+
+def settings_of(question: Question, variant: Variant) -> dict:
+    """What a result has to have been made with, as JSON holds it."""
+    settings = {"variant": dataclasses.asdict(variant), "pictures": question.pictures, "epochs": question.epochs}
+    return json.loads(json.dumps(settings))
+
+
+def require_same_settings(path: Path, question: Question, variant: Variant):
+    """End with a sentence if a result was made by other settings than the script has now."""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in settings_of(question, variant).items():
+        if result[name] != value:
+            sys.exit(f"error: {path} has {name} {result[name]}, now it is {value}: remove the file to train again.")
 
 
 def read_split(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,29 +132,37 @@ def answer(question: Question, variant: Variant, seed: int, train, validation, d
     if variant.distilled:
         torch.manual_seed(seed)
         teacher = ConvolutionalTeacher()
-        fit(teacher, [(HIGH, steps)], pictures, labels, seed, description=f"{description} teacher")
+        fit(teacher, HIGH, steps, pictures, labels, seed, description=f"{description} teacher")
         teacher_accuracy = accuracy(teacher, *validation)
 
     torch.manual_seed(seed)
     model = build(variant)
-    stages = [(size, round(share * steps)) for size, share in variant.stages]
-    started = time.perf_counter()
-    losses = fit(model, stages, pictures, labels, seed, teacher=teacher, description=description)
+    started, losses = time.perf_counter(), []
+    for stage, (size, share) in enumerate(variant.stages):
+        if stage > 0:  # as the paper fine-tunes: positions resized once, then trained, by a new optimizer
+            model.model.resize_position_embeddings(size)
+        losses += fit(
+            model,
+            size,
+            max(1, round(share * steps)),
+            pictures,
+            labels,
+            seed + 1000 * stage,
+            teacher,
+            description=description,
+        )
     seconds = time.perf_counter() - started
-    size = stages[-1][0]
     scores = {str(size): accuracy(model, resized(validation[0], size), validation[1])}
     if size == LOW:  # as it would be tested without fine-tuning
         scores[str(HIGH)] = accuracy(model, *validation)
     return {
-        "variant": dataclasses.asdict(variant),
+        **settings_of(question, variant),
         "seed": seed,
-        "pictures": len(labels),
-        "epochs": question.epochs,
         "steps": steps,
         "batch_size": BATCH,
         "learning_rate": LEARNING_RATE,
         "parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        "multiply_adds": multiply_adds(model, size),
+        "multiply_adds": multiply_adds(model, size) - mixing_multiply_adds(variant, size),
         "losses": losses,
         "accuracy": scores,
         "training_accuracy": accuracy(model, resized(pictures[:2000], size), labels[:2000]),
@@ -150,34 +175,30 @@ def answer(question: Question, variant: Variant, seed: int, train, validation, d
 
 def fit(
     model: nn.Module,
-    stages: list[tuple[int, int]],
+    size: int,
+    steps: int,
     pictures: torch.Tensor,
     labels: torch.Tensor,
     seed: int,
     teacher: nn.Module | None = None,
     description: str = "",
 ) -> list[float]:
-    """Train for the steps of each (resolution, steps) and return every step's loss; not finite ends it early."""
+    """Train on pictures of `size` pixels and return every step's loss; one that is not finite ends it early."""
     model.train()
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in parameters if parameter.ndim > 1]
-    others = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    groups = parameter_groups(model, LEARNING_RATE, WEIGHT_DECAY)
     optimizer = torch.optim.AdamW(groups, LEARNING_RATE, fused=True)
-    steps = sum(count for _, count in stages)
     schedule = cosine_schedule(optimizer, steps, round(WARMUP * steps), LEARNING_RATE, 0.0, 0.0)
     generator = torch.Generator().manual_seed(seed)
     order = torch.cat(
         [torch.randperm(len(labels), generator=generator) for _ in range(-(-steps * BATCH // len(labels)))]
     )
-    sizes = [size for size, count in stages for _ in range(count)]
     losses = []
     for step in tqdm(range(steps), desc=description, leave=False, disable=not sys.stderr.isatty()):
         batch = order[step * BATCH : (step + 1) * BATCH]
         inputs = pictures[batch]
         flipped = torch.rand(len(batch), generator=generator) < 0.5
         inputs[flipped] = inputs[flipped].flip(-1)
-        logits = model(resized(inputs, sizes[step]))
+        logits = model(resized(inputs, size))
         loss = F.cross_entropy(logits, labels[batch])
         if teacher is not None:
             with torch.no_grad():
@@ -214,6 +235,14 @@ def multiply_adds(model: nn.Module, size: int) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 1, size, size))
     return counter.get_total_flops() // 2
+
+
+def mixing_multiply_adds(variant: Variant, size: int) -> int:
+    """Of the products with identity matrices that stand for heads that do not talk: plain attention has none."""
+    if variant.talking_heads:
+        return 0
+    tokens = (size // variant.patch_size) ** 2
+    return variant.depth * 2 * tokens**2 * HEADS**2
 
 
 def write(path: Path, result: dict):

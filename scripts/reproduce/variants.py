@@ -10,7 +10,7 @@ from cait_hf import CaitConfig, CaitForImageClassification
 
 
 # The official 0.02 for weights is for 384 channels; as many times larger as keeps a layer's gain, sqrt(384 / 32).
-WIDTH, INITIALIZER_RANGE = 32, 0.07
+WIDTH, HEADS, INITIALIZER_RANGE = 32, 4, 0.07
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Variant:
 
     Args:
         layer_scale: initial value of LayerScale's vectors; None for branches that are added as they are; "scalar" for
-            one learned factor a branch that starts at 0 (ReZero, arXiv 2003.04887).
+            one learned factor a branch that starts at 0 (ReZero's, arXiv 2003.04887, but LayerNorm and warm-up stay).
         class_token: "separate" stage of two layers (CaiT), among the patches from the "first" layer (ViT), or "late",
             from behind two thirds of the layers.
         stages: resolution in pixels and share of the training for each part of it.
@@ -41,7 +41,7 @@ def build(variant: Variant) -> nn.Module:
     config = CaitConfig(
         hidden_size=WIDTH,
         num_hidden_layers=variant.depth,
-        num_attention_heads=4,
+        num_attention_heads=HEADS,
         intermediate_size=4 * WIDTH,
         num_channels=1,
         image_size=variant.stages[0][0],
@@ -128,7 +128,7 @@ def branch_ratios(model: nn.Module, pixel_values: torch.Tensor) -> dict[str, lis
         for name, scale in (("attention", layer.layer_scale1), ("mlp", layer.layer_scale2)):
 
             def record(module, inputs, output, name=name):
-                branch, main = output - inputs[1], inputs[1]
+                branch, main = inputs[0] * module.lambda1, inputs[1]
                 ratios[name].append((branch.norm(dim=-1) / main.norm(dim=-1)).mean().item())
 
             hooks.append(scale.register_forward_hook(record))

@@ -12,6 +12,7 @@ The card beside this file says what it was trained on and what it reaches; `scri
 all files of the folder but this one and the licence of the pictures.
 """
 
+import tempfile
 from pathlib import Path
 
 import datasets
@@ -28,5 +29,6 @@ def load_sample() -> tuple[list[Image.Image], list[str]]:
 
     (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747; copyright Zalando SE, MIT licence: `LICENSE-fashion-mnist`.)
     """
-    rows = datasets.Dataset.from_parquet(str(FOLDER / "sample.parquet"))
+    with tempfile.TemporaryDirectory() as cache:  # instead of the user's, which need not be writable
+        rows = datasets.Dataset.from_parquet(str(FOLDER / "sample.parquet"), cache_dir=cache, keep_in_memory=True)
     return list(rows["image"]), rows.features["label"].int2str(rows["label"])
