@@ -21,6 +21,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
+from cait_hf.training.report import replacing
+
 
 CLASSES = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 VALIDATION = 5_000
@@ -90,12 +92,8 @@ def write_parquet(path: Path, scans: np.ndarray, labels: np.ndarray):
     """Pictures as PNG in the column "image", their classes by name in "label"."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
     rows = {"image": [Image.fromarray(scan) for scan in scans], "label": labels.tolist()}
-    temporary = path.with_suffix(".tmp")
-    try:
+    with replacing(path) as temporary:
         datasets.Dataset.from_dict(rows, features).to_parquet(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -99,9 +99,7 @@ def test_heads_that_do_not_talk_cost_plain_attention():
     with FlopCounterMode(display=False) as counter:
         attention(hidden_states)
     projections = 4 * 16 * 32 * 32
-    products = (
-        2 * 4 * 16 * 16 * 8
-    )  # of queries and keys, of weights and values: tokens**2 * channels of a head * heads
+    products = 2 * 4 * 16 * 16 * 8  # of queries and keys, of weights and values: heads * tokens**2 * channels
     mixing = counter.get_total_flops() // 2 - projections - products
     assert runner.mixing_multiply_adds(silent, 28) == 2 * mixing > 0
     assert runner.mixing_multiply_adds(Variant("x"), 28) == 0

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from variants import HEADS, ConvolutionalTeacher, Variant, branch_ratios, build
 
 from cait_hf.training.optimization import cosine_schedule, parameter_groups
+from cait_hf.training.report import replacing
 
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -247,9 +248,8 @@ def mixing_multiply_adds(variant: Variant, size: int) -> int:
 
 def write(path: Path, result: dict):
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
