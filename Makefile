@@ -1,69 +1,89 @@
-# Every target makes its own virtual environment; only python3 with venv and a package index are assumed.
+# Every environment is made from requirements/: ENVIRONMENT.in says what is wanted and ENVIRONMENT.txt which versions of
+# that and of all it needs passed the tests. Only python3 with venv and a package index are assumed.
 PYTHON ?= python3
-# Requirement for PyTorch in the full environment (with torchvision and timm) ...
-TORCH ?= torch
-# ... and in the minimal one, which has neither.
-TORCH_MINIMAL ?= torch==2.13.0
-# The oldest release that setup.py allows, tried in an environment as minimal.
-TRANSFORMERS_OLDEST ?= transformers==5.17.0
+# Folder of the locked versions, and the environments' names: `make lock` tries new ones under others.
+LOCKS ?= requirements
+VENV ?= .venv
+# What `make test-newest` installs in place of the newest release, for example its main branch.
+TRANSFORMERS_NEWEST ?= transformers
 
 # Two single-threaded workers are faster than one test with two threads, whose tensors are small.
-PYTEST = -m pytest --numprocesses 2 --dist worksteal
+PYTEST = -m pytest --numprocesses 2 --dist worksteal --durations 30
 
-.PHONY: demo test test-slow test-minimal test-oldest test-upstream quality style clean
+.PHONY: demo test test-slow test-minimal test-oldest test-newest test-upstream quality style lock clean
 
-demo: .venv/.installed
-	.venv/bin/python scripts/quickstart.py --output_dir outputs
+demo: $(VENV)/.installed
+	$(VENV)/bin/python scripts/quickstart.py --output_dir outputs
 
-test: .venv/.installed
-	.venv/bin/python $(PYTEST) -m "not slow"
+test: $(VENV)/.installed
+	$(VENV)/bin/python $(PYTEST) -m "not slow"
 
-test-slow: .venv/.installed
-	.venv/bin/python $(PYTEST) -m slow
+test-slow: $(VENV)/.installed
+	$(VENV)/bin/python $(PYTEST) -m slow
 
 # Without what the optional packages have no part in.
-test-minimal: .venv-minimal/.installed
-	.venv-minimal/bin/python $(PYTEST) -m "not slow" $(foreach name,attention_fused attention_triton compile distributed \
-		hub_server model_cards precision training_equivalence upstream_runner,--ignore=tests/test_$(name).py)
+test-minimal: $(VENV)-minimal/.installed
+	$(VENV)-minimal/bin/python $(PYTEST) -m "not slow" $(foreach name,attention_fused attention_triton compile \
+		distributed hub_server model_cards precision training_equivalence upstream_runner,--ignore=tests/test_$(name).py)
 
-test-oldest: .venv-oldest/.installed
-	.venv-oldest/bin/python $(PYTEST) -m "not slow"
+test-oldest: $(VENV)-oldest/.installed
+	$(VENV)-oldest/bin/python $(PYTEST) -m "not slow"
+
+# Nothing locked: fails on the day on which a new release of anything breaks something.
+test-newest: $(VENV)-newest/.installed
+	$(VENV)-newest/bin/python $(PYTEST) -m "not slow"
+	$(VENV)-newest/bin/python tests/upstream/run.py --processes 2
 
 # The tests that Transformers shares between its own models; needs the package index or the cache it fills.
-test-upstream: .venv/.installed
-	.venv/bin/python tests/upstream/run.py --processes 2
+test-upstream: $(VENV)/.installed
+	$(VENV)/bin/python tests/upstream/run.py --processes 2
 
-quality: .venv-quality/.installed
-	.venv-quality/bin/ruff check .
-	.venv-quality/bin/ruff format --check .
+quality: $(VENV)-quality/.installed
+	$(VENV)-quality/bin/ruff check .
+	$(VENV)-quality/bin/ruff format --check .
 
-style: .venv-quality/.installed
-	.venv-quality/bin/ruff check --fix .
-	.venv-quality/bin/ruff format .
+style: $(VENV)-quality/.installed
+	$(VENV)-quality/bin/ruff check --fix .
+	$(VENV)-quality/bin/ruff format .
+
+# Resolve the newest versions that requirements/*.in allow, for all platforms and Pythons, and keep them if the tests pass
+# in new environments. CUDA's libraries are left out: which of them PyTorch needs depends on the platform.
+lock: $(VENV)-quality/.installed
+	rm -rf outputs/lock && mkdir -p outputs/lock
+	for name in full minimal oldest quality; do \
+		$(VENV)-quality/bin/uv pip compile --quiet --universal --no-header --no-annotate \
+			--python-version $$(sed -n 's/^# python >= //p' requirements/$$name.in) \
+			--output-file outputs/lock/$$name.all requirements/$$name.in || exit 1; \
+		{ echo "# Generated from $$name.in by \`make lock\`."; \
+			grep -Ev '^(-e|nvidia-|cuda-|triton=)' outputs/lock/$$name.all; } > outputs/lock/$$name.txt; \
+	done
+	$(MAKE) LOCKS=outputs/lock VENV=outputs/lock/venv quality test test-upstream test-minimal test-oldest
+	cp outputs/lock/*.txt requirements/
 
 clean:
-	rm -rf .venv .venv-minimal .venv-oldest .venv-quality outputs
+	rm -rf .venv .venv-* outputs
 
-.venv/.installed: setup.py
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --upgrade pip
-	.venv/bin/python -m pip install --quiet "$(TORCH)" --editable ".[train,peft,export,openvino,quantization,test]"
+# $(call install,ENVIRONMENT,PIP OPTIONS): from nothing, so that no package of an earlier lock stays. The build of this
+# package runs in the environment, whose setuptools is locked, too.
+define install
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip setuptools $(2)
+	$(@D)/bin/python -m pip install --quiet --no-build-isolation --requirement requirements/$(1).in $(2)
 	touch $@
+endef
 
-.venv-minimal/.installed: setup.py
-	$(PYTHON) -m venv .venv-minimal
-	.venv-minimal/bin/python -m pip install --quiet --upgrade pip
-	.venv-minimal/bin/python -m pip install --quiet "$(TORCH_MINIMAL)" --editable ".[test]"
-	touch $@
+$(VENV)/.installed: setup.py requirements/newest.in requirements/full.in $(LOCKS)/full.txt
+	$(call install,full,--constraint $(LOCKS)/full.txt)
 
-.venv-oldest/.installed: setup.py
-	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --upgrade pip
-	.venv-oldest/bin/python -m pip install --quiet "$(TORCH_MINIMAL)" "$(TRANSFORMERS_OLDEST)" --editable ".[test]"
-	touch $@
+$(VENV)-minimal/.installed: setup.py requirements/minimal.in $(LOCKS)/minimal.txt
+	$(call install,minimal,--constraint $(LOCKS)/minimal.txt)
 
-.venv-quality/.installed: setup.py
-	$(PYTHON) -m venv .venv-quality
-	.venv-quality/bin/python -m pip install --quiet --upgrade pip
-	.venv-quality/bin/python -m pip install --quiet "ruff>=0.9"
-	touch $@
+$(VENV)-oldest/.installed: setup.py requirements/oldest.in $(LOCKS)/oldest.txt
+	$(call install,oldest,--constraint $(LOCKS)/oldest.txt)
+
+$(VENV)-quality/.installed: requirements/quality.in $(LOCKS)/quality.txt
+	$(call install,quality,--constraint $(LOCKS)/quality.txt)
+
+# Made again by `make clean` or by hand: what is newest changes without a file that says so.
+$(VENV)-newest/.installed: setup.py requirements/newest.in
+	$(call install,newest,"$(TRANSFORMERS_NEWEST)")
