@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,6 +72,12 @@ def test_every_requirement_is_locked_in_a_version_that_is_allowed(name):
     assert len(requirements) > 10
     for requirement in requirements:
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+
+
+def test_oldest_transformers_is_the_one_that_is_tried():
+    allowed = next(r for r in requirements_of("cait-hf", set()) if r.name == "transformers")
+    tried = Version(locked_versions("oldest")["transformers"])
+    assert Version(str(allowed.specifier).removeprefix(">=")) == tried
 
 
 def test_all_that_is_installed_is_locked():
