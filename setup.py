@@ -19,11 +19,12 @@ setup(
     license="Apache-2.0",
     package_dir={"": "src"},
     packages=find_packages("src"),
+    py_modules=["cait_hf_cli"],
     package_data={
         "cait_hf": ["*.json", "*.md"],
         "cait_hf.fashion_mnist": ["*.json", "*.md", "*.parquet", "*.safetensors", "LICENSE-fashion-mnist"],
     },
-    entry_points={"console_scripts": ["cait-hf = cait_hf.cli:main"]},
+    entry_points={"console_scripts": ["cait-hf = cait_hf_cli:main"]},
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.1",

@@ -26,7 +26,6 @@ from huggingface_hub import constants
 from tqdm import tqdm
 
 from cait_hf.checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint
-from cait_hf.cli import add_folder_arguments, add_push_arguments
 from cait_hf.convert import (
     convert,
     official_cache_file,
@@ -36,6 +35,7 @@ from cait_hf.convert import (
     sha256_of,
 )
 from cait_hf.publish import push_folder
+from cait_hf_cli import add_folder_arguments, add_push_arguments
 
 
 RECORD = "conversion.json"

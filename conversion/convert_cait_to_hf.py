@@ -15,8 +15,8 @@ import argparse
 import signal
 import sys
 
-from cait_hf.cli import add_convert_arguments
 from cait_hf.convert import convert_command, run_command
+from cait_hf_cli import add_convert_arguments
 
 
 def main(argv: list[str] | None = None) -> int:

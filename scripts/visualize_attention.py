@@ -29,7 +29,6 @@ import torch
 from PIL import Image, ImageOps
 
 from cait_hf import CaitImageProcessorPil, CaitModel
-from cait_hf.cli import source_of
 from cait_hf.configuration_cait import as_pair
 from cait_hf.convert import load_weights, require_none_missing, run_command
 from cait_hf.image_processing_pil_cait import open_picture
@@ -44,6 +43,7 @@ from cait_hf.visualization import (
     patch_attention_maps,
     save_drawing,
 )
+from cait_hf_cli import source_of
 
 
 PANEL, GIF_PANEL = 192, 384  # pixels of the longer edge of a drawn picture

@@ -1,10 +1,11 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""The command `cait-hf`: what each subcommand prints, which errors it reports, and that help needs no torch."""
+"""The command `cait-hf`: what each subcommand prints, which errors it reports, and that help is quick."""
 
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from official_files import official_tensors, write_pth, write_timm_folder
 from PIL import Image
 from random_weights import randomize_, tiny_config
 
-from cait_hf import CHECKPOINTS, CaitForImageClassification, CaitImageProcessorPil, cli, convert
+import cait_hf
+import cait_hf_cli as cli
+from cait_hf import CHECKPOINTS, CaitForImageClassification, CaitImageProcessorPil, convert
 from cait_hf.model_card import multiply_adds
 
 
@@ -60,18 +63,29 @@ def test_help_has_an_example(subcommand, capsys):
     assert example.startswith(subcommand)
 
 
-def test_help_lists_the_subcommands_without_torch(tmp_path):
-    """Of the command line's own file; `import cait_hf` registers the Auto classes, which needs Transformers."""
+def test_help_and_version_load_nothing_outside_the_standard_library():
+    """What the installed command does: it imports the module that setup.py names and calls its function."""
+    setup = (Path(cli.__file__).parents[1] / "setup.py").read_text(encoding="utf-8")
+    module, function = re.search(r'"cait-hf = ([\w.]+):(\w+)"', setup).groups()
     program = f"""
-import runpy, sys
-sys.argv = ["cait-hf", "--help"]
-try:
-    runpy.run_path({cli.__file__!r}, run_name="__main__")
-finally:
-    print([name for name in ("torch", "transformers", "cait_hf") if name in sys.modules])
+import sys
+before = set(sys.modules)
+from {module} import {function}
+for arguments in {[["--version"], ["--help"], ["convert"], *([name, "--help"] for name in SUBCOMMANDS)]}:
+    try:
+        {function}(arguments)
+    except SystemExit as exit:
+        print("exit code", exit.code)
+loaded = {{name.split(".")[0] for name in sys.modules.keys() - before}}
+print(sorted(loaded - sys.stdlib_module_names))
 """
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert child.returncode == 0 and child.stdout.endswith("[]\n"), child.stderr
+    lines = child.stdout.splitlines()
+    assert child.returncode == 0 and lines[-1] == f"['{module}']", child.stdout + child.stderr
+    assert lines[0] == f"cait-hf {cait_hf.__version__}"
+    assert [line for line in lines if line.startswith("exit code")] == [
+        f"exit code {code}" for code in (0, 0, 2, *(0 for _ in SUBCOMMANDS))
+    ]
     assert all(re.search(rf"^    {name} ", child.stdout, re.MULTILINE) for name in SUBCOMMANDS)
 
 

@@ -3,6 +3,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "cait_hf"
 REMOTE_CODE = {Path(name).stem for name in remote_code.MODEL}
 # What command lines are made of: may import the whole package; only each other import them.
-COMMANDS = {"cli", "convert", "model_card", "publish"}
+COMMANDS = {"cait_hf_cli", "convert", "model_card", "publish"}
 NO_TEXT = {".parquet", ".png", ".safetensors"}
 # Modules of the package that another module may import; one that is not listed may import none.
 MAY_IMPORT = {
@@ -78,7 +79,7 @@ IMPORTED_IN_FUNCTIONS = {
 def modules() -> dict[str, Path]:
     files = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
     assert "training.data" in files and len(files) > 8
-    return files
+    return files | {"cait_hf_cli": PACKAGE.parent / "cait_hf_cli.py"}
 
 
 def imports(name: str, path: Path) -> list[tuple[str, bool]]:
@@ -113,6 +114,23 @@ def test_optional_packages_stay_in_leaves(name, path):
     if name in REMOTE_CODE:
         allowed = {*sys.stdlib_module_names, "torch", "transformers", "huggingface_hub"}
         assert outer <= allowed | MAY_IMPORT_OPTIONAL.get(name, set())
+
+
+def test_import_adds_little_to_transformers_own_modules():
+    """`import cait_hf` costs what the model's base classes cost: nothing heavy comes on top, nor our own commands."""
+    heavy = {"datasets", "evaluate", "matplotlib", "onnx", "openvino", "pandas", "peft", "pyarrow"}
+    heavy |= {"sklearn", "timm", *(f"cait_hf.{name}" for name in (*COMMANDS, "training", "visualization"))}
+    program = f"""
+import sys
+import transformers.modeling_utils
+from transformers import AutoModel
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+before = set(sys.modules)
+import cait_hf
+print(sorted((sys.modules.keys() - before) & {heavy}))
+"""
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (child.returncode, child.stdout) == (0, "[]\n"), child.stderr
 
 
 def test_modules_load_without_what_they_import_in_functions():

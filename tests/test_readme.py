@@ -20,7 +20,8 @@ from PIL import Image
 from test_scripts import load_script, write_pictures
 from timm_format import write_timm_folder
 
-from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, cli
+import cait_hf_cli
+from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification
 from cait_hf.checkpoints import README as AUTHORS_README
 from cait_hf.state_dict import convert_to_official_state_dict
 
@@ -183,7 +184,7 @@ def test_publishing_commands_run_against_the_loopback_hub(workplace, hub, monkey
         if command.startswith(published):
             program, *arguments = shlex.split(command.replace("your-name", "tester"))
             if program == "cait-hf":
-                status = cli.main(arguments)
+                status = cait_hf_cli.main(arguments)
             else:
                 status = load_script(Path(arguments[0]).stem, ROOT / "conversion").main(arguments[1:])
             assert status == 0, command

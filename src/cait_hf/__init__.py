@@ -5,6 +5,8 @@ Importing the package registers model type `"cait"` with `AutoConfig`, `AutoMode
 `AutoModelForMaskedImageModeling`, `AutoBackbone` and `AutoImageProcessor`.
 """
 
+from typing import TYPE_CHECKING, NoReturn
+
 from transformers import (
     AutoBackbone,
     AutoConfig,
@@ -46,8 +48,8 @@ __all__ = [
     "find_checkpoint",
 ]
 
-_image_processor_classes = {"pil": CaitImageProcessorPil}
-if is_torchvision_available():
+_image_processor_classes: dict[str, type] = {"pil": CaitImageProcessorPil}
+if TYPE_CHECKING or is_torchvision_available():  # a type checker that saw __getattr__ would accept any name
     from .image_processing_cait import CaitImageProcessor
 
     __all__ += ["CaitImageProcessor"]
@@ -55,7 +57,7 @@ if is_torchvision_available():
 
 else:
 
-    def __getattr__(name: str):
+    def __getattr__(name: str) -> NoReturn:
         if name == "CaitImageProcessor":
             raise ImportError("CaitImageProcessor needs torchvision: install it, or use CaitImageProcessorPil.")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,17 +1,25 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """The command `cait-hf`: list, classify, convert, verify, push, info.
 
-Each subcommand imports what it needs when it runs, so that help is there at once. Results go to the standard output,
-errors and progress bars to the standard error.
+Results go to the standard output, errors and progress bars to the standard error.
 """
+
+# Beside the package, not in it: `import cait_hf` registers its classes with Transformers' Auto classes, which take no
+# names of classes, so it imports torch and costs seconds. Help, --version and bad flags need the standard library
+# alone; each subcommand imports what it needs when it runs.
 
 import argparse
 import glob
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 DEFAULT_MODEL = "XXS24_224"
@@ -23,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if argv is None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up when terminated, too
-    from .convert import run_command
+    from cait_hf.convert import run_command
 
     try:
         return run_command(args.command, args)
@@ -40,9 +48,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description="CaiT models for Hugging Face Transformers.\n\nexample:\n  cait-hf classify picture.jpg",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=Version, nargs=0, help="Show the version and exit.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def subcommand(name: str, command, text: str, example: str) -> argparse.ArgumentParser:
+    def subcommand(
+        name: str, command: Callable[[argparse.Namespace], int | None], text: str, example: str
+    ) -> argparse.ArgumentParser:
         subparser = subparsers.add_parser(
             name,
             help=text,
@@ -87,6 +98,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+class Version(argparse.Action):
+    """Print the installed version; argparse's own action would look it up for every command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib import metadata
+
+        print(f"cait-hf {metadata.version('cait-hf')}")
+        parser.exit()
+
+
 def positive(text: str) -> int:
     """An integer > 0 of the command line."""
     if not text.isdecimal() or int(text) == 0:
@@ -97,7 +118,7 @@ def positive(text: str) -> int:
 # Options that the scripts in conversion/ have as well
 
 
-def add_convert_arguments(parser: argparse.ArgumentParser):
+def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, help="File, official name, timm repository or timm folder.")
     parser.add_argument("--output_dir", required=True, type=Path, help="Folder to write.")
     parser.add_argument("--push_to_hub", metavar="REPO", help="Upload the folder to this repository on the Hub.")
@@ -105,7 +126,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser):
     add_push_arguments(parser)
 
 
-def add_folder_arguments(parser: argparse.ArgumentParser):
+def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace an output folder that is not empty.")
     parser.add_argument("--verify", action="store_true", help="Compare the logits with timm's before writing.")
     parser.add_argument(
@@ -115,7 +136,7 @@ def add_folder_arguments(parser: argparse.ArgumentParser):
     )
 
 
-def add_push_arguments(parser: argparse.ArgumentParser):
+def add_push_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--private", action="store_true", help="Create the repository as a private one.")
     parser.add_argument("--revision", metavar="BRANCH", help="Branch to push to, created if need be (default: main).")
     parser.add_argument("--tag", help="Name to give the pushed revision.")
@@ -124,8 +145,8 @@ def add_push_arguments(parser: argparse.ArgumentParser):
 # The subcommands
 
 
-def list_checkpoints(args: argparse.Namespace):
-    from .checkpoints import CHECKPOINTS, SECOND_HAND
+def list_checkpoints(args: argparse.Namespace) -> None:
+    from cait_hf.checkpoints import CHECKPOINTS, SECOND_HAND
 
     print("                          multiply-adds  file       top-1 in %          top-5 in %")
     print("checkpoint    parameters  in 1e9         in MB      published  by timm  by timm")
@@ -185,20 +206,21 @@ def expand(arguments: list[str]) -> Iterator[str]:
 class Classifier:
     """A model with the preparation of its pictures, from their files to the `top_k` most probable classes."""
 
-    def __init__(self, model: str, top_k: int):
-        from .convert import load_model
-        from .image_processing_pil_cait import CaitImageProcessorPil
+    def __init__(self, model: str, top_k: int) -> None:
+        from cait_hf.convert import load_model
+        from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
 
         source = source_of(model)
         self.model = load_model(source).eval()
         self.image_processor = CaitImageProcessorPil.from_pretrained(source)
         self.top_k = min(top_k, self.model.config.num_labels)
 
-    def __call__(self, files: list[str]) -> list[dict]:
+    def __call__(self, files: list[str]) -> list[dict[str, Any]]:
         """For each file `{"file", "predictions"}` or `{"file", "error"}`."""
         import torch
 
-        results, pixel_values = [], []
+        results: list[dict[str, Any]] = []
+        pixel_values = []
         for file in files:
             try:
                 pixel_values.append(self.image_processor(Path(file), return_tensors="pt").pixel_values)
@@ -215,7 +237,7 @@ class Classifier:
                     result["predictions"] = self._predictions(next(scores))
         return results
 
-    def _predictions(self, scores) -> list[dict]:
+    def _predictions(self, scores: "Tensor") -> list[dict[str, Any]]:
         best = scores.topk(self.top_k)
         labels = (self.model.config.id2label[index] for index in best.indices.tolist())
         return [{"label": label, "score": score} for label, score in zip(labels, best.values.tolist())]
@@ -223,7 +245,7 @@ class Classifier:
 
 def source_of(model: str) -> str:
     """What `from_pretrained` loads: an official name stands for timm's copy of the weights."""
-    from .checkpoints import find_checkpoint
+    from cait_hf.checkpoints import find_checkpoint
 
     try:
         return model if Path(model).exists() else find_checkpoint(model).timm_repo
@@ -231,35 +253,35 @@ def source_of(model: str) -> str:
         return model
 
 
-def convert(args: argparse.Namespace):
-    from .convert import convert_command
+def convert(args: argparse.Namespace) -> None:
+    from cait_hf.convert import convert_command
 
     convert_command(args)
 
 
-def verify(args: argparse.Namespace):
-    from .convert import compare_model_with_timm, difference_text, load_model, require_timm
+def verify(args: argparse.Namespace) -> None:
+    from cait_hf.convert import compare_model_with_timm, difference_text, load_model, require_timm
 
     require_timm()
     print(f"Verified: {difference_text(compare_model_with_timm(load_model(source_of(args.model))))}.")
 
 
-def push(args: argparse.Namespace):
-    from .publish import push_folder
+def push(args: argparse.Namespace) -> None:
+    from cait_hf.publish import push_folder
 
     print(f"Pushed: {push_folder(args.folder, args.repo, args.private, args.revision, args.tag)}")
 
 
-def info(args: argparse.Namespace):
+def info(args: argparse.Namespace) -> None:
     import torch
 
-    from .checkpoints import find_checkpoint
-    from .configuration_cait import CaitConfig, as_pair
-    from .model_card import multiply_adds
-    from .modeling_cait import CaitForImageClassification
+    from cait_hf.checkpoints import find_checkpoint
+    from cait_hf.configuration_cait import CaitConfig, as_pair
+    from cait_hf.model_card import multiply_adds
+    from cait_hf.modeling_cait import CaitForImageClassification
 
     try:
-        config = CaitConfig(**find_checkpoint(args.model).config_kwargs, num_labels=1000)
+        config = CaitConfig(**find_checkpoint(args.model).config_kwargs | {"num_labels": 1000})
     except ValueError:
         config = CaitConfig.from_pretrained(args.model)
     with torch.device("meta"):
