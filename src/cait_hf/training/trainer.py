@@ -15,6 +15,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import get_last_checkpoint
 
 from .arguments import RecipeArguments
 from .data import PictureStream
@@ -121,9 +122,12 @@ class ImageClassificationTrainer(Trainer):
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         """The base class's; a stream goes on where the checkpoint was written, without decoding what comes before."""
-        if resume_from_checkpoint and isinstance(self.train_dataset, PictureStream):
+        checkpoint = resume_from_checkpoint or None
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.args.output_dir)  # without one, the base class raises
+        if checkpoint is not None and isinstance(self.train_dataset, PictureStream):
             self.args.ignore_data_skip = True
-            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
+            state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
             batches = state.global_step * self.args.gradient_accumulation_steps
             self.train_dataset.skip_batches(batches, self._train_batch_size)
         return super().train(resume_from_checkpoint, *args, **kwargs)
