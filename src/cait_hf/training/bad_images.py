@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
-import PIL
+import PIL.Image
 
 
 BAD_IMAGES_FILE = "bad_images.txt"
