@@ -21,7 +21,7 @@ setup(
     packages=find_packages("src"),
     py_modules=["cait_hf_cli"],
     package_data={
-        "cait_hf": ["*.json", "*.md"],
+        "cait_hf": ["*.json", "*.md", "py.typed"],
         "cait_hf.fashion_mnist": ["*.json", "*.md", "*.parquet", "*.safetensors", "LICENSE-fashion-mnist"],
     },
     entry_points={"console_scripts": ["cait-hf = cait_hf_cli:main"]},
@@ -46,6 +46,6 @@ setup(
         "peft": ["peft>=0.18"],
         "quantization": ["bitsandbytes>=0.48", "torchao>=0.17"],
         "test": ["matplotlib>=3.8", "parameterized", "pytest>=8", "pytest-xdist>=3.6", "scikit-learn>=1.5"],
-        "quality": ["ruff>=0.9"],
+        "quality": ["mypy>=2.4", "ruff>=0.9"],
     },
 )

@@ -96,17 +96,20 @@ def test_what_is_stated_agrees_with_itself():
 
 
 def test_setup_packs_every_file(monkeypatch):
-    """All that lies in the folder matches a pattern of setup.py, so an installed package has it."""
+    """All that lies in the packages' folders matches a pattern of setup.py, so that an installation has it."""
     settings = {}
     monkeypatch.setattr("setuptools.setup", lambda **kwargs: settings.update(kwargs))
     spec = importlib.util.spec_from_file_location("setup_of_cait_hf", SCRIPTS.parent / "setup.py")
     monkeypatch.chdir(SCRIPTS.parent)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    assert "cait_hf.fashion_mnist" in settings["packages"]
-    patterns = settings["package_data"]["cait_hf.fashion_mnist"]
-    names = [path.name for path in FOLDER.iterdir() if path.suffix != ".py" and path.is_file()]
-    assert {"model.safetensors", "sample.parquet", "LICENSE-fashion-mnist"} <= {*names}
-    assert [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)] == []
+    found = set()
+    for package in settings["packages"]:
+        folder = Path("src", *package.split("."))
+        names = {path.name for path in folder.iterdir() if path.suffix != ".py" and path.is_file()}
+        patterns = settings["package_data"].get(package, [])
+        assert [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)] == []
+        found |= names
+    assert {"model.safetensors", "sample.parquet", "LICENSE-fashion-mnist", "py.typed"} <= found
 
 
 # How it was made

@@ -1,14 +1,22 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """`cait_hf.training.trainer` and what `scripts/run_image_classification.py` says when the loss is not finite."""
 
+import io
+import shutil
+
+import datasets
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from random_weights import pictures, randomize_, tiny_config
 from test_scripts import TINY, load_script, write_pictures
 from transformers import TrainingArguments
 
 from cait_hf import CaitForImageClassification
+from cait_hf.training.data import PictureStream
 from cait_hf.training.trainer import ImageClassificationTrainer
+from cait_hf.training.transforms import collate
 
 
 def batches(value: float) -> list[dict]:
@@ -18,7 +26,7 @@ def batches(value: float) -> list[dict]:
     return [{"pixel_values": pixels, "labels": 1} for pixels in pixel_values]
 
 
-def trainer(folder, train_dataset: list[dict], **arguments) -> ImageClassificationTrainer:
+def trainer(folder, train_dataset, train_collator=None, **arguments) -> ImageClassificationTrainer:
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
@@ -32,7 +40,26 @@ def trainer(folder, train_dataset: list[dict], **arguments) -> ImageClassificati
         **arguments,
     )
     model = randomize_(CaitForImageClassification(tiny_config(num_hidden_layers=1)))
-    return ImageClassificationTrainer(model=model, args=arguments, train_dataset=train_dataset)
+    return ImageClassificationTrainer(
+        model=model, args=arguments, train_dataset=train_dataset, train_collator=train_collator
+    )
+
+
+def stream() -> PictureStream:
+    """Eight pictures without an end, in order; the classes alternate."""
+    features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("int64")})
+    pixels = (pictures(8, 32).movedim(1, -1).sigmoid() * 255).to(torch.uint8).numpy()
+    rows = {"image": [{"bytes": png(array), "path": None} for array in pixels], "label": [0, 1] * 4}
+    table = datasets.Dataset.from_dict(rows, features=features).to_iterable_dataset()
+    found = PictureStream(table, "image", datasets.Image(), "label", ["a", "b"], True, "the data", endless=True)
+    found.prepare(lambda image, key: torch.from_numpy(np.array(image)).movedim(-1, 0) / 255, {"a": 0, "b": 1})
+    return found
+
+
+def png(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "png")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -49,6 +76,24 @@ def test_training_stops_at_a_loss_that_is_not_finite(value, tmp_path):
 
 def test_finite_training_goes_on(tmp_path):
     assert trainer(tmp_path, batches(1.0)).train().global_step == 4
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_stream_resumes_at_the_last_checkpoint(named, tmp_path):
+    """With its folder, or with `True` as plain `Trainer` allows."""
+    whole = trainer(tmp_path, stream(), collate)
+    whole.train()
+    for step in (3, 4):
+        shutil.rmtree(tmp_path / f"checkpoint-{step}")
+    resumed = trainer(tmp_path, stream(), collate)
+    assert resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2") if named else True).global_step == 4
+    for expected, parameter in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(parameter, expected)
+
+
+def test_resuming_a_stream_needs_a_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="No valid checkpoint"):
+        trainer(tmp_path, stream(), collate).train(resume_from_checkpoint=True)
 
 
 def test_script_ends_with_a_sentence(tmp_path):

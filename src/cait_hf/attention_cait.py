@@ -7,6 +7,8 @@ heads, from arXiv 2003.02436); facebookresearch/deit, `cait_models.py`, `Attenti
 Shapes: B pictures, H heads, N patches, D channels of a head.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -57,7 +59,7 @@ def class_attention_forward(
     value: torch.Tensor,
     attention_mask: None,
     scaling: float,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Softmax attention of the class token over the class token and the patches, in transformers' interface.
 

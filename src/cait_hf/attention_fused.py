@@ -10,6 +10,7 @@ Shapes: B pictures, H heads, N patches, D channels of a head.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,23 +97,24 @@ def _register() -> None:
         torch.library.impl(name, ("cpu", "cuda"), function)
 
     @torch.library.register_fake(forward)
-    def _(query, *others):
+    def _(query: Tensor, *others: Any) -> Tensor:
         batch_size, heads, patches, head_dim = query.shape
         return query.new_empty(batch_size, patches, heads, head_dim)
 
     @torch.library.register_fake(backward)
-    def _(grad_output, query, key, value, *others):
+    def _(grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, ...]:
         batch_size, heads, patches, head_dim = query.shape
         by_patches = (query.new_empty(batch_size, patches, heads, head_dim) for _ in range(3))
         return *(tensor.transpose(1, 2) for tensor in by_patches), *(torch.empty_like(other) for other in others[:-1])
 
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *tensors, ctx.scaling = inputs
         ctx.save_for_backward(*tensors)
 
-    def differentiate(ctx, grad_output):
+    def differentiate(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True: the plain formulas have derivatives of every order
-            output, _ = talking_heads_attention_forward(*ctx.saved_tensors, ctx.scaling)
+            inputs = (*ctx.saved_tensors, ctx.scaling)
+            output, _ = talking_heads_attention_forward(*inputs)
             needed = [tensor for tensor in ctx.saved_tensors if tensor.requires_grad]
             gradients = iter(torch.autograd.grad(output, needed, grad_output, create_graph=True))
             return *(next(gradients) if tensor.requires_grad else None for tensor in ctx.saved_tensors), None

@@ -158,7 +158,14 @@ def backward(
     )
 
 
-def _statistics(query, key, value, grad_output, proj_l, proj_w) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _statistics(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    grad_output: torch.Tensor | None,
+    proj_l: torch.Tensor,
+    proj_w: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """log2(sum over the keys of 2^M) and, with `grad_output`, delta; both `(B, H, N)` float32."""
     logsumexp = query.new_empty(query.shape[:3], dtype=torch.float32)
     delta = None if grad_output is None else torch.empty_like(logsumexp)
@@ -173,7 +180,9 @@ def _statistics(query, key, value, grad_output, proj_l, proj_w) -> tuple[torch.T
     return logsumexp, delta
 
 
-def _mixing_weights(proj_l_weight, proj_w_weight, scaling) -> tuple[torch.Tensor, torch.Tensor]:
+def _mixing_weights(
+    proj_l_weight: torch.Tensor, proj_w_weight: torch.Tensor, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """float32 and contiguous, the first with `scaling` and with log2(e): GPUs have 2^x, so M counts in log 2."""
     proj_l = proj_l_weight.float() * (scaling * math.log2(math.e))
     return proj_l.contiguous(), proj_w_weight.float().contiguous()

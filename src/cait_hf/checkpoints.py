@@ -498,7 +498,7 @@ def timm_model_args(config: Any) -> dict[str, Any]:
     }
 
 
-def _check_timm_options(options: dict[str, Any]):
+def _check_timm_options(options: dict[str, Any]) -> None:
     """Raise for options of timm's Cait that would change the function the network computes and that ours lacks."""
     unknown = sorted(options.keys() - _TIMM_HANDLED)
     if unknown:

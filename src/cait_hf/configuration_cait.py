@@ -128,7 +128,7 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
     reshape_hidden_states: bool = True
     problem_type: str | None = None  # of the base class, which in Transformers 5.17 refuses in its own words
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         self._check_labels(kwargs.get("num_labels"))
         for name, largest in _LARGEST.items():
             value = getattr(self, name)
@@ -184,9 +184,9 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         )
         super().__post_init__(**kwargs)
         if self.label2id is None:
-            self.label2id = {label: index for index, label in self.id2label.items()}
+            self.label2id: dict[str, int] = {label: index for index, label in self.id2label.items()}
 
-    def _check_labels(self, num_labels: int | None):
+    def _check_labels(self, num_labels: int | None) -> None:
         """Raise ValueError unless those of `num_labels`, `id2label` and `label2id` that are given fit each other."""
         _require(num_labels is None or 0 <= num_labels <= 2**20, "num_labels", num_labels, f"from 0 to {2**20}")
         if self.id2label is None:
@@ -210,28 +210,30 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         return ["stem"] + [f"stage{number}" for number in range(1, self.num_hidden_layers + 1)]
 
     @property
-    def out_indices(self) -> list[int]:
+    def out_indices(self) -> list[int] | None:
         """`list[int]`: the stages of a [`CaitBackbone`], see the argument; setting them sets `out_features` too."""
         return self._out_indices
 
     @out_indices.setter
-    def out_indices(self, out_indices: Sequence[int] | None):
+    def out_indices(self, out_indices: Sequence[int] | None) -> None:
         # not the setter of the base class, which makes a list of whatever is given
         self.set_output_features_output_indices(out_features=None, out_indices=out_indices)
 
     def set_output_features_output_indices(
         self, out_features: Sequence[str] | None, out_indices: Sequence[int] | None
-    ):
+    ) -> None:
         """Set both, given as lists or tuples, one by the other where that is `None`; the last stage if both are.
 
         Raises:
             ValueError: unless they name stages of this model, at least one, in order and the same.
         """
         self._check_stages(out_features, out_indices)
-        out_features, out_indices = (None if value is None else list(value) for value in (out_features, out_indices))
-        super().set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
+        super().set_output_features_output_indices(
+            out_features=None if out_features is None else list(out_features),
+            out_indices=None if out_indices is None else list(out_indices),
+        )
 
-    def verify_out_features_out_indices(self):
+    def verify_out_features_out_indices(self) -> None:
         """Raise ValueError unless `out_features` and `out_indices` name stages of this model, in order and the same.
 
         The base class lets a negative index pass that counts beyond the first stage.
@@ -239,7 +241,7 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         self._check_stages(self._out_features, self._out_indices)
         super().verify_out_features_out_indices()
 
-    def _check_stages(self, out_features: Sequence[str] | None, out_indices: Sequence[int] | None):
+    def _check_stages(self, out_features: Sequence[str] | None, out_indices: Sequence[int] | None) -> None:
         last = self.num_hidden_layers
         for name, value, is_stage, allowed in (
             ("out_features", out_features, self.stage_names.__contains__, f"names from stem, stage1 to stage{last}"),
@@ -261,10 +263,10 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         return self._output_attentions
 
     @output_attentions.setter
-    def output_attentions(self, value: bool | None):
+    def output_attentions(self, value: bool | None) -> None:
         self._output_attentions = value
 
-    def validate_output_attentions(self):
+    def validate_output_attentions(self) -> None:
         """Accepts `output_attentions` with every attention implementation.
 
         The base class, here and in the setter, wants "eager" for it; CaiT's layers compute the maps eagerly whenever
@@ -273,7 +275,7 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def get_config_dict(
-        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read `config.json`; timm's own Hub format (`timm/cait_*`) is translated to the fields of this class."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
@@ -286,7 +288,7 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         return {"model_type": cls.model_type, **config_kwargs_from_timm(config_dict)}
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "CaitConfig":
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "CaitConfig":
         """Build the configuration from a dictionary; `kwargs` that are fields override it and are validated with it.
 
         Raises:
@@ -356,7 +358,8 @@ _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate
 
 def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) of a size in pixels that was given as one number for both or as the two."""
-    return (size, size) if isinstance(size, int) else tuple(size)
+    # of the right length, as CaitConfig checks
+    return (size, size) if isinstance(size, int) else tuple(size)  # type: ignore[return-value]
 
 
 def _int_or_pair(name: str, size: int | Sequence[int]) -> int | tuple[int, int]:
@@ -365,7 +368,7 @@ def _int_or_pair(name: str, size: int | Sequence[int]) -> int | tuple[int, int]:
     return size if isinstance(size, int) else pair
 
 
-def _require(condition: bool, name: str, value: Any, allowed: str):
+def _require(condition: bool, name: str, value: Any, allowed: str) -> None:
     if not condition:
         raise ValueError(f"CaitConfig: {name} is {value}, but it must be {allowed}.")
 

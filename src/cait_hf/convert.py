@@ -83,7 +83,7 @@ class Converted:
     largest_difference: float | None
 
 
-def convert_command(args: argparse.Namespace):
+def convert_command(args: argparse.Namespace) -> None:
     """Convert, report, and push if asked to."""
     model_name = args.push_to_hub or args.output_dir.resolve().name
     converted = convert(args.source, args.output_dir, model_name, None, args.overwrite, args.verify, args.remote_code)
@@ -201,7 +201,7 @@ def new_folder(output_dir: Path, source: str, overwrite: bool) -> Iterator[Path]
     if source_path.exists() and output_dir in (source_path, *source_path.parents):
         raise FileExistsError(f"output_dir is {output_dir}, but it must not be or hold the source.")
 
-    def check_not_in_use():
+    def check_not_in_use() -> None:
         if not overwrite and output_dir.exists() and any(output_dir.iterdir()):
             raise FileExistsError(f"output_dir is {output_dir}, which is not empty; empty it or pass --overwrite.")
 
@@ -341,7 +341,7 @@ _HEADER_BYTES = 10**6  # more than the header of a safetensors file of the large
 
 def check_download(
     path: Path, checkpoint: CaitCheckpoint, sha256: str | None = None, most_beside_tensors: float = float("inf")
-):
+) -> None:
     """Compare a downloaded file with the hash, where that is known, else with the size of its float32 tensors.
 
     Raises:
@@ -362,7 +362,7 @@ def check_download(
         raise OSError(f"The download of {checkpoint.official_name} has {found}, but it must have {expected}.")
 
 
-def check_geometry(config: CaitConfig, checkpoint: CaitCheckpoint):
+def check_geometry(config: CaitConfig, checkpoint: CaitCheckpoint) -> None:
     """Raise ValueError if `config` is not of the network that `checkpoint` is."""
     for name, expected in checkpoint.config_kwargs.items():
         # LayerScale at the start of training is not in the weights.
@@ -451,13 +451,13 @@ def load_weights(
     return model, set(loading["missing_keys"])
 
 
-def require_none_missing(source: str, missing: set[str]):
+def require_none_missing(source: str, missing: set[str]) -> None:
     """Raise ValueError with the first names if `source` lacks tensors."""
     if missing:
         raise ValueError(f"{source} lacks {len(missing)} tensors, the first are {', '.join(sorted(missing)[:5])}.")
 
 
-def require_timm():
+def require_timm() -> None:
     try:
         import timm.models.cait  # noqa: F401
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch

@@ -1,6 +1,8 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """CaiT image processor on torchvision: the pipeline of `image_processing_pil_cait.py` on tensors, on any device."""
 
+from typing import Any
+
 import PIL.Image
 import torch
 from transformers.image_processing_backends import TorchvisionBackend
@@ -35,12 +37,12 @@ class CaitImageProcessor(CaitImageProcessorMixin, TorchvisionBackend):
 
     def process_image(
         self,
-        image,
+        image: Any,
         do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
         device: str | torch.device | None = None,
         name: str = "images",
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Pixels of one picture as uint8 or float32 (channels, height, width); `name` is for error messages."""
         return to_pixels(image, name, do_convert_rgb, input_data_format).to(device)

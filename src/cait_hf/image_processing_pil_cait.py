@@ -12,7 +12,7 @@ import io
 import math
 import os
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import PIL.ImageOps
 import torch
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_base import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -45,7 +46,7 @@ _MAX_RESIZED_PIXELS = 2**26
 _FETCH_TIMEOUT_SECONDS = 60
 
 
-class CaitImageProcessorMixin:
+class CaitImageProcessorMixin(BaseImageProcessor):
     """Everything of both CaiT image processors that does not depend on the backend.
 
     A backend class adds `process_image` (any picture -> its pixels in the backend's type), `_from_tensor` (a tensor in
@@ -66,7 +67,7 @@ class CaitImageProcessorMixin:
 
     @classmethod
     def get_image_processor_dict(
-        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read `preprocessor_config.json`, or where there is none timm's `config.json` (`timm/cait_*`).
 
@@ -93,7 +94,7 @@ class CaitImageProcessorMixin:
             arguments = image_processor_kwargs_from_timm(arguments)
         return arguments, unused
 
-    def _standardize_kwargs(self, **kwargs) -> dict:
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         kwargs = super()._standardize_kwargs(**kwargs)
         for name, allowed in (("size", _SIZE_KEYS), ("crop_size", _SIZE_KEYS[1:])):
             _check_size(name, kwargs.get(name), allowed)
@@ -101,7 +102,7 @@ class CaitImageProcessorMixin:
             kwargs["resample"] = _pil_resampling(kwargs["resample"])
         return kwargs
 
-    def fetch_images(self, image_url_or_urls):
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Open every path, URL or base64 text of a (nested) list as a PIL picture; anything else is left as it is."""
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(image) for image in image_url_or_urls]
@@ -109,7 +110,7 @@ class CaitImageProcessorMixin:
             return open_picture(image_url_or_urls, "images")
         return image_url_or_urls
 
-    def _prepare_image_like_inputs(self, images, *args, expected_ndims: int = 3, **kwargs) -> list:
+    def _prepare_image_like_inputs(self, images: Any, *args: Any, expected_ndims: int = 3, **kwargs: Any) -> list:
         return [self.process_image(image, name=name, **kwargs) for name, image in flatten(images)]
 
     def _preprocess(
@@ -125,7 +126,7 @@ class CaitImageProcessorMixin:
         do_normalize: bool,
         image_mean: float | tuple[float, ...],
         image_std: float | tuple[float, ...],
-        **kwargs,
+        **kwargs: Any,
     ) -> BatchFeature:
         window = crop_size if do_center_crop else None
         prepared = []
@@ -180,8 +181,9 @@ class CaitImageProcessorMixin:
     def _resize_pixels(
         self, pixels: torch.Tensor, size: SizeDict, window: SizeDict | None, resample: PIL.Image.Resampling
     ) -> torch.Tensor:
-        new_height, new_width = resized_size(*pixels.shape[-2:], size)
-        if (new_height, new_width) == pixels.shape[-2:]:
+        height, width = pixels.shape[-2:]
+        new_height, new_width = resized_size(height, width, size)
+        if (new_height, new_width) == (height, width):
             return pixels
         if window is not None and new_height * new_width > _MAX_RESIZED_PIXELS:
             return _pil_resize_window(pixels, new_height, new_width, window, resample)
@@ -254,11 +256,11 @@ class CaitImageProcessorPil(CaitImageProcessorMixin, PilBackend):
 
     def process_image(
         self,
-        image,
+        image: Any,
         do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
         name: str = "images",
-        **kwargs,
+        **kwargs: Any,
     ) -> np.ndarray:
         """Pixels of one picture as uint8 or float32 (channels, height, width); `name` is for error messages."""
         return to_pixels(image, name, do_convert_rgb, input_data_format).cpu().numpy()
@@ -272,7 +274,7 @@ class CaitImageProcessorPil(CaitImageProcessorMixin, PilBackend):
         return pil_resize(pixels, height, width, resample)
 
 
-def flatten(images, name: str = "images") -> Iterator[tuple[str, Any]]:
+def flatten(images: Any, name: str = "images") -> Iterator[tuple[str, Any]]:
     """Every picture of lists and batches in order, with the words that name it in an error message."""
     is_list = isinstance(images, list | tuple)
     if is_list or (isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4):
@@ -285,7 +287,7 @@ def flatten(images, name: str = "images") -> Iterator[tuple[str, Any]]:
 
 
 def to_pixels(
-    image,
+    image: Any,
     name: str = "images",
     do_convert_rgb: bool | None = True,
     input_data_format: str | ChannelDimension | None = None,
@@ -323,7 +325,7 @@ def open_picture(source: str | os.PathLike, name: str) -> PIL.Image.Image:
         if is_url:
             request = urllib.request.Request(text, headers={"User-Agent": "cait-hf"})
             with urllib.request.urlopen(request, timeout=_FETCH_TIMEOUT_SECONDS) as answer:
-                file = io.BytesIO(answer.read())
+                file: io.BytesIO | str = io.BytesIO(answer.read())
         elif is_file:
             file = text
         else:
@@ -446,7 +448,7 @@ def _crop_offset(length: int, crop: int) -> int:
 
 def center_crop(pixels: torch.Tensor, size: SizeDict) -> torch.Tensor:
     """(..., height, width) -> (..., size.height, size.width), padded with zeros where the picture is smaller."""
-    pads = []
+    pads: list[int] = []
     for length, crop in zip(pixels.shape[-2:], (size.height, size.width), strict=True):
         before = (crop - length) // 2 if crop > length else -_crop_offset(length, crop)
         pads = [before, crop - length - before, *pads]  # the last axis comes first; negative values cut off
@@ -493,7 +495,7 @@ def _source_window(length: int, new: int, crop: int) -> tuple[slice, float, floa
 _SIZE_KEYS = ({"shortest_edge"}, {"height", "width"})
 
 
-def _check_size(name: str, size: SizeDict | None, allowed: tuple[set[str], ...]):
+def _check_size(name: str, size: SizeDict | None, allowed: tuple[set[str], ...]) -> None:
     if size is None:
         return
     size = {key: value for key, value in dict(size).items() if value is not None}
@@ -502,7 +504,7 @@ def _check_size(name: str, size: SizeDict | None, allowed: tuple[set[str], ...])
         raise ValueError(f"{name} is {size}, but it must be an int >= 1 or a dict {keys} of such numbers of pixels.")
 
 
-def _pil_resampling(resample) -> PIL.Image.Resampling:
+def _pil_resampling(resample: Any) -> PIL.Image.Resampling:
     """Pillow's constant, which can be saved, for itself, its number or an `InterpolationMode` of torchvision."""
     try:
         if isinstance(resample, int):
@@ -513,7 +515,7 @@ def _pil_resampling(resample) -> PIL.Image.Resampling:
         raise ValueError(f"resample is {resample!r}, but it must be a PIL.Image.Resampling: {allowed}.") from None
 
 
-def _check_statistics(channels: int, **statistics):
+def _check_statistics(channels: int, **statistics: float | Sequence[float]) -> None:
     for name, values in statistics.items():
         if not isinstance(values, float | int) and len(values) != channels:
             raise ValueError(f"{name} has {len(values)} numbers, but the picture has {channels} channels.")
@@ -559,7 +561,7 @@ def image_processor_kwargs_from_timm(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _require_timm(condition: bool, name: str, value: Any, allowed: str):
+def _require_timm(condition: bool, name: str, value: Any, allowed: str) -> None:
     if not condition:
         raise ValueError(f"{name} is {value} in timm's config.json, but a CaiT image processor needs {allowed}.")
 

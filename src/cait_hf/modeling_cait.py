@@ -22,6 +22,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -95,7 +96,7 @@ class CaitForImageClassificationOutput(ImageClassifierOutput):
 class CaitPatchEmbeddings(nn.Module):
     """Non-overlapping patches, each projected linearly: `(B, channels, height, width)` to `(B, N, C)`."""
 
-    def __init__(self, config: CaitConfig):
+    def __init__(self, config: CaitConfig) -> None:
         super().__init__()
         self.num_channels = config.num_channels
         self.patch_size = as_pair(config.patch_size)
@@ -127,7 +128,7 @@ class CaitEmbeddings(nn.Module):
     positions are added, as in SimMIM (arXiv 2111.09886) and Transformers' ViT.
     """
 
-    def __init__(self, config: CaitConfig, use_class_token: bool = True, use_mask_token: bool = False):
+    def __init__(self, config: CaitConfig, use_class_token: bool = True, use_mask_token: bool = False) -> None:
         super().__init__()
         self.config = config
         self.image_size = as_pair(config.image_size)
@@ -202,7 +203,7 @@ class CaitEmbeddings(nn.Module):
 class CaitSelfAttention(nn.Module):
     """Talking-heads self-attention over the patches (`Attention_talking_head` of the official code)."""
 
-    def __init__(self, config: CaitConfig):
+    def __init__(self, config: CaitConfig) -> None:
         super().__init__()
         self.config = config
         heads = config.num_attention_heads
@@ -256,7 +257,7 @@ class CaitSelfAttention(nn.Module):
 class CaitClassAttention(nn.Module):
     """Attention from the class token to [class token, patches] (`Class_Attention` of the official code)."""
 
-    def __init__(self, config: CaitConfig):
+    def __init__(self, config: CaitConfig) -> None:
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
@@ -296,7 +297,7 @@ class CaitClassAttention(nn.Module):
 
 
 class CaitMLP(nn.Module):
-    def __init__(self, config: CaitConfig, dropout: float):
+    def __init__(self, config: CaitConfig, dropout: float) -> None:
         super().__init__()
         self.activation_fn = ACT2FN[config.hidden_act]
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
@@ -311,8 +312,9 @@ class CaitMLP(nn.Module):
 class CaitLayerScale(nn.Module):
     """Adds a residual branch, each channel times a learned factor (paper, section 2, equation 4)."""
 
-    def __init__(self, config: CaitConfig):
+    def __init__(self, config: CaitConfig) -> None:
         super().__init__()
+        assert config.layer_scale_init_value is not None  # the configuration replaces None by the rule
         self.lambda1 = nn.Parameter(torch.full((config.hidden_size,), float(config.layer_scale_init_value)))
 
     def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
@@ -322,7 +324,7 @@ class CaitLayerScale(nn.Module):
 class CaitDropPath(nn.Module):
     """Stochastic depth (arXiv 1603.09382): in training, drops a residual branch for whole pictures of the batch."""
 
-    def __init__(self, drop_prob: float):
+    def __init__(self, drop_prob: float) -> None:
         super().__init__()
         self.drop_prob = drop_prob
 
@@ -340,7 +342,7 @@ class CaitDropPath(nn.Module):
 class CaitLayer(GradientCheckpointingLayer):
     """A layer of the patch stage: talking-heads self-attention and MLP (`LayerScale_Block` of the official code)."""
 
-    def __init__(self, config: CaitConfig):
+    def __init__(self, config: CaitConfig) -> None:
         super().__init__()
         self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = CaitSelfAttention(config)
@@ -364,7 +366,7 @@ class CaitLayer(GradientCheckpointingLayer):
 class CaitClassLayer(GradientCheckpointingLayer):
     """A layer of the class stage: only the class token changes (`LayerScale_Block_CA` of the official code)."""
 
-    def __init__(self, config: CaitConfig):
+    def __init__(self, config: CaitConfig) -> None:
         super().__init__()
         self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = CaitClassAttention(config)
@@ -381,6 +383,9 @@ class CaitClassLayer(GradientCheckpointingLayer):
         attn_output, _ = self.attention(sequence, **kwargs)
         class_token = self.layer_scale1(attn_output, class_token)
         return self.layer_scale2(self.mlp(self.layernorm_after(class_token)), class_token)
+
+
+_Model = TypeVar("_Model", bound="CaitPreTrainedModel")
 
 
 class CaitPreTrainedModel(PreTrainedModel):
@@ -405,16 +410,14 @@ class CaitPreTrainedModel(PreTrainedModel):
     # batches itself.
     accepts_loss_kwargs = False
 
-    def post_init(self):
+    def post_init(self) -> None:
         super().post_init()
         if not any(isinstance(module, CaitClassLayer) for module in self.modules()):
             # the plans of the configuration are those of a whole model: a rule that fits nothing is warned of
-            self._tp_plan, self._fsdp_plan = (
-                {rule: style for rule, style in plan.items() if "class_layers." not in rule}
-                for plan in (self._tp_plan, self._fsdp_plan)
-            )
+            self._tp_plan: dict[str, str] = _without_class_layers(self._tp_plan)
+            self._fsdp_plan: dict[str, str] = _without_class_layers(self._fsdp_plan)
 
-    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args, **kwargs) -> str:
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
         """Refuse, in a sentence, what Transformers does not know or talking heads cannot use."""
         known = ["eager", *(key for key in ALL_ATTENTION_FUNCTIONS.valid_keys() if not _why_unusable(key))]
         if attn_implementation is not None and attn_implementation not in known:
@@ -430,12 +433,12 @@ class CaitPreTrainedModel(PreTrainedModel):
         """The projection of the patches, the first layer with weights that a picture meets."""
         return self.base_model.embeddings.patch_embeddings.projection
 
-    def set_input_embeddings(self, value: nn.Module):
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Put another projection of the patches in the place of the present one."""
         self.base_model.embeddings.patch_embeddings.projection = value
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
+    def _init_weights(self, module: nn.Module) -> None:
         """Official initialisation (facebookresearch/deit, `cait_models.py`): truncated normals and zeros, LayerScale
         constant, convolutions (the patch projection) at PyTorch's default."""
         std = self.config.initializer_range
@@ -468,12 +471,12 @@ class CaitPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls,
+        cls: type[_Model],
         pretrained_model_name_or_path: str | os.PathLike | None,
-        *model_args,
+        *model_args: Any,
         config: CaitConfig | str | os.PathLike | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> _Model:
         """Load a checkpoint in this package's format or in timm's (the files of the `timm/cait_*` repositories).
 
         Beyond [`~transformers.PreTrainedModel.from_pretrained`], whose arguments all hold: with an `image_size` other
@@ -488,13 +491,14 @@ class CaitPreTrainedModel(PreTrainedModel):
         """
         source = pretrained_model_name_or_path
         hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
-        if isinstance(config, str | os.PathLike):
-            config = cls.config_class.from_pretrained(config, **hub_kwargs)
+        given: CaitConfig | None = (
+            cls.config_class.from_pretrained(config, **hub_kwargs) if isinstance(config, str | os.PathLike) else config
+        )
         # By model type, not by class: remote code may hold the class a second time.
-        if config is not None and getattr(config, "model_type", None) != cls.config_class.model_type:
-            raise ValueError(f"config is a {type(config).__name__}, but it must be a CaitConfig, a path or a Hub id.")
+        if given is not None and getattr(given, "model_type", None) != cls.config_class.model_type:
+            raise ValueError(f"config is a {type(given).__name__}, but it must be a CaitConfig, a path or a Hub id.")
         if source is None:  # a bare state dict
-            return super().from_pretrained(None, *model_args, config=config, **kwargs)
+            return super().from_pretrained(None, *model_args, config=given, **kwargs)
         try:
             config_dict, _ = PreTrainedConfig.get_config_dict(source, **hub_kwargs)
         except OSError:
@@ -502,31 +506,33 @@ class CaitPreTrainedModel(PreTrainedModel):
         if not config_dict:  # adapters, or nothing: the base class loads them or says what is wrong
             base = _timm_base_of_adapter(source, hub_kwargs)
             if base is None:
-                return super().from_pretrained(source, *model_args, config=config, **kwargs)
-            loaded = cls.from_pretrained(base, *model_args, config=config, **kwargs)
+                return super().from_pretrained(source, *model_args, config=given, **kwargs)
+            loaded = cls.from_pretrained(base, *model_args, config=given, **kwargs)
             (loaded[0] if isinstance(loaded, tuple) else loaded).load_adapter(source)
             return loaded
 
         is_timm = is_timm_config_dict(config_dict)
         stored_config = cls.config_class.from_dict(config_dict)
-        requested_size = kwargs.pop("image_size", stored_config.image_size if config is None else config.image_size)
+        requested_size = kwargs.pop("image_size", stored_config.image_size if given is None else given.image_size)
         label_kwargs = {name: kwargs[name] for name in ("num_labels", "id2label", "label2id") if name in kwargs}
-        requested_config = cls.config_class.from_dict(config_dict, **label_kwargs) if config is None else config
-        if config is not None:
-            config = copy.deepcopy(config)
-            config.image_size = stored_config.image_size
+        requested_config = cls.config_class.from_dict(config_dict, **label_kwargs) if given is None else given
+        to_load = copy.deepcopy(given)
+        if to_load is not None:
+            to_load.image_size = stored_config.image_size
         if is_timm:
             refused = [name for name in ("state_dict", "gguf_file", "variant") if kwargs.get(name) is not None]
             if refused:
                 raise ValueError(f"{refused[0]} is given, but timm's repositories load without it.")
             state_dict = _load_timm_state_dict(source, kwargs.pop("use_safetensors", None), hub_kwargs)
-            if config is None:
-                held_back = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
-                config, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **kwargs)
+            if to_load is None:
+                held_back: dict[str, Any] = {
+                    name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs
+                }
+                to_load, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **kwargs)
                 kwargs |= held_back
             kwargs["state_dict"] = state_dict
         try:
-            loaded = super().from_pretrained(None if is_timm else source, *model_args, config=config, **kwargs)
+            loaded = super().from_pretrained(None if is_timm else source, *model_args, config=to_load, **kwargs)
         except RuntimeError as error:
             stored, requested = stored_config.num_labels, requested_config.num_labels
             if requested == stored or "ignore_mismatched_sizes" not in str(error):
@@ -544,7 +550,7 @@ class CaitPreTrainedModel(PreTrainedModel):
         return loaded
 
     @torch.no_grad()
-    def resize_position_embeddings(self, image_size: int | tuple[int, int]):
+    def resize_position_embeddings(self, image_size: int | tuple[int, int]) -> None:
         """Make another picture size the model's own: resize the stored position table and set `config.image_size`.
 
         Args:
@@ -609,6 +615,10 @@ class CaitPreTrainedModel(PreTrainedModel):
         return {group: parameters for group, parameters in groups.items() if parameters}
 
 
+def _without_class_layers(plan: dict[str, str]) -> dict[str, str]:
+    return {rule: style for rule, style in plan.items() if "class_layers." not in rule}
+
+
 def _why_unusable(attn_implementation: str) -> str:
     """Why CaiT cannot use an implementation of this name, empty where nothing speaks against it."""
     if "paged" in attn_implementation:
@@ -664,11 +674,11 @@ def _timm_base_of_adapter(name_or_path: str | os.PathLike, hub_kwargs: dict) -> 
     return base if is_timm_config_dict(config_dict) else None
 
 
-def _class_attentions_with_attentions(forward: Callable) -> Callable:
+def _class_attentions_with_attentions(forward: Callable[..., CaitModelOutput]) -> Callable[..., CaitModelOutput]:
     """Make `output_attentions=True`, of the call or of the config, ask for the maps of both stages."""
 
     @wraps(forward)
-    def wrapper(self, *args, **kwargs):
+    def wrapper(self: "CaitModel", *args: Any, **kwargs: Any) -> CaitModelOutput:
         output_attentions = kwargs.get("output_attentions")
         if output_attentions is None:
             kwargs["output_attentions"] = output_attentions = self.config.output_attentions
@@ -701,7 +711,7 @@ class CaitModel(CaitPreTrainedModel):
     (torch.Size([1, 197, 192]), torch.Size([1, 192]))
     ```"""
 
-    def __init__(self, config: CaitConfig, add_class_stage: bool = True, use_mask_token: bool = False):
+    def __init__(self, config: CaitConfig, add_class_stage: bool = True, use_mask_token: bool = False) -> None:
         super().__init__(config)
         self.embeddings = CaitEmbeddings(config, use_class_token=add_class_stage, use_mask_token=use_mask_token)
         self.layers = nn.ModuleList([CaitLayer(config) for _ in range(config.num_hidden_layers)])
@@ -757,7 +767,7 @@ class CaitModel(CaitPreTrainedModel):
 
 
 def image_classification_loss(
-    labels: torch.Tensor, logits: torch.Tensor, config: CaitConfig, **kwargs
+    labels: torch.Tensor, logits: torch.Tensor, config: CaitConfig, **kwargs: Any
 ) -> torch.Tensor:
     """The loss of a batch, chosen by `config.problem_type` and the labels; the config is never changed.
 
@@ -821,7 +831,7 @@ class CaitForImageClassification(CaitPreTrainedModel):
     torch.Size([1, 10])
     ```"""
 
-    def __init__(self, config: CaitConfig):
+    def __init__(self, config: CaitConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
         self.cait = CaitModel(config)
@@ -888,7 +898,7 @@ class CaitForMaskedImageModeling(CaitPreTrainedModel):
 
     _keys_to_ignore_on_load_unexpected = _KEYS_BEYOND_THE_PATCH_STAGE
 
-    def __init__(self, config: CaitConfig):
+    def __init__(self, config: CaitConfig) -> None:
         super().__init__(config)
         self.cait = CaitModel(config, add_class_stage=False, use_mask_token=True)
         self.decoder = nn.Linear(config.hidden_size, config.num_channels * math.prod(as_pair(config.patch_size)))
@@ -920,6 +930,7 @@ class CaitForMaskedImageModeling(CaitPreTrainedModel):
             bool_masked_pos=bool_masked_pos,
             **kwargs,
         )
+        assert pixel_values is not None  # refused by the embeddings
         height, width = as_pair(self.config.patch_size)
         rows = pixel_values.shape[-2] // height
         patches = self.decoder(outputs.last_hidden_state)  # (B, N, channels * height * width of a patch)
@@ -983,7 +994,7 @@ class CaitBackbone(BackboneMixin, CaitPreTrainedModel):
     _can_record_outputs = {"hidden_states": CaitLayer, "attentions": CaitSelfAttention}
     _keys_to_ignore_on_load_unexpected = _KEYS_BEYOND_THE_PATCH_STAGE
 
-    def __init__(self, config: CaitConfig):
+    def __init__(self, config: CaitConfig) -> None:
         super().__init__(config)
         self.num_features = [config.hidden_size] * len(config.stage_names)
         self.embeddings = CaitEmbeddings(config, use_class_token=False)

@@ -40,7 +40,7 @@ def remote_code_files() -> list[Path]:
     return sorted({*entries, *imported})
 
 
-def add_remote_code(folder: Path):
+def add_remote_code(folder: Path) -> None:
     """Put the modeling files into a folder with a saved model, and their names into its configurations."""
     for file in remote_code_files():
         shutil.copyfile(file, folder / file.name)
@@ -97,7 +97,7 @@ def push_folder(
     return commit.commit_url
 
 
-def check_model_folder(folder: Path):
+def check_model_folder(folder: Path) -> None:
     """Raise ValueError unless `folder` holds the configuration and the weights of a CaiT of this package."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -125,7 +125,7 @@ def operations(api: HfApi, folder: Path, repo_id: str, revision: str | None) -> 
     ]
 
 
-def create_tag(api: HfApi, repo_id: str, tag: str, commit: str):
+def create_tag(api: HfApi, repo_id: str, tag: str, commit: str) -> None:
     """Name `commit`; a tag that exists is never moved."""
     tags = {known.name: known.target_commit for known in api.list_repo_refs(repo_id).tags}
     if tag not in tags:

@@ -102,7 +102,7 @@ def convert_official_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Tens
     official = _official_tensors(state_dict)
     entries = _official_entries(official)
     _check(official, {entry.official: entry.official_shape for entry in entries})
-    converted = {}
+    converted: dict[str, Tensor] = {}
     for entry in entries:
         if entry.official in official:
             converted.update(zip(entry.native, official[entry.official].chunk(len(entry.native))))
@@ -197,8 +197,8 @@ def _entries(num_hidden_layers: int, num_class_attention_layers: int) -> list[_E
     parts += [(_NORM_AND_HEAD, "", "")]
     entries = []
     for table, official_prefix, native_prefix in parts:
-        for official, (native, shape) in table.items():
-            native = tuple(native_prefix + key for key in native.split())
+        for official, (names, shape) in table.items():
+            native = tuple(native_prefix + name for name in names.split())
             official_shape = f"{len(native)}{shape}" if len(native) > 1 else shape
             entries.append(_Entry(official_prefix + official, official_shape, native, shape))
     return entries

@@ -5,6 +5,9 @@
 file. `evaluate` finds the packages a metric needs by reading its import lines one by one, hence one import a line.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -40,9 +43,9 @@ Example:
 class TopKAccuracy(evaluate.Metric):
     """Top-k accuracy; `evaluate.load(...).inputs_description` tells arguments, result and errors."""
 
-    num_classes = None  # of the batches added since the last result
+    num_classes: int | None = None  # of the batches added since the last result
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation="",
@@ -55,33 +58,36 @@ class TopKAccuracy(evaluate.Metric):
         )
 
     # `evaluate` appends `inputs_description` to the docstrings of these two.
-    def add_batch(self, *, predictions, references):
+    def add_batch(self, *, predictions: Any, references: Any) -> None:
         """Add a batch of pictures."""
         scores, references = _as_array("predictions", predictions), _as_array("references", references)
         _check(scores, references, self.num_classes)
         self.num_classes = scores.shape[1]
         super().add_batch(predictions=rank_of_reference(scores, references), references=references)
 
-    def add(self, *, prediction, reference):
+    def add(self, *, prediction: Any, reference: Any) -> None:
         """Add one picture."""
         self.add_batch(predictions=_as_array("prediction", prediction)[None], references=[int(reference)])
 
-    def _compute(self, predictions, references, top_k=(1, 5)):
+    def _compute(
+        self, predictions: np.ndarray, references: np.ndarray, top_k: Sequence[int] = (1, 5)
+    ) -> dict[str, float]:
         num_classes, self.num_classes = self.num_classes, None
+        assert num_classes is not None  # `evaluate` computes nothing without a batch
         for k in top_k:
             if not 1 <= k <= num_classes:
                 raise ValueError(f"top_k holds {k}; each k must be from 1 to the number of classes, {num_classes}.")
         return {f"top{k}": float((predictions < k).mean()) for k in top_k}
 
 
-def rank_of_reference(scores, references):
+def rank_of_reference(scores: np.ndarray, references: np.ndarray) -> np.ndarray:
     """How many classes rank before the right one, 0 where it is the first: (pictures,) integers."""
     own = np.take_along_axis(scores, references[:, None], axis=1)  # (pictures, 1)
     lower_index = np.arange(scores.shape[1]) < references[:, None]
     return ((scores > own) | ((scores == own) & lower_index)).sum(axis=1)
 
 
-def _as_array(name, values):
+def _as_array(name: str, values: Any) -> np.ndarray:
     if hasattr(values, "detach"):  # a torch tensor; numpy has no bfloat16
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() else values
@@ -93,7 +99,7 @@ def _as_array(name, values):
         ) from error
 
 
-def _check(scores, references, num_classes):
+def _check(scores: np.ndarray, references: np.ndarray, num_classes: int | None) -> None:
     if scores.ndim != 2 or scores.size == 0:
         raise ValueError(
             f"predictions has shape {scores.shape}; it must be (pictures, classes) with at least one of each."

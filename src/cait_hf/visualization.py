@@ -11,6 +11,7 @@ talking heads and of the class stage is ours, see [`attention_rollout`].
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,12 +147,10 @@ def attention_rollout(
 
 def _class_stage_rollout(class_layers: Sequence[torch.Tensor]) -> np.ndarray:
     """The class token's weights on the patches `(N,)` after all class layers, from maps `(1, heads, 1, 1 + N)`."""
-    weights = None  # of the class token on [itself before the class stage, patches]
-    for attention in class_layers:
-        row = _array(attention[0, :, 0]).mean(axis=0)
-        if weights is None:
-            weights = np.zeros_like(row)
-            weights[0] = 1.0
+    rows = [_array(attention[0, :, 0]).mean(axis=0) for attention in class_layers]
+    weights = np.zeros_like(rows[0])  # of the class token on [itself before the class stage, patches]
+    weights[0] = 1.0
+    for row in rows:
         on_itself = 0.5 + 0.5 * row[0]
         weights = on_itself * weights
         weights[1:] += 0.5 * row[1:]
@@ -175,7 +174,9 @@ def attention_shares(weights: np.ndarray, axis: int | tuple[int, ...] = (-2, -1)
     return magnitudes / np.where(total == 0, 1, total)
 
 
-def _run(model: torch.nn.Module, pixel_values: torch.Tensor, interpolate_pos_encoding: bool | None, **record: bool):
+def _run(
+    model: torch.nn.Module, pixel_values: torch.Tensor, interpolate_pos_encoding: bool | None, **record: bool
+) -> Any:
     was_training = model.training
     model.eval()
     try:
@@ -195,14 +196,14 @@ def _grid(model: torch.nn.Module, pixel_values: torch.Tensor) -> tuple[int, int]
     return pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width
 
 
-def _class_layers(model: torch.nn.Module, outputs) -> Sequence[torch.Tensor]:
+def _class_layers(model: torch.nn.Module, outputs: Any) -> Sequence[torch.Tensor]:
     layers = getattr(outputs, "class_attentions", None)
     if not layers:
         raise ValueError(f"model is a {type(model).__name__}, but only a model with class-attention layers has maps.")
     return layers
 
 
-def _patch_layers(model: torch.nn.Module, outputs, num_patches: int) -> Sequence[torch.Tensor]:
+def _patch_layers(model: torch.nn.Module, outputs: Any, num_patches: int) -> Sequence[torch.Tensor]:
     layers = getattr(outputs, "attentions", None)
     if not layers or layers[0].shape[-2:] != (num_patches, num_patches):
         raise ValueError(f"model is a {type(model).__name__}, but only CaiT's patch stage has patch-to-patch maps.")
@@ -213,8 +214,8 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.float().cpu().numpy()
 
 
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 # Drawings
@@ -255,8 +256,8 @@ def overlay_attention(
 
     picture = ImageOps.exif_transpose(image).convert("RGB")
     left, top, width, height = _seen_part(picture.size, attention_map.shape, patch_size)
-    heat = Image.fromarray(_min_max(attention_map)).resize((width, height), Image.Resampling.BICUBIC)
-    heat = np.asarray(heat).clip(0, 1)[..., None]  # (height, width, 1)
+    resized = Image.fromarray(_min_max(attention_map)).resize((width, height), Image.Resampling.BICUBIC)
+    heat = np.asarray(resized).clip(0, 1)[..., None]  # (height, width, 1)
 
     pixels = np.asarray(picture, dtype=np.float32) * _UNSEEN
     seen = pixels[top : top + height, left : left + width] * (_SEEN / _UNSEEN)
@@ -424,7 +425,7 @@ def attention_grid(
     return canvas
 
 
-def save_drawing(drawing: Image.Image | Sequence[Image.Image], file: str | os.PathLike, duration: int = 700):
+def save_drawing(drawing: Image.Image | Sequence[Image.Image], file: str | os.PathLike, duration: int = 700) -> None:
     """Write a PNG, or an animated GIF of several drawings. The file appears whole or not at all.
 
     Args:
@@ -445,7 +446,7 @@ def save_drawing(drawing: Image.Image | Sequence[Image.Image], file: str | os.Pa
         raise ValueError(f"drawing has {len(frames)} frames of {len(sizes)} sizes, but it must have one size.")
     if file.suffix.lower() == ".png" and len(frames) > 1:
         raise ValueError(f"file is {file}, but {len(frames)} frames need a file that ends in .gif.")
-    options = {}
+    options: dict[str, Any] = {}
     if file.suffix.lower() == ".gif":
         frames = _with_shared_palette([frame.convert("RGB") for frame in frames])
         options = {"save_all": True, "append_images": frames[1:], "duration": duration, "loop": 0}
@@ -463,13 +464,13 @@ def _with_shared_palette(frames: list[Image.Image]) -> list[Image.Image]:
     The colours are spread over all that occur (maximum coverage): those of a median cut are crowded where most pixels
     are, and the errors that dithering passes on then end in stray dots.
     """
-    samples = frames[:: -(-len(frames) // 16)]
-    samples = np.concatenate([np.asarray(frame.resize((128, 128), Image.Resampling.NEAREST)) for frame in samples])
+    some = frames[:: -(-len(frames) // 16)]
+    samples = np.concatenate([np.asarray(frame.resize((128, 128), Image.Resampling.NEAREST)) for frame in some])
     palette = Image.fromarray(samples).quantize(256, Image.Quantize.MAXCOVERAGE)
     return [frame.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
 
 
-def check_drawing_file(file: str | os.PathLike):
+def check_drawing_file(file: str | os.PathLike) -> None:
     """Raise ValueError unless the name ends as [`save_drawing`] allows."""
     if Path(file).suffix.lower() not in (".png", ".gif"):
         raise ValueError(f"file is {file}, but its name must end in .png or .gif.")
@@ -502,12 +503,19 @@ def _fit(image: Image.Image, size: int) -> Image.Image:
     return ImageOps.contain(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
 
 
-def _paste(canvas: Image.Image, image: Image.Image, corner: tuple[int, int], size: int):
+def _paste(canvas: Image.Image, image: Image.Image, corner: tuple[int, int], size: int) -> None:
     fitted = _fit(image, size)
     canvas.paste(fitted, (corner[0] + (size - fitted.width) // 2, corner[1] + (size - fitted.height) // 2))
 
 
-def _draw_bars(draw, predictions, reference, corner, width, line):
+def _draw_bars(
+    draw: ImageDraw.ImageDraw,
+    predictions: Sequence[dict[str, Any]],
+    reference: str | None,
+    corner: tuple[int, int],
+    width: int,
+    line: int,
+) -> None:
     x, y = corner
     label_width = width * 2 // 5
     for rank, prediction in enumerate(predictions):
@@ -527,7 +535,9 @@ def _draw_bars(draw, predictions, reference, corner, width, line):
         y += line
 
 
-def _shorten(draw, text, font, width):
+def _shorten(
+    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int
+) -> str:
     if draw.textlength(text, font=font) <= width:
         return text
     while text and draw.textlength(text + "...", font=font) > width:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 import transformers
@@ -86,13 +87,13 @@ class TrainingArguments(transformers.TrainingArguments):
     report_to: list[str] | None = option("Loggers, such as tensorboard and trackio, or all. Without it: none.")
     remove_unused_columns: bool = option("Leave it off: the pictures are no column that the model names.", False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # without an accelerator, or several processes would not find each other
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        self.use_cpu: bool = self.use_cpu or not torch.accelerator.is_available()
         if self.bf16 is None:
             on_gpu = torch.cuda.is_available() and not self.use_cpu
             self.bf16 = on_gpu and not self.fp16 and torch.cuda.is_bf16_supported(including_emulation=False)
-        self.report_to = self.report_to or "none"
+        self.report_to = self.report_to or ["none"]
         super().__post_init__()
 
 
@@ -113,7 +114,7 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Rec
 
 
 class _Parser(HfArgumentParser):
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}.")
 
 
@@ -139,13 +140,15 @@ def _read_flags(path: str, parser: HfArgumentParser) -> list[str]:
     return argv
 
 
-def _as_text(value, action: Action) -> str:
+def _as_text(value: Any, action: Action) -> str:
     if value is False and action.choices and "no" in action.choices:
         return "no"  # as YAML reads `eval_strategy: no`
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
-def _check(model_args: ModelArguments, data_args: DataArguments, recipe: RecipeArguments, args: TrainingArguments):
+def _check(
+    model_args: ModelArguments, data_args: DataArguments, recipe: RecipeArguments, args: TrainingArguments
+) -> None:
     pretrained = model_args.model_name_or_path is not None
     if not (args.do_train or args.do_eval):
         raise ValueError("there is nothing to do: pass --do_train, --do_eval or both.")
@@ -175,7 +178,7 @@ def _check(model_args: ModelArguments, data_args: DataArguments, recipe: RecipeA
     if args.save_strategy == "best" and (args.metric_for_best_model is None or args.eval_strategy == "no"):
         raise ValueError("--save_strategy best needs --metric_for_best_model, such as eval_top1, and --eval_strategy.")
     for logger in ("tensorboard", "trackio"):
-        if logger in args.report_to and logger not in get_available_reporting_integrations():
+        if logger in (args.report_to or ()) and logger not in get_available_reporting_integrations():
             raise ImportError(f"--report_to {logger} needs the package {logger}: pip install {logger}.")
     for flag, package in NEEDED_PACKAGES.items():
         if getattr(recipe, flag) != getattr(RecipeArguments, flag) and find_spec(package) is None:

@@ -10,9 +10,10 @@ import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
-import PIL
+import PIL.Image
 
 
 BAD_IMAGES_FILE = "bad_images.txt"
@@ -24,11 +25,11 @@ _FILE_ERRORS = {None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, err
 class BadPictureError(ValueError):
     """A picture cannot be decoded; the message is a sentence, also where a `DataLoader` brings it from a worker."""
 
-    def __init__(self, message: str):
+    def __init__(self, message: str) -> None:
         super().__init__(message.rpartition("BadPictureError: ")[2].strip())  # a worker's is a whole traceback
 
 
-def decode(stored, image_type: datasets.Image) -> PIL.Image.Image:
+def decode(stored: Any, image_type: datasets.Image) -> PIL.Image.Image:
     """The picture in a cell of a data set that was loaded with `datasets.Image(decode=False)`.
 
     `stored` is {"bytes", "path"}, the path of a file or the bytes of one.
@@ -67,7 +68,7 @@ def explain(name: str, reason: str) -> BadPictureError:
     )
 
 
-def name_of(stored, row_name: str) -> str:
+def name_of(stored: Any, row_name: str) -> str:
     """What a user finds a picture by: its file, or where it lies inside of one the row."""
     if isinstance(stored, str):
         return stored
@@ -105,7 +106,7 @@ def find_bad(
     return {number: reason for number, reason in reasons.items() if reason is not None}
 
 
-def _check(stored, image_type: datasets.Image) -> dict[str, str | None]:
+def _check(stored: Any, image_type: datasets.Image) -> dict[str, str | None]:
     try:
         decode(stored, image_type)
     except BadPictureError as error:
@@ -136,7 +137,7 @@ class BadList:
     machine, has one of its own, such as `bad_images.rank1.txt`.
     """
 
-    def __init__(self, folder: str | os.PathLike, rank: int = 0):
+    def __init__(self, folder: str | os.PathLike, rank: int = 0) -> None:
         name = Path(BAD_IMAGES_FILE)
         self.path = Path(folder) / (name if rank == 0 else f"{name.stem}.rank{rank}{name.suffix}")
         self._listed: set[str] | None = None

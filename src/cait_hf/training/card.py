@@ -226,7 +226,7 @@ def is_hub_id(name: str | None) -> bool:
     return True
 
 
-def shown(value) -> str:
+def shown(value: object) -> str:
     """A value as a published card may show it: no local path but its last part."""
     text = str(value)
     return Path(text).name if os.path.isabs(text) or os.path.exists(text) else text
@@ -286,7 +286,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(_cell(value) for value in line)} |" for line in lines)
 
 
-def _cell(value) -> str:
+def _cell(value: object) -> str:
     return " ".join(str(value).replace("|", "\\|").split())
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import datasets
 import numpy as np
@@ -38,7 +38,7 @@ MAX_PARTS = 1024
 KEY_BITS = 40
 
 
-def option(help: str, default=None):
+def option(help: str, default: Any = None) -> Any:
     """A field of a dataclass of arguments."""
     return field(default=default, metadata={"help": help})
 
@@ -102,7 +102,7 @@ class Pictures:
     numbered: bool  # whether a label is an index of `class_names`, else it is one of them
     origin: str  # such as "the training data", for messages
 
-    def prepare(self, transform: Callable[[Image.Image, int], torch.Tensor], label2id: dict[str, int]):
+    def prepare(self, transform: Callable[[Image.Image, int], torch.Tensor], label2id: dict[str, int]) -> None:
         """Set what makes the model's input of a picture and of its key, and the model's numbers of the classes."""
         self._transform, self._label2id = transform, label2id
 
@@ -183,22 +183,22 @@ class PictureStream(Pictures, torch.utils.data.IterableDataset):
     bad_images: str = "error"
     output_dir: str | os.PathLike = "."
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.rank, self.world_size = 0, 1
         # first pass, batches to skip, their size: shared, because workers may outlive an epoch
         self._start = torch.tensor([0, 0, 1]).share_memory_()
 
-    def split(self, rank: int, world_size: int):
+    def split(self, rank: int, world_size: int) -> None:
         """Give this process its share of the pictures: that of process `rank` of `world_size`."""
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank}, but it must be at least 0 and less than world_size, {world_size}.")
         self.rank, self.world_size = rank, world_size
 
-    def set_epoch(self, epoch: int):
+    def set_epoch(self, epoch: int) -> None:
         """Begin the next iteration with this pass (the first is 0)."""
         self._start[0] = epoch
 
-    def skip_batches(self, batches: int, batch_size: int):
+    def skip_batches(self, batches: int, batch_size: int) -> None:
         """Begin iterations after so many batches of this process, as a `DataLoader` over this stream counts them.
 
         The pictures are read, but not decoded; with `bad_images` "skip" they are, to know which of them count.
@@ -317,6 +317,7 @@ def load_data(
             raise ValueError(f"there are no pictures to evaluate on: {found}{note}.")
         train = describe(train, data_args, TRAINING_DATA) if training_args.do_train else None
         if training_args.do_eval and evaluation is None:
+            assert isinstance(train, LabelledPictures)  # of a stream nothing is held out
             train, evaluation = hold_out(train, data_args.train_val_split, training_args.seed)
         elif training_args.do_eval:
             evaluation = describe(evaluation, data_args, "the data to evaluate on")
@@ -326,7 +327,7 @@ def load_data(
         return limit(train, evaluation, data_args, training_args)
 
 
-def check_data_arguments(data_args: DataArguments, training_args: TrainingArguments):
+def check_data_arguments(data_args: DataArguments, training_args: TrainingArguments) -> None:
     for name in ("max_train_samples", "max_eval_samples", "shuffle_buffer"):
         value = getattr(data_args, name)
         if value is not None and value < 1:
@@ -352,8 +353,9 @@ def load_sources(data_args: DataArguments) -> tuple:
 
 def load_splits(data_args: DataArguments) -> dict:
     name = data_args.dataset_name
-    files = {"train": data_args.train_files, "validation": data_args.validation_files}
-    files = {split: pattern for split, pattern in files.items() if pattern is not None}
+    assert name is not None  # else the data are folders
+    patterns = {"train": data_args.train_files, "validation": data_args.validation_files}
+    files = {split: pattern for split, pattern in patterns.items() if pattern is not None}
     saved = any((Path(name) / file).is_file() for file in ("state.json", "dataset_dict.json"))
     try:
         if saved and not files:
@@ -460,7 +462,7 @@ def with_keys_of_fields(features: dict) -> dict:
     return {**features, **keys}
 
 
-def value_at(row: dict, column: str):
+def value_at(row: dict, column: str) -> Any:
     field, _, key = column.partition(".")
     return row[column] if column in row else (row[field] or {}).get(key)
 
@@ -478,7 +480,11 @@ def features_of_first_row(rows: datasets.IterableDataset, origin: str) -> datase
 
 
 def find_classes(
-    rows: datasets.Dataset | datasets.IterableDataset, column: str, label_type, names_file: str | None, origin: str
+    rows: datasets.Dataset | datasets.IterableDataset,
+    column: str,
+    label_type: Any,
+    names_file: str | None,
+    origin: str,
 ) -> tuple[list[str], bool]:
     """The names of the classes, and whether the column holds their numbers."""
     if isinstance(label_type, datasets.ClassLabel):
@@ -522,7 +528,10 @@ def hold_out(pictures: LabelledPictures, share: float, seed: int) -> tuple[Label
 
 
 def limit_streams(
-    train: PictureStream | None, evaluation: PictureStream | None, data_args: DataArguments, training_args
+    train: PictureStream | None,
+    evaluation: PictureStream | None,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
 ) -> tuple[PictureStream | None, PictureStream | None]:
     settings = {"bad_images": data_args.bad_images, "output_dir": training_args.output_dir}
     if train is not None:
@@ -534,12 +543,16 @@ def limit_streams(
 
 
 def limit_tables(
-    train: LabelledPictures | None, evaluation: LabelledPictures | None, data_args: DataArguments, training_args
+    train: LabelledPictures | None,
+    evaluation: LabelledPictures | None,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
 ) -> tuple[LabelledPictures | None, LabelledPictures | None]:
     """As many pictures as are asked for; without the bad ones, if these are to be skipped."""
-    skip, bad = data_args.bad_images == "skip", {}
-    tables = {"max_train_samples": train, "max_eval_samples": evaluation}
-    tables = {flag: pictures for flag, pictures in tables.items() if pictures is not None}
+    skip = data_args.bad_images == "skip"
+    bad: dict[str, str] = {}
+    asked = {"max_train_samples": train, "max_eval_samples": evaluation}
+    tables = {flag: pictures for flag, pictures in asked.items() if pictures is not None}
     for flag, pictures in tables.items():
         limit = getattr(data_args, flag)
         if limit is not None:
@@ -565,7 +578,9 @@ def without_bad(
 ) -> tuple[LabelledPictures, dict[str, str]]:
     """The pictures that can be decoded, `limit` if there are so many, and for each bad one met why it cannot."""
     wanted = len(pictures) if limit is None else min(limit, len(pictures))
-    good, bad, tried = [], {}, 0
+    good: list[int] = []
+    bad: dict[int, str] = {}
+    tried = 0
     while len(good) < wanted and tried < len(pictures):
         numbers = pictures.numbers[tried : tried + wanted - len(good)]
         found = find_bad(pictures.rows, pictures.image_column, pictures.image_type, numbers, num_proc)

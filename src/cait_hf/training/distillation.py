@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..checkpoints import IMAGENET_1K_CLASSES
 from .imagenet import indices_of_classes
@@ -52,10 +53,10 @@ class Distillation:
         kind: str,
         alpha: float,
         tau: float,
-        student_processor,
-        teacher_processor,
+        student_processor: BaseImageProcessor,
+        teacher_processor: BaseImageProcessor,
         student_labels: dict[int, str],
-    ):
+    ) -> None:
         if kind not in ("hard", "soft"):
             raise ValueError(f"--distillation_type is {kind}, but it must be hard or soft.")
         if not 0 <= alpha <= 1:

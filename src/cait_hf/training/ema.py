@@ -28,14 +28,14 @@ class ModelEma:
         ImportError: if timm is not installed.
     """
 
-    def __init__(self, model: nn.Module, decay: float, warmup: bool = False):
+    def __init__(self, model: nn.Module, decay: float, warmup: bool = False) -> None:
         if not 0 < decay < 1:
             raise ValueError(f"--ema_decay is {decay}, but it must be between 0 and 1.")
         from timm.utils.model_ema import ModelEmaV3
 
         self._average = ModelEmaV3(model, decay=decay, use_warmup=warmup)
 
-    def update(self, model: nn.Module, step: int):
+    def update(self, model: nn.Module, step: int) -> None:
         """Take the weights in after optimizer step number `step`, from 1."""
         self._average.update(model, step)
 
@@ -49,21 +49,21 @@ class ModelEma:
             self._swap(model)
 
     @torch.no_grad()
-    def _swap(self, model: nn.Module):
+    def _swap(self, model: nn.Module) -> None:
         own, average = model.state_dict(), self._average.module.state_dict()
         for name, tensor in own.items():
             kept = tensor.clone()
             tensor.copy_(average[name])
             average[name].copy_(kept)
 
-    def save(self, folder: str | Path):
+    def save(self, folder: str | Path) -> None:
         """Write `ema.safetensors`, whole or not at all."""
         path = Path(folder) / EMA_FILE
         temporary = path.with_suffix(".part")
         save_file({name: tensor.contiguous() for name, tensor in self._average.module.state_dict().items()}, temporary)
         os.replace(temporary, path)
 
-    def load(self, folder: str | Path):
+    def load(self, folder: str | Path) -> None:
         """Take the average of a checkpoint.
 
         Raises:

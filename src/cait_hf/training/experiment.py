@@ -23,6 +23,7 @@ from transformers import (
     get_scheduler,
     set_seed,
 )
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -69,7 +70,7 @@ class Experiment:
     recipe: RecipeArguments
     training_args: TrainingArguments
     model: PreTrainedModel
-    image_processor: object
+    image_processor: BaseImageProcessor
     train_data: LabelledPictures | PictureStream | None
     eval_data: LabelledPictures | PictureStream | None
     train_collator: TrainCollator
@@ -84,7 +85,7 @@ class Experiment:
         return isinstance(self.train_data, PictureStream)
 
 
-def set_up_logging():
+def set_up_logging() -> None:
     """What the scripts and warnings say, without the chatter of libraries that load data."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for library in ("accelerate", "datasets", "evaluate", "filelock", "fsspec", "httpx", "httpx2"):
@@ -178,7 +179,10 @@ def prepare(argv: list[str]) -> Experiment:
 
 
 def load_teacher(
-    recipe: RecipeArguments, model_args: ModelArguments, student_processor, student_labels: dict[int, str]
+    recipe: RecipeArguments,
+    model_args: ModelArguments,
+    student_processor: BaseImageProcessor,
+    student_labels: dict[int, str],
 ) -> Distillation | None:
     """The teacher that the flags name.
 
@@ -270,7 +274,7 @@ def checkpoints_in(output_dir: Path) -> dict[int, Path]:
     return {int(path.name.split("-")[1]): path for path in found if path.name.split("-")[1].isdecimal()}
 
 
-def check_metric(name: str | None, num_classes: int, with_ema: bool):
+def check_metric(name: str | None, num_classes: int, with_ema: bool) -> None:
     """Raise ValueError, before training, if no evaluation has the metric that tells the best model."""
     metrics = ["loss", *(metric for metric in METRICS if metric != "top5" or num_classes > 5)]
     metrics += [f"ema_{metric}" for metric in metrics] if with_ema else []
@@ -279,7 +283,7 @@ def check_metric(name: str | None, num_classes: int, with_ema: bool):
         raise ValueError(f"--metric_for_best_model is {name}, but it must be one of {known}.")
 
 
-def check_classes_of_checkpoint(checkpoint: str, config: PreTrainedConfig):
+def check_classes_of_checkpoint(checkpoint: str, config: PreTrainedConfig) -> None:
     """Raise ValueError if a checkpoint to go on from tells other classes apart: it would be given wrong names."""
     if type(config).from_pretrained(checkpoint).id2label != config.id2label:
         raise ValueError(f"{checkpoint} has other classes than the data: {OTHER_FLAGS}.")
@@ -325,7 +329,7 @@ def could_not_go_on(checkpoint: str | None) -> Iterator[None]:
         raise ValueError(f"{checkpoint} does not fit the flags: {OTHER_FLAGS}.") from error
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer):
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Raise ValueError if what was loaded is the state of another kind of optimizer."""
     if not optimizer.defaults.keys() <= optimizer.param_groups[0].keys():
         raise ValueError("the optimizer was another one.")
@@ -391,11 +395,17 @@ def finish(
     return metrics
 
 
-def write_card(experiment: Experiment, model: torch.nn.Module, metrics: dict[str, float], results: dict[str, dict]):
+def write_card(
+    experiment: Experiment, model: torch.nn.Module, metrics: dict[str, float], results: dict[str, dict]
+) -> None:
     """The model card, with what was measured and the flags that are not their defaults."""
     model_args, data_args, args = experiment.model_args, experiment.data_args, experiment.training_args
-    always = ("seed", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
-    always += ("optim", "learning_rate", "lr_scheduler_type", "weight_decay", "bf16", "fp16")
+    dataset_name = data_args.dataset_name or data_args.train_dir
+    assert dataset_name is not None  # or nothing could have been trained on
+    always = (
+        *("seed", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
+        *("optim", "learning_rate", "lr_scheduler_type", "weight_decay", "bf16", "fp16"),
+    )
     values = args.to_dict()
     settings = {"processes": args.world_size} | {name: values[name] for name in always}
     for arguments in (experiment.recipe, model_args):
@@ -406,11 +416,7 @@ def write_card(experiment: Experiment, model: torch.nn.Module, metrics: dict[str
         model=plain_model(model),
         model_name=args.hub_model_id or str(args.output_dir),
         base_model=model_args.model_name_or_path,
-        dataset=Dataset(
-            data_args.dataset_name or data_args.train_dir,
-            data_args.dataset_config_name,
-            split_evaluated(experiment.eval_data, data_args),
-        ),
+        dataset=Dataset(dataset_name, data_args.dataset_config_name, split_evaluated(experiment.eval_data, data_args)),
         results=results,
         settings=settings,
         train_metrics={name: value for name, value in metrics.items() if name.startswith("train_")},
@@ -428,12 +434,12 @@ def split_evaluated(eval_data: LabelledPictures | PictureStream | None, data_arg
     return Path(data_args.validation_dir).name if data_args.validation_dir else data_args.eval_split
 
 
-def _write_json(path: Path, content: dict):
+def _write_json(path: Path, content: dict) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=4, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def push(folder: Path, args: TrainingArguments):
+def push(folder: Path, args: TrainingArguments) -> None:
     """Upload a finished run, without checkpoints and logs.
 
     Raises:

@@ -38,7 +38,7 @@ Encoded = str | dict  # path of a picture file, or {"bytes": ..., "path": ...} a
 class Pictures(torch.utils.data.Dataset):
     """Pictures that can be had in any order; an item is (index, encoded picture, labels)."""
 
-    def __init__(self, names: Sequence[str], labels: Sequence[Labels], encoded: Sequence[Encoded]):
+    def __init__(self, names: Sequence[str], labels: Sequence[Labels], encoded: Sequence[Encoded]) -> None:
         self.names, self.labels, self.encoded = names, labels, encoded
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class StreamedPictures(torch.utils.data.IterableDataset):
     Every process reads the whole stream, and decodes only its own pictures.
     """
 
-    def __init__(self, rows: datasets.IterableDataset, columns: "Columns", label: Labeller):
+    def __init__(self, rows: datasets.IterableDataset, columns: "Columns", label: Labeller) -> None:
         self.rows, self.columns, self.label = rows, columns, label
         self.names: dict[int, str] = {}
         self.done: Collection[int] = ()
@@ -86,7 +86,7 @@ class Columns:
         ValueError: if the column of the pictures is not plain to see, or the names of the classes are not ImageNet's.
     """
 
-    def __init__(self, rows: datasets.Dataset | datasets.IterableDataset):
+    def __init__(self, rows: datasets.Dataset | datasets.IterableDataset) -> None:
         features = rows.features or {}
         images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
         if len(images) != 1:
@@ -130,7 +130,7 @@ def load_folder(folder: Path, label: Labeller, labels_file: Path | None = None) 
     texts = read_labels_file(labels_file, names) if labels_file else [None] * len(names)
     labels = [label(name, text) for name, text in zip(names, texts)]
     order = sorted(range(len(names)), key=lambda i: (labels[i], names[i]))
-    return Pictures(*([values[i] for i in order] for values in (names, labels, list(map(str, files)))))
+    return Pictures([names[i] for i in order], [labels[i] for i in order], [str(files[i]) for i in order])
 
 
 def is_picture(file: Path) -> bool:
@@ -152,7 +152,7 @@ def load_rows(
     # Flattened, the paths are a column of their own, which is read without the pictures.
     paths = rows.flatten().select_columns(f"{columns.image}.path")[f"{columns.image}.path"]
     names = [path or f"row {index}" for index, path in enumerate(paths)]
-    texts = [None] * len(names)
+    texts: list[str | int | None] = [None] * len(names)
     if columns.label:
         texts = [columns.label_of(row) for row in rows.select_columns(columns.label)]
     labels = [label(name, text) for name, text in zip(names, texts)]
@@ -226,13 +226,13 @@ def read_labels_file(file: Path, names: list[str]) -> list[str]:
         ValueError: if a picture has no label, or the labels are the numbers of ILSVRC's development kit.
     """
     lines = file.read_text(encoding="utf-8").splitlines()
-    lines = [re.split(r"[\s,]+", line.strip()) for line in lines if line.strip()]
-    if lines and all(len(line) == 1 for line in lines):
-        if len(lines) != len(names):
-            raise ValueError(f"--labels_file {file} has {len(lines)} labels for {len(names)} pictures.")
-        labels = [line[0] for line in lines]
+    rows = [re.split(r"[\s,]+", line.strip()) for line in lines if line.strip()]
+    if rows and all(len(row) == 1 for row in rows):
+        if len(rows) != len(names):
+            raise ValueError(f"--labels_file {file} has {len(rows)} labels for {len(names)} pictures.")
+        labels = [row[0] for row in rows]
     else:
-        by_stem = {Path(line[0]).stem: line[1] for line in lines if len(line) > 1}
+        by_stem = {Path(row[0]).stem: row[1] for row in rows if len(row) > 1}
         missing = [name for name in names if Path(name).stem not in by_stem]
         if missing:
             raise ValueError(f"--labels_file {file} lacks {len(missing)} of the pictures, such as {missing[0]}.")
@@ -302,7 +302,7 @@ class Prepare:
         threads: how many pictures are prepared at once, where no worker processes do that.
     """
 
-    def __init__(self, image_processor: Callable, options: dict[str, Any], threads: int = 1):
+    def __init__(self, image_processor: Callable, options: dict[str, Any], threads: int = 1) -> None:
         self.image_processor, self.options, self.threads = image_processor, options, threads
 
     def __call__(self, items: list[tuple[int, Encoded, Labels]]) -> dict[str, torch.Tensor]:

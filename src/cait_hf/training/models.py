@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils.generic import is_timm_config_dict
 
@@ -69,7 +70,7 @@ def set_labels(
     model_args: ModelArguments,
     train_data: LabelledPictures | None,
     eval_data: LabelledPictures | None,
-):
+) -> None:
     """Make the classes of the training pictures the model's, unless it has just these, in its own order.
 
     Raises:
@@ -99,7 +100,7 @@ def set_labels(
             )
 
 
-def load_model(config: PreTrainedConfig, model_args: ModelArguments) -> tuple[PreTrainedModel, object]:
+def load_model(config: PreTrainedConfig, model_args: ModelArguments) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """The model and its image processor, for a CaiT the Pillow one: it repeats the official preprocessing exactly."""
     name = model_args.model_name_or_path
     options = {"trust_remote_code": model_args.trust_remote_code}
@@ -134,6 +135,8 @@ def add_lora(model: PreTrainedModel, recipe: RecipeArguments) -> torch.nn.Module
     """
     from peft import LoraConfig, get_peft_model
 
+    assert recipe.lora_rank is not None  # what asks for adapters
+
     head = sorted({name.split(".")[0] for name in head_names(model)})
     targets = [name.strip() for name in recipe.lora_target_modules.split(",")]
     linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
@@ -152,8 +155,11 @@ def add_lora(model: PreTrainedModel, recipe: RecipeArguments) -> torch.nn.Module
 
 
 def save_model(
-    model: torch.nn.Module, image_processor, folder: str | Path, state_dict: dict[str, torch.Tensor] | None = None
-):
+    model: torch.nn.Module,
+    image_processor: BaseImageProcessor,
+    folder: str | Path,
+    state_dict: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Write what `from_pretrained` loads, with adapters merged; they stand by themselves in `adapter`.
 
     Args:

@@ -8,16 +8,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import ProgressCallback
+from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 try:
     import resource
 except ImportError:  # Windows
-    resource = None
+    resource = None  # type: ignore[assignment]  # a module elsewhere
 
 
 class StepTimer:
@@ -38,13 +39,13 @@ class StepTimer:
         clock: gives seconds.
     """
 
-    def __init__(self, num_processes: int = 1, clock: Callable[[], float] = time.perf_counter):
+    def __init__(self, num_processes: int = 1, clock: Callable[[], float] = time.perf_counter) -> None:
         self.num_processes, self.clock = num_processes, clock
-        self._first = None  # (images, seconds, seconds waited) of the first step
-        self._later = (0, 0.0, 0.0)  # of all steps after it
+        self._first: tuple[float, ...] | None = None  # (images, seconds, seconds waited) of the first step
+        self._later: tuple[float, ...] = (0, 0.0, 0.0)  # of all steps after it
         self.skip()
 
-    def skip(self):
+    def skip(self) -> None:
         """Leave out the time since the last step; call it after evaluation and after saving, and before training."""
         self._start, self._images, self._waited = self.clock(), 0, 0.0
 
@@ -68,7 +69,7 @@ class StepTimer:
             self._images += len(batch["labels"])
             yield batch
 
-    def step(self, num_images: int | None = None):
+    def step(self, num_images: int | None = None) -> None:
         """An optimizer step is done, on so many pictures of this process; without a number: on those of `batches`."""
         images = self._images if num_images is None else num_images
         step = (images, self.clock() - self._start, self._waited)
@@ -129,11 +130,13 @@ class TrainingProgress(ProgressCallback):
     With `disable_tqdm` it measures all the same and prints nothing.
     """
 
-    def __init__(self, timer: StepTimer):
+    def __init__(self, timer: StepTimer) -> None:
         super().__init__()
         self.timer = timer
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.timer.skip()
         self.current_step = state.global_step
         if state.is_world_process_zero:
@@ -142,27 +145,45 @@ class TrainingProgress(ProgressCallback):
                 total=state.max_steps, initial=state.global_step, disable=args.disable_tqdm, dynamic_ncols=True
             )
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.timer.step()
         if state.is_world_process_zero:
             self.training_bar.set_postfix(self.timer.postfix(), refresh=False)
         super().on_step_end(args, state, control, **kwargs)
 
-    def on_evaluate(self, args, state, control, **kwargs):
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.timer.skip()
         super().on_evaluate(args, state, control, **kwargs)
 
-    def on_predict(self, args, state, control, **kwargs):
+    def on_predict(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.timer.skip()
         super().on_predict(args, state, control, **kwargs)
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.timer.skip()
 
-    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
         if not args.disable_tqdm:
             super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if not args.disable_tqdm:
             super().on_log(args, state, control, logs=logs, **kwargs)

@@ -22,7 +22,7 @@ class Randomness:
         epoch (`int`): the epoch that trains, from 0; worker processes see it change.
     """
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int) -> None:
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers may outlive an epoch
 
@@ -31,7 +31,7 @@ class Randomness:
         return int(self._epoch)
 
     @epoch.setter
-    def epoch(self, epoch: int):
+    def epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)
 
     def generator(self, *place: int) -> np.random.Generator:
@@ -54,7 +54,7 @@ class Randomness:
             torch.set_rng_state(states[2])
 
 
-def seed_forward_pass(seed: int, step: int, micro_step: int, process_index: int):
+def seed_forward_pass(seed: int, step: int, micro_step: int, process_index: int) -> None:
     """Seed torch, on all devices, for the dropout and drop path of one forward pass in training.
 
     Args:

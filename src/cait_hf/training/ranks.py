@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import accelerate
 import evaluate
@@ -54,11 +55,12 @@ def rank_batch(model: torch.nn.Module, columns: list[int] | None, options: dict,
 class Ranks(dict[int, int]):
     """Ranks by index of the picture, and the file from which a run of the same settings goes on."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        self.path, self.settings = path, {}
+        self.path = path
+        self.settings: dict[str, str | int | None] = {}
 
-    def open(self, accelerator: accelerate.Accelerator, settings: Callable[[], dict[str, str | int | None]]):
+    def open(self, accelerator: accelerate.Accelerator, settings: Callable[[], dict[str, str | int | None]]) -> None:
         """Take over what the file has; the main process reads it, and all get the ranks or the error.
 
         Args:
@@ -68,7 +70,7 @@ class Ranks(dict[int, int]):
             ValueError: if the file is of other settings, or damaged.
             OSError: if it cannot be read, or its folder cannot be made.
         """
-        shared = [None, None]
+        shared: list[Any] = [None, None]  # ranks, or the error
         if accelerator.is_main_process:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,9 +78,9 @@ class Ranks(dict[int, int]):
                 shared[0] = self._read()
             except (ValueError, OSError) as error:
                 shared[1] = error
-        stored, error = broadcast_object_list(shared)
-        if error is not None:
-            raise error
+        stored, failure = broadcast_object_list(shared)
+        if failure is not None:
+            raise failure
         self.update(stored)
 
     def _read(self) -> dict[int, int]:
@@ -97,7 +99,7 @@ class Ranks(dict[int, int]):
             )
         return ranks
 
-    def save(self):
+    def save(self) -> None:
         """Write the file."""
         write_json(self.path, {"settings": self.settings, "ranks": self})
 
@@ -109,7 +111,7 @@ def rank_pictures(
     rank: Callable[[dict], torch.Tensor],
     names: Mapping[int, str] | Sequence[str],
     save_steps: int,
-):
+) -> None:
     """Add the ranks of all pictures of a loader, in all processes.
 
     The last batches may repeat pictures, so that all processes have as many; kept by index, each counts once.
@@ -138,7 +140,7 @@ def rank_pictures(
             ranks.save()
 
 
-def check_rank(name: str, rank: int):
+def check_rank(name: str, rank: int) -> None:
     if rank == UNREADABLE:
         raise ValueError(f"{name} cannot be read as a picture: replace it, and run the same command to go on.")
     if rank == NOT_FINITE:
@@ -156,7 +158,7 @@ def topk_accuracy(ranks: Iterable[int], top_k: tuple[int, ...] = (1, 5)) -> dict
     return metric.compute(predictions=predictions, references=references, top_k=list(top_k))
 
 
-def write_json(path: Path, content: dict):
+def write_json(path: Path, content: dict) -> None:
     """Write the file completely, or leave the old one."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

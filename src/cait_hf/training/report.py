@@ -14,11 +14,17 @@ import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .metrics import scalars
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 logger = logging.getLogger(__name__)
@@ -150,7 +156,7 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def to_json(value, indent: str = "") -> str:
+def to_json(value: Any, indent: str = "") -> str:
     """JSON that a person can read: what holds no further list or dict takes one line, so 1000 x 1000 counts take 1000.
     A float that is not finite becomes null, which is all that JSON has for it."""
     value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
@@ -173,7 +179,7 @@ def to_json(value, indent: str = "") -> str:
     return f"{opening}\n{indent}  {lines}\n{indent}{closing}"
 
 
-def draw_learning_curves(log_history: Sequence[dict]):
+def draw_learning_curves(log_history: Sequence[dict]) -> "Figure | None":
     """Loss on the left, top-1 and top-5 on the right; `None` where fewer than two steps were logged."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -199,7 +205,15 @@ def draw_learning_curves(log_history: Sequence[dict]):
     return figure
 
 
-def _draw_series(axes, log_history: Sequence[dict], x_axis: str, name: str, label: str, scale: float = 1, **style):
+def _draw_series(
+    axes: "Axes",
+    log_history: Sequence[dict],
+    x_axis: str,
+    name: str,
+    label: str,
+    scale: float = 1,
+    **style: Any,
+) -> None:
     """The logged values of a name, with the last one in the legend; nothing where none was logged."""
     points = [(entry[x_axis], scale * entry[name]) for entry in log_history if name in entry and x_axis in entry]
     if points:
@@ -209,7 +223,7 @@ def _draw_series(axes, log_history: Sequence[dict], x_axis: str, name: str, labe
         axes.plot(x, y, label=f"{label}: {y[-1]:.4g}", marker=marker, markersize=3, **style)
 
 
-def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]):
+def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> "Figure":
     """Colour is the share of the pictures of a true class (row); counts and names stand where there is room."""
     from matplotlib import colormaps, rc_context
     from matplotlib.colors import LinearSegmentedColormap, PowerNorm
@@ -236,7 +250,7 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]):
     return figure
 
 
-def _name_classes(axes, class_names: Sequence[str], size: float):
+def _name_classes(axes: "Axes", class_names: Sequence[str], size: float) -> None:
     """Names at the ticks; where a line of text is higher than a row, the indices that matplotlib chooses stay."""
     if size < SMALLEST_TEXT:
         axes.set(xlabel="index of the predicted class", ylabel="index of the true class")
@@ -248,7 +262,7 @@ def _name_classes(axes, class_names: Sequence[str], size: float):
     axes.set_xticks(places, names, fontsize=size, **slant)
 
 
-def _write_counts(axes, matrix: np.ndarray, shares: np.ndarray, size: float):
+def _write_counts(axes: "Axes", matrix: np.ndarray, shares: np.ndarray, size: float) -> None:
     """The counts that are not 0, if they fit."""
     if size < SMALLEST_TEXT or len(matrix) > MOST_ROWS_OF_COUNTS:
         return

@@ -27,7 +27,7 @@ class TrainSampler(torch.utils.data.Sampler[int]):
 
     def __init__(
         self, num_pictures: int, randomness: Randomness, views: int = 1, batch_size: int = 1, num_processes: int = 1
-    ):
+    ) -> None:
         self.num_pictures, self.randomness, self.views = num_pictures, randomness, views
         self.batch_size, self.num_processes = batch_size, num_processes
         self._repeated = None
@@ -44,7 +44,8 @@ class TrainSampler(torch.utils.data.Sampler[int]):
         if self._repeated is None:
             return iter(rng.permutation(self.num_pictures).tolist())
         self._repeated.set_epoch(int(rng.integers(2**62)))  # what it seeds its order with
-        views, keys = Counter(), []
+        views: Counter[int] = Counter()
+        keys = []
         for picture in self._repeated:
             keys.append(picture + views[picture] * self.num_pictures)
             views[picture] += 1

@@ -4,17 +4,22 @@
 Like the official training loop (`engine.py`), it stops at a loss that is not finite; plain `Trainer` trains on.
 """
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import (
     PrinterCallback,
     ProgressCallback,
     Trainer,
     TrainerCallback,
+    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from .arguments import RecipeArguments
 from .data import PictureStream
@@ -64,8 +69,8 @@ class ImageClassificationTrainer(Trainer):
         train_collator: TrainCollator | None = None,
         randomness: Randomness | None = None,
         distillation: Distillation | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         if train_collator is not None:
             kwargs["data_collator"] = collate
         super().__init__(model=model, args=args, **kwargs)
@@ -77,7 +82,8 @@ class ImageClassificationTrainer(Trainer):
             if self.sharded:
                 raise ValueError("--ema_decay needs the weights in one piece: drop it, or FSDP and DeepSpeed.")
             self.ema = ModelEma(self.model, self.recipe.ema_decay, self.recipe.ema_warmup)
-        self.timer, self.results = StepTimer(self.args.world_size), {}
+        self.timer = StepTimer(self.args.world_size)
+        self.results: dict[str, dict] = {}  # by weights, "raw" and "ema"
         self.add_callback(_KeepUp(self))
         if self.pop_callback(ProgressCallback) is not None or self.args.disable_tqdm:
             self.pop_callback(PrinterCallback)
@@ -94,13 +100,13 @@ class ImageClassificationTrainer(Trainer):
         if isinstance(self.train_dataset, PictureStream):
             return self._loader_of_stream()
         for_evaluation = self.data_collator
-        self.data_collator = self.train_collator or for_evaluation
+        self.data_collator: Callable[[list[dict]], dict[str, torch.Tensor]] = self.train_collator or for_evaluation
         try:
             return super().get_train_dataloader()
         finally:
             self.data_collator = for_evaluation
 
-    def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
         """The base class's, of all pictures: `--dataloader_drop_last` is about training."""
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
@@ -119,32 +125,36 @@ class ImageClassificationTrainer(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor,
         )
 
-    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """The base class's; a stream goes on where the checkpoint was written, without decoding what comes before."""
-        if resume_from_checkpoint and isinstance(self.train_dataset, PictureStream):
+        checkpoint = resume_from_checkpoint or None
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.args.output_dir)  # without one, the base class raises
+        if checkpoint is not None and isinstance(self.train_dataset, PictureStream):
             self.args.ignore_data_skip = True
-            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
+            state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
             batches = state.global_step * self.args.gradient_accumulation_steps
             self.train_dataset.skip_batches(batches, self._train_batch_size)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def _get_train_sampler(self, train_dataset=None):
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if self.randomness is None or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
         return make_sampler(len(dataset), self.randomness, self.recipe, self.args)
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of `--optim`, with this package's groups."""
         if self.optimizer is None:
-            self.optimizer = make_optimizer(self.model if model is None else model, self.recipe, self.args)
+            model = self.model if model is None else model
+            self.optimizer: torch.optim.Optimizer = make_optimizer(model, self.recipe, self.args)
         return self.optimizer
 
-    def create_scheduler(self, num_training_steps: int, optimizer=None) -> torch.optim.lr_scheduler.LRScheduler:
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """The schedule of the flags, which may be the official one."""
         if self.lr_scheduler is None:
             optimizer = self.optimizer if optimizer is None else optimizer
-            self.lr_scheduler = make_scheduler(optimizer, self.recipe, self.args, num_training_steps)
+            self.lr_scheduler: LRScheduler = make_scheduler(optimizer, self.recipe, self.args, num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -155,7 +165,7 @@ class ImageClassificationTrainer(Trainer):
         """Names of the parameters with two or more axes that the model's `no_weight_decay()`, if any, leaves."""
         return sorted(decayed_parameter_names(plain_model(model)))
 
-    def training_step(self, *args, **kwargs) -> torch.Tensor:
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The base class's step; raises `FloatingPointError` before its gradients reach the weights."""
         if self.randomness is not None:
             place = self.state.global_step, self._micro_step, self.args.process_index
@@ -166,7 +176,13 @@ class ImageClassificationTrainer(Trainer):
             raise not_finite(loss, self.state.global_step + 1, self.args.output_dir)
         return loss
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Cross entropy with classes or shares of classes and, in training, the teacher's part."""
         inputs = dict(inputs)
         labels = inputs.pop("labels", None)
@@ -179,7 +195,9 @@ class ImageClassificationTrainer(Trainer):
                 loss = self.distillation(inputs["pixel_values"], outputs.logits, loss)
         return (loss, outputs) if return_outputs else loss
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """The base class's metrics and, where an average of the weights is kept, the same of it as `eval_ema_...`.
 
         On several processes the losses count the pictures, repeated, that fill the last batches up; accuracies do not.
@@ -192,40 +210,40 @@ class ImageClassificationTrainer(Trainer):
             self._keep_results("ema")
         return metrics
 
-    def _keep_results(self, weights: str):
-        if isinstance(self.compute_metrics, ClassificationMetrics):
+    def _keep_results(self, weights: str) -> None:
+        if isinstance(self.compute_metrics, ClassificationMetrics) and self.compute_metrics.last is not None:
             self.results[weights] = self.compute_metrics.last
 
-    def get_batch_samples(self, epoch_iterator, *args, **kwargs):
+    def get_batch_samples(self, epoch_iterator: Iterable[dict], *args: Any, **kwargs: Any) -> tuple[list[dict], Any]:
         """The base class's; the timer measures how long it waits. None where a training was complete already."""
         if self.state.global_step >= self.state.max_steps:
             return [], None
         return super().get_batch_samples(self.timer.batches(epoch_iterator), *args, **kwargs)
 
-    def _save_checkpoint(self, *args, **kwargs):
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with could_not_be_written(self.state.global_step, self.args.output_dir):
             super()._save_checkpoint(*args, **kwargs)
 
-    def _save_optimizer_and_scheduler(self, output_dir: str):
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.args.should_save:
             plain_model(self.model).config.save_pretrained(output_dir)  # adapters come without
         if self.ema is not None and self.args.should_save:
             self.ema.save(output_dir)  # before the file that tells that the checkpoint is complete
         super()._save_optimizer_and_scheduler(output_dir)
 
-    def _load_best_model(self):
+    def _load_best_model(self) -> None:
         super()._load_best_model()
         if self.ema is not None:
             self.ema.load(self.state.best_model_checkpoint)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None):
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with could_not_go_on(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
             check_optimizer(self.optimizer)
             if self.ema is not None and checkpoint is not None:
                 self.ema.load(checkpoint)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args, **kwargs):
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
         with could_not_go_on(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
 
@@ -233,14 +251,18 @@ class ImageClassificationTrainer(Trainer):
 class _KeepUp(TrainerCallback):
     """Tells the trainer's parts where training is."""
 
-    def __init__(self, trainer: ImageClassificationTrainer):
+    def __init__(self, trainer: ImageClassificationTrainer) -> None:
         self.trainer = trainer
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.trainer.randomness is not None:
             self.trainer.randomness.epoch = int(state.epoch)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.trainer._micro_step = 0
         if isinstance(self.trainer.train_dataset, PictureStream):
             state.epoch = state.global_step / state.max_steps  # a stream is one epoch

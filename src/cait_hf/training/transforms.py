@@ -7,10 +7,13 @@ are timm's. All random numbers come from [`Randomness`].
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..image_processing_pil_cait import to_pixels
 from .randomness import Randomness
@@ -37,13 +40,13 @@ class TrainTransform:
 
     def __init__(
         self,
-        image_processor,
+        image_processor: BaseImageProcessor,
         randomness: Randomness,
         crop_area: float = 0.08,
         flip_probability: float = 0.5,
         auto_augment: str | None = None,
         random_erasing: float = 0.0,
-    ):
+    ) -> None:
         if not 0 < crop_area <= 1:
             raise ValueError(f"--crop_area is {crop_area}, but it must be above 0 and at most 1.")
         for flag, value in (("--flip_probability", flip_probability), ("--random_erasing", random_erasing)):
@@ -60,7 +63,8 @@ class TrainTransform:
         """`(channels, height, width)` of a picture."""
         rng = self.randomness.generator(key)
         image = to_rgb(image)
-        part = random_part(*image.size, rng, self.crop_area)
+        width, height = image.size
+        part = random_part(width, height, rng, self.crop_area)
         image = image.resize(self.size[::-1], Image.Resampling.BICUBIC, box=part)
         if rng.random() < self.flip_probability:
             image = ImageOps.mirror(image)
@@ -82,7 +86,7 @@ def _normalised(image: Image.Image, rescale_factor: float, mean: torch.Tensor, s
     return pixels.mul_(rescale_factor).sub_(mean).div_(std)
 
 
-def _normalisation_of(image_processor) -> tuple[float, torch.Tensor, torch.Tensor]:
+def _normalisation_of(image_processor: BaseImageProcessor) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Rescale factor, mean and deviation, (3, 1, 1), of what a processor does to a picture that is cut to size.
 
     It takes ten times as long itself.
@@ -102,19 +106,22 @@ def _normalisation_of(image_processor) -> tuple[float, torch.Tensor, torch.Tenso
     return rescale_factor, mean, std
 
 
-def _rescale_factor(image_processor) -> float:
+def _rescale_factor(image_processor: BaseImageProcessor) -> float:
     return image_processor.rescale_factor if getattr(image_processor, "do_rescale", True) else 1.0
 
 
-def _auto_augment(policy: str, image_processor, size: int):
+def _auto_augment(policy: str, image_processor: BaseImageProcessor, size: int) -> Callable[[Image.Image], Image.Image]:
     from timm.data import auto_augment
 
     makers = {"rand": "rand_augment_transform", "augmix": "augment_and_mix_transform"}
     make = getattr(auto_augment, makers.get(policy.split("-")[0], "auto_augment_transform"))
     mean = normalisation(image_processor)[0]
     # what an operation leaves empty gets the mean colour, and pictures move by less than half their size
-    options = {"translate_const": int(0.45 * size), "img_mean": tuple(min(255, round(255 * value)) for value in mean)}
-    options["interpolation"] = Image.Resampling.BICUBIC
+    options = {
+        "translate_const": int(0.45 * size),
+        "img_mean": tuple(min(255, round(255 * value)) for value in mean),
+        "interpolation": Image.Resampling.BICUBIC,
+    }
     try:
         transform = make(policy, options)
     except (AssertionError, ValueError, KeyError) as error:
@@ -125,14 +132,14 @@ def _auto_augment(policy: str, image_processor, size: int):
     return transform
 
 
-def _posterize(image: Image.Image, bits: int, **kwargs) -> Image.Image:
+def _posterize(image: Image.Image, bits: int, **kwargs: Any) -> Image.Image:
     """timm's, whose strongest level keeps no bits at all: black, which Pillow 13 refuses to make."""
     if bits == 0:
         return Image.new(image.mode, image.size)
     return image if bits >= 8 else ImageOps.posterize(image, bits)
 
 
-def _random_erasing(probability: float):
+def _random_erasing(probability: float) -> Callable[[torch.Tensor], torch.Tensor]:
     from timm.data.random_erasing import RandomErasing
 
     return RandomErasing(probability, mode="pixel", device="cpu")
@@ -141,7 +148,7 @@ def _random_erasing(probability: float):
 class EvalTransform:
     """The model's own preprocessing."""
 
-    def __init__(self, image_processor):
+    def __init__(self, image_processor: BaseImageProcessor) -> None:
         self.image_processor = image_processor
 
     def __call__(self, image: Image.Image, key: int) -> torch.Tensor:
@@ -184,7 +191,7 @@ class TrainCollator:
         mixup_prob: float = 1.0,
         mixup_switch_prob: float = 0.5,
         mixup_mode: str = "batch",
-    ):
+    ) -> None:
         for flag, value, highest in (
             ("--label_smoothing_factor", label_smoothing, 1),
             ("--mixup", mixup, math.inf),
@@ -257,17 +264,18 @@ def random_part(
     return left, top, min(left + part_width, width), min(top + part_height, height)
 
 
-def input_size(image_processor) -> tuple[int, int]:
+def input_size(image_processor: BaseImageProcessor) -> tuple[int, int]:
     """(height, width) of the pictures that the model gets."""
     cropped = getattr(image_processor, "do_center_crop", None) and image_processor.crop_size
     size = cropped or getattr(image_processor, "size", None) or {}
-    edges = size.get("height") or size.get("shortest_edge"), size.get("width") or size.get("shortest_edge")
-    if None in edges:
+    shortest = size.get("shortest_edge")
+    height, width = size.get("height") or shortest, size.get("width") or shortest
+    if height is None or width is None:
         raise ValueError(f"the image processor {type(image_processor).__name__} has no size that this script knows.")
-    return edges
+    return height, width
 
 
-def normalisation(image_processor) -> tuple[list[float], list[float]]:
+def normalisation(image_processor: BaseImageProcessor) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, for pixels from 0 to 1; timm's processors keep them elsewhere."""
     timm_config = getattr(image_processor, "data_config", None)
     if timm_config is not None:
