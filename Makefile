@@ -42,6 +42,7 @@ test-upstream: $(VENV)/.installed
 quality: $(VENV)-quality/.installed
 	$(VENV)-quality/bin/ruff check .
 	$(VENV)-quality/bin/ruff format --check .
+	$(VENV)-quality/bin/mypy
 	$(VENV)-quality/bin/codespell
 	$(VENV)-quality/bin/zizmor --offline --quiet .github
 	$(VENV)-quality/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml

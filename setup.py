@@ -46,6 +46,5 @@ setup(
         "peft": ["peft>=0.18"],
         "quantization": ["bitsandbytes>=0.48", "torchao>=0.17"],
         "test": ["matplotlib>=3.8", "parameterized", "pytest>=8", "pytest-xdist>=3.6", "scikit-learn>=1.5"],
-        "quality": ["mypy>=2.4", "ruff>=0.9"],
     },
 )
