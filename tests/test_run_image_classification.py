@@ -28,6 +28,7 @@ from cait_hf.training.arguments import parse_arguments
 from cait_hf.training.data import load_data
 from cait_hf.training.experiment import prepare, split_evaluated
 
+pytestmark = pytest.mark.usefixtures("no_plots")  # except those of `run_of_each`, which is older than a test
 
 SCRIPT_NAMES = ("run_image_classification", "run_image_classification_no_trainer")
 

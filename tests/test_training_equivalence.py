@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from test_run_image_classification import SCRIPT_NAMES
+pytestmark = pytest.mark.usefixtures("no_plots")
 from test_scripts import SCRIPTS, TINY, load_script, write_pictures
 
 
