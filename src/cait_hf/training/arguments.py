@@ -97,7 +97,7 @@ class TrainingArguments(transformers.TrainingArguments):
             self.bf16 = on_gpu and not self.fp16 and torch.cuda.is_bf16_supported(including_emulation=False)
         self.report_to = self.report_to or ["none"]
         if not hasattr(transformers.TrainingArguments, "activation_checkpointing"):
-            self.gradient_checkpointing = self.gradient_checkpointing or self.activation_checkpointing
+            self.gradient_checkpointing: bool = self.gradient_checkpointing or self.activation_checkpointing
         super().__post_init__()
 
 
