@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""`scripts/benchmark.py` at a tiny size: what it writes, keeps, refuses and computes. No time is judged."""
+"""`scripts/benchmark/run.py` at a tiny size: what it writes, keeps, refuses and computes. No time is judged."""
 
 import importlib.util
 import json
@@ -9,22 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from test_scripts import SCRIPTS, load_scripts
 
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-
-
-def load_script(name: str):
-    sys.path.insert(0, str(SCRIPTS))  # where Python looks for its siblings when it is started as a script
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(SCRIPTS))
-
-
-benchmark = load_script("benchmark")
-contestants = load_script("benchmark_contestants")
-report = load_script("benchmark_report")
+report, contestants, benchmark = load_scripts(SCRIPTS / "benchmark", "report", "baselines", "run")
 Work = report.Work
 
 TINY = ["--models", "tiny", "--image_sizes", "32", "--batch_sizes", "3", "--threads", "1", "--repeats", "2"]

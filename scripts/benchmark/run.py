@@ -1,16 +1,16 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Measure the speed and the memory of CaiT: this package against timm, transformers' TimmWrapper and a plain ViT.
 
-    python scripts/benchmark.py --goals --output_dir outputs/benchmark
-    python scripts/benchmark.py --models XXS24,S24,M36 --image_sizes 224,384,448 --modes inference,training_memory
-    python scripts/benchmark.py --scaling
-    python scripts/benchmark.py --tables outputs/benchmark/results.json > tables.md
+    python scripts/benchmark/run.py --goals --output_dir outputs/benchmark
+    python scripts/benchmark/run.py --models XXS24,S24,M36 --image_sizes 224,384,448 --modes inference,training_memory
+    python scripts/benchmark/run.py --scaling
+    python scripts/benchmark/run.py --tables outputs/benchmark/results.json > tables.md
 
 All contestants of a row run in this process, one after the other in each round, in alternating order; ratios are taken
 round by round. Those that must agree get the same random weights, with LayerScale of order 1 so that every layer
 matters, and their outputs are compared before anything is timed. Memory is measured in a process of its own for each
 sample. Every sample is written to `results.json` after each row; a row that is there already is kept, so the same
-command goes on after an interruption. `benchmark_report.py` says what exactly each contestant and mode is.
+command goes on after an interruption. `report.py` says what exactly each contestant and mode is.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from benchmark_contestants import GEOMETRIES, EqualityGuard, Inputs, cait_config, make_step, random_state
-from benchmark_report import (
+from baselines import GEOMETRIES, EqualityGuard, Inputs, cait_config, make_step, random_state
+from report import (
     CONTESTANTS,
     MODES,
     SCALING_MODEL,
@@ -99,7 +99,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     how.add_argument("--max_seconds", type=positive, default=300, help="of rounds in a row (default: 300)")
     how.add_argument("--threads", type=positive, default=available_cores(), help="of PyTorch (all cores)")
     how.add_argument("--overwrite", action="store_true", help="measure rows again that are in results.json")
-    default_dir = Path(__file__).resolve().parents[1] / "outputs" / "benchmark"
+    default_dir = Path(__file__).resolve().parents[2] / "outputs" / "benchmark"
     how.add_argument("--output_dir", type=Path, default=default_dir, help="for results.json and charts")
     how.add_argument("--tables", type=Path, metavar="RESULTS_JSON", help="only print its tables and draw its charts")
     parser.add_argument("--memory_child", help=argparse.SUPPRESS)

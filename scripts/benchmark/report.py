@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""What `benchmark.py` measures, by name, and the Markdown tables and charts of its results. Needs no torch.
+"""What `run.py` measures, by name, and the Markdown tables and charts of its results. Needs no torch.
 
 A result is one row of `results.json`: a [`Work`] and, for each contestant, one sample a round, in seconds a call or
 bytes. The contestants of a round ran one after the other, so what the machine did meanwhile hit all of them: ratios

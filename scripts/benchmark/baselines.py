@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""The contestants of `benchmark.py`: models and attentions of one shape, with the same weights if they must agree.
+"""The contestants of `run.py`: models and attentions of one shape, with the same weights if they must agree.
 
 `make_step` gives the function that is timed; `EqualityGuard` compares what the contestants compute.
 """
@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
-from benchmark_report import CONTESTANTS, SCALING_MODEL, Work
+from report import CONTESTANTS, SCALING_MODEL, Work
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForImageClassification, TimmWrapperConfig, ViTConfig

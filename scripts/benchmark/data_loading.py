@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """How many pictures a second the training scripts prepare, beside the loader that timm's train.py uses.
 
-    python scripts/benchmark_data_loading.py --num_workers 2
+    python scripts/benchmark/data_loading.py --num_workers 2
 
 Both read the same folder of synthetic JPEG files and do the same to each picture: random crop to 224 pixels, flip,
 RandAugment, normalisation, random erasing. Rounds alternate, and what counts is the ratio within a round. Needs timm.
