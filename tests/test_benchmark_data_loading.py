@@ -6,8 +6,8 @@ from test_scripts import SCRIPTS, load_script
 
 
 def test_both_loaders_are_measured(capsys):
-    pytest.importorskip("timm", reason="timm's loader is the other contestant")
-    flags = "--pictures 16 --batch_size 8 --num_workers 0 --rounds 3 --image_size 32"
+    pytest.importorskip("timm", reason="timm's loader is the other baseline")
+    flags = "--images 16 --batch_size 8 --num_workers 0 --rounds 3 --image_size 32"
     result = load_script("data_loading", SCRIPTS / "benchmark").main(flags.split())
     assert result["cait-hf"] > 0 and result["timm"] > 0
     assert result["lowest"] <= result["ratio"] <= result["highest"]

@@ -1,8 +1,8 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """What `run.py` measures, by name, and the Markdown tables and charts of its results. Needs no torch.
 
-A result is one row of `results.json`: a [`Work`] and, for each contestant, one sample a round, in seconds a call or
-bytes. The contestants of a round ran one after the other, so what the machine did meanwhile hit all of them: ratios
+A result is one row of `results.json`: a [`Work`] and, for each baseline, one sample a round, in seconds a call or
+bytes. The baselines of a round ran one after the other, so what the machine did meanwhile hit all of them: ratios
 are taken round by round, and their median and 10 % and 90 % quantiles are what is reported.
 """
 
@@ -24,7 +24,7 @@ MODES = {
     "attention_memory": "Peak memory of one attention, forward",
     "attention_training_memory": "Peak memory of one attention, forward and backward",
 }
-CONTESTANTS = {
+BASELINES = {
     "ours": "cait-hf",
     "ours_eager": "cait-hf eager",
     "ours_compiled": "cait-hf compiled",
@@ -33,7 +33,7 @@ CONTESTANTS = {
     "timm_wrapper": "TimmWrapper",
     "vit": "ViT, SDPA",  # among attentions: scaled_dot_product_attention, without head mixing
 }
-COLOURS = dict(zip(CONTESTANTS, ("#1b5e9e", "#a9cdea", "#5b9bd5", "#e07b39", "#c0571b", "#f3b98f", "#8a8f98")))
+COLORS = dict(zip(BASELINES, ("#1b5e9e", "#a9cdea", "#5b9bd5", "#e07b39", "#c0571b", "#f3b98f", "#8a8f98")))
 COMPARISONS = (("timm", "ours"), ("timm_compiled", "ours_compiled"), ("ours", "vit"))
 
 NOTES = """\
@@ -41,7 +41,7 @@ NOTES = """\
   *compiled* by `torch.compile(dynamic=False)`. **timm**: its CaiT with the same weights. **TimmWrapper**: the
   `TimmWrapperForImageClassification` of transformers around it. Equal logits are checked before anything is timed.
 - **ViT, SDPA**, the floor: the `ViTForImageClassification` of transformers with `scaled_dot_product_attention`. It has
-  CaiT's hidden size, heads, MLP width, picture and patch size, and as many layers as CaiT has patch layers. Its class
+  CaiT's hidden size, heads, MLP width, image and patch size, and as many layers as CaiT has patch layers. Its class
   token passes through all of them (N + 1 tokens where CaiT has N); it has no LayerScale and no class-attention layers.
 - An attention alone goes from projected queries, keys and values to the attended values; *ViT, SDPA* then is
   `scaled_dot_product_attention` on the same tensors (FlashAttention on CUDA in half precision), without head mixing.
@@ -54,7 +54,7 @@ NOTES = """\
 
 @dataclass(frozen=True)
 class Work:
-    """What the contestants of a row all do."""
+    """What the baselines of a row all do."""
 
     mode: str
     model: str
@@ -140,8 +140,8 @@ def in_order(rows: list[dict]) -> list[dict]:
     return sorted(rows, key=lambda row: (models.index(row["model"]), row["image_size"], row["batch_size"]))
 
 
-def entrants(row: dict) -> set[str]:
-    """Every contestant that the row was measured with, those that failed included."""
+def baselines_of(row: dict) -> set[str]:
+    """Every baseline that the row was measured with, those that failed included."""
     return {*row["samples"], *row["failures"]}
 
 
@@ -156,7 +156,7 @@ class Quantiles(NamedTuple):
 
 
 def ratio(row: dict, numerator: str, denominator: str) -> Quantiles | None:
-    """Quantiles (10, 50, 90 %) over the rounds of one contestant's sample over the other's in the same round.
+    """Quantiles (10, 50, 90 %) over the rounds of one baseline's sample over the other's in the same round.
 
     `None` where one of them is missing or the denominator was 0 (memory of a very small step).
     """
@@ -194,10 +194,10 @@ def goal_table(rows: list[dict]) -> str:
     lines = []
     for goal in cpu_goals() + cuda_goals():
         row = find_row(rows, goal.work)
-        if row and {goal.numerator, goal.denominator} <= entrants(row):
+        if row and {goal.numerator, goal.denominator} <= baselines_of(row):
             measured = ratio(row, goal.numerator, goal.denominator)
             bound = f">= {goal.at_least:.2f}" if goal.at_least is not None else f"<= {goal.at_most:.2f}"
-            pair = f"{CONTESTANTS[goal.numerator]} / {CONTESTANTS[goal.denominator]}"
+            pair = f"{BASELINES[goal.numerator]} / {BASELINES[goal.denominator]}"
             reached = measured is not None and goal.is_reached(measured.median)
             verdict = "reached" if reached else "**not reached**"
             lines.append((str(goal.work), pair, quantiles_text(measured) or "failed", bound, verdict))
@@ -207,10 +207,10 @@ def goal_table(rows: list[dict]) -> str:
 def mode_table(rows: list[dict]) -> str:
     first = work_of(rows[0])
     unit = "GB" if first.is_memory else "ms an image"
-    names = [name for name in CONTESTANTS if any(name in entrants(row) for row in rows)]
+    names = [name for name in BASELINES if any(name in baselines_of(row) for row in rows)]
     pairs = [pair for pair in COMPARISONS if any(ratio(row, *pair) for row in rows)]
-    head = ["model", "batch", *(CONTESTANTS[name] for name in names)]
-    head += [f"{CONTESTANTS[a]} / {CONTESTANTS[b]}" for a, b in pairs]
+    head = ["model", "batch", *(BASELINES[name] for name in names)]
+    head += [f"{BASELINES[a]} / {BASELINES[b]}" for a, b in pairs]
     lines = []
     for row in rows:
         line = [f"{row['model']}-{row['image_size']}", str(row["batch_size"])]
@@ -223,7 +223,7 @@ def mode_table(rows: list[dict]) -> str:
         for name, seconds in row["first_call_seconds"].items():
             first_calls.setdefault(name, []).append(seconds)
     if first_calls:
-        spans = [f"{CONTESTANTS[name]} {min(all_):.0f} to {max(all_):.0f} s" for name, all_ in first_calls.items()]
+        spans = [f"{BASELINES[name]} {min(all_):.0f} to {max(all_):.0f} s" for name, all_ in first_calls.items()]
         text += f"\n\nFirst call, which compiles and is not part of the times: {', '.join(spans)}."
     failures = [f"- {work_of(row)}, {name}: {text}" for row in rows for name, text in row["failures"].items()]
     return text + ("\n\nFailed:\n\n" + "\n".join(failures) if failures else "")
@@ -301,7 +301,7 @@ def bar_chart(rows: list[dict]):
     from matplotlib.patches import Patch
 
     first = work_of(rows[0])
-    names = [name for name in CONTESTANTS if any(row["samples"].get(name) for row in rows)]
+    names = [name for name in BASELINES if any(row["samples"].get(name) for row in rows)]
     base = "timm" if "timm" in names else names[0]
     rows = [row for row in rows if row["samples"].get(base)]
     height = 0.25 * len(rows) * (len(names) + 1) + 1
@@ -316,7 +316,7 @@ def bar_chart(rows: list[dict]):
                 continue
             place = position + (index + 1) * width
             low, middle, high = relative
-            axes.barh(place, middle, width * 0.9, color=COLOURS[name])
+            axes.barh(place, middle, width * 0.9, color=COLORS[name])
             axes.plot((low, high), (place, place), color="#222222", linewidth=1)
             unit = "GB" if first.is_memory else "ms"
             text = f"{digits(np.median(row['samples'][name]) / 1e9) if first.is_memory else sample_text(row, name)}"
@@ -327,9 +327,9 @@ def bar_chart(rows: list[dict]):
     axes.set_ylim(len(rows), 0)
     axes.grid(axis="x")
     quantity = "memory, shorter is better" if first.is_memory else "speed, longer is better (labels: ms an image)"
-    axes.set_xlabel(f"relative to {CONTESTANTS[base]}: {quantity}")
+    axes.set_xlabel(f"relative to {BASELINES[base]}: {quantity}")
     axes.set_title(f"{MODES[first.mode]} ({first.device}, {first.dtype})", loc="left")
-    handles = [Patch(color=COLOURS[name], label=CONTESTANTS[name]) for name in names]
+    handles = [Patch(color=COLORS[name], label=BASELINES[name]) for name in names]
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1))
     return figure
 
@@ -347,14 +347,14 @@ def scaling_chart(rows_by_mode: dict[str, list[dict]], machine: str):
     for column, (mode, title) in enumerate(zip(SCALING_MODES, titles)):
         for axes, kind, scale in ((grid[0, column], mode, 1e3), (grid[1, column], f"{mode}_memory", 1e-6)):
             rows = rows_by_mode.get(kind, [])
-            for name in CONTESTANTS:
+            for name in BASELINES:
                 points = [
                     ((row["image_size"] // 16) ** 2, np.median(row["samples"][name]) * scale)
                     for row in rows
                     if row["samples"].get(name)
                 ]
                 if points:
-                    axes.plot(*zip(*points), "o-", color=COLOURS[name], label=CONTESTANTS[name], markersize=4)
+                    axes.plot(*zip(*points), "o-", color=COLORS[name], label=BASELINES[name], markersize=4)
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
             axes.grid(which="major")

@@ -6,11 +6,11 @@
     python scripts/benchmark/run.py --scaling
     python scripts/benchmark/run.py --tables outputs/benchmark/results.json > tables.md
 
-All contestants of a row run in this process, one after the other in each round, in alternating order; ratios are taken
+All baselines of a row run in this process, one after the other in each round, in alternating order; ratios are taken
 round by round. Those that must agree get the same random weights, with LayerScale of order 1 so that every layer
 matters, and their outputs are compared before anything is timed. Memory is measured in a process of its own for each
 sample. Every sample is written to `results.json` after each row; a row that is there already is kept, so the same
-command goes on after an interruption. `report.py` says what exactly each contestant and mode is.
+command goes on after an interruption. `report.py` says what exactly each baseline and mode is.
 """
 
 import argparse
@@ -30,18 +30,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from baselines import GEOMETRIES, EqualityGuard, Inputs, cait_config, make_step, random_state
+from baselines import ARCHITECTURES, EqualityGuard, Inputs, cait_config, make_step, random_state
 from report import (
-    CONTESTANTS,
+    BASELINES,
     MODES,
     SCALING_MODEL,
     SCALING_MODES,
     Work,
     as_row,
+    baselines_of,
     cpu_goals,
     cuda_goals,
     draw_charts,
-    entrants,
     find_row,
     ratio,
     sample_text,
@@ -55,14 +55,14 @@ import cait_hf
 
 
 SCALING_IMAGE_SIZES = (224, 320, 448, 640, 832, 1024)  # 196 to 4096 patches
-SCALING_CONTESTANTS = ("ours", "ours_eager", "timm", "vit")
+SCALING_BASELINES = ("ours", "ours_eager", "timm", "vit")
 MIN_SAMPLE_SECONDS = 0.1  # shorter calls are repeated within a sample
 MEMORY_REPEATS = {"cpu": 2, "cuda": 1}  # at most: samples hardly differ, on CUDA not at all
 RESULTS = "results.json"
 
 
 def main(argv: list[str] | None = None):
-    """Run the script; wrong input ends it with a sentence."""
+    """Run the script; wrong input ends it with an error message."""
     transformers_logging.set_verbosity_error()
     args = parse_args(argv)
     try:
@@ -82,13 +82,15 @@ def main(argv: list[str] | None = None):
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     rows = parser.add_argument_group("what to measure: lists separated by commas, every combination a row")
-    models, modes, contestants = ", ".join(GEOMETRIES), ", ".join(MODES), ", ".join(CONTESTANTS)
-    rows.add_argument("--models", type=one_of(GEOMETRIES), help=f"of {models} (XXS24); tiny is for trying the script")
+    models, modes, baselines = ", ".join(ARCHITECTURES), ", ".join(MODES), ", ".join(BASELINES)
+    rows.add_argument(
+        "--models", type=one_of(ARCHITECTURES), help=f"of {models} (XXS24); tiny is for trying the script"
+    )
     rows.add_argument("--image_sizes", type=integers, help="pixels, multiples of 16 (224)")
     rows.add_argument("--batch_sizes", type=integers, help="(1,8,32)")
     rows.add_argument("--dtypes", type=one_of(("float32", "bfloat16")), help="float32, bfloat16 (float32)")
     rows.add_argument("--modes", type=one_of(MODES), help=f"of {modes} (inference,training,training_memory)")
-    rows.add_argument("--contestants", type=one_of(CONTESTANTS), help=f"of {contestants} (all)")
+    rows.add_argument("--baselines", type=one_of(BASELINES), help=f"of {baselines} (all)")
     rows.add_argument("--goals", action="store_true", help="instead: the rows for which the project has goals")
     rows.add_argument(
         "--scaling", action="store_true", help="instead: one attention and 4 layers, 196 to 4096 patches"
@@ -107,10 +109,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
     presets = [name for name in ("goals", "scaling", "tables") if getattr(args, name)]
     grid = ("models", "image_sizes", "batch_sizes", "dtypes", "modes")
-    given = [name for name in (*grid, "contestants") if getattr(args, name)]
+    given = [name for name in (*grid, "baselines") if getattr(args, name)]
     if len(presets) > 1:
         parser.error(f"--{presets[0]} and --{presets[1]} exclude each other: pass one of them.")
-    if presets and given and not (presets == ["scaling"] and given == ["contestants"]):
+    if presets and given and not (presets == ["scaling"] and given == ["baselines"]):
         parser.error(f"--{presets[0]} has rows of its own, but --{given[0]} was passed too: drop one of them.")
     return args
 
@@ -159,11 +161,11 @@ def run(args: argparse.Namespace):
         for index, (work, names) in enumerate(planned, start=1):
             print(f"[{index}/{len(planned)}] {work}", flush=True)
             row = find_row(results["rows"], work)
-            if row and not args.overwrite and entrants(row) >= {*names}:
+            if row and not args.overwrite and baselines_of(row) >= {*names}:
                 print("    kept from an earlier run", flush=True)
                 continue
             if row and not args.overwrite:  # a row is always of one run: measure again what it had
-                names = [name for name in CONTESTANTS if name in {*names, *entrants(row)}]
+                names = [name for name in BASELINES if name in {*names, *baselines_of(row)}]
             new = measure(work, names, args)
             print_row(new)
             results["rows"] = [other for other in results["rows"] if other is not row] + [new]
@@ -175,12 +177,12 @@ def run(args: argparse.Namespace):
 
 
 def plan(args: argparse.Namespace) -> list[tuple[Work, list[str]]]:
-    """Every row with its contestants, in the order of measurement."""
+    """Every row with its baselines, in the order of measurement."""
     if args.goals:
         names_of = {}
         for goal in cpu_goals() if args.device == "cpu" else cuda_goals():
             names_of.setdefault(goal.work, set()).update((goal.numerator, goal.denominator))
-        return [(work, [name for name in CONTESTANTS if name in names]) for work, names in names_of.items()]
+        return [(work, [name for name in BASELINES if name in names]) for work, names in names_of.items()]
     if args.scaling:
         dtype = "float32" if args.device == "cpu" else "bfloat16"
         modes = [mode + kind for mode in SCALING_MODES for kind in ("", "_memory")]
@@ -188,7 +190,7 @@ def plan(args: argparse.Namespace) -> list[tuple[Work, list[str]]]:
             Work(mode, SCALING_MODEL, size, 1, dtype, args.device)
             for size, mode in itertools.product(SCALING_IMAGE_SIZES, modes)
         ]
-        return [(work, list(args.contestants or SCALING_CONTESTANTS)) for work in works]
+        return [(work, list(args.baselines or SCALING_BASELINES)) for work in works]
     grid = itertools.product(
         args.modes or ("inference", "training", "training_memory"),
         args.models or ("XXS24",),
@@ -200,9 +202,7 @@ def plan(args: argparse.Namespace) -> list[tuple[Work, list[str]]]:
     for mode, model, image_size, batch_size, dtype in grid:
         work = Work(mode, model, image_size, batch_size, dtype, args.device)
         cait_config(work)  # raises for a size that no CaiT has
-        names = [
-            name for name in args.contestants or CONTESTANTS if not (work.is_attention and name == "timm_wrapper")
-        ]
+        names = [name for name in args.baselines or BASELINES if not (work.is_attention and name == "timm_wrapper")]
         planned.append((work, names))
     return planned
 
@@ -214,7 +214,7 @@ def check_environment(device: str, planned: list[tuple[Work, list[str]]]):
         raise ValueError(f"memory on the CPU is read from /proc, which {sys.platform} lacks: drop the memory modes.")
     require("matplotlib", "the charts need it")
     if any(name.startswith("timm") for _, names in planned for name in names):
-        require("timm", "it is one of the --contestants")
+        require("timm", "it is one of the --baselines")
 
 
 def require(package: str, reason: str):
@@ -276,7 +276,7 @@ def report(results: dict, folder: Path):
 
 
 def print_row(row: dict):
-    for name in CONTESTANTS:
+    for name in BASELINES:
         if name in row["failures"]:
             print(f"    {name:14} failed: {row['failures'][name]}", flush=True)
         elif name in row["samples"]:
@@ -305,7 +305,7 @@ def load_average() -> float:
 
 
 def interleave(samplers: dict[str, Callable[[], float]], repeats: int, max_seconds: float) -> dict[str, list[float]]:
-    """One sample of each contestant a round, in alternating order; after `max_seconds` no further round starts."""
+    """One sample of each baseline a round, in alternating order; after `max_seconds` no further round starts."""
     samples = {name: [] for name in samplers}
     start = time.perf_counter()
     for index in tqdm(range(repeats), desc="    rounds", leave=False, disable=None):
@@ -318,13 +318,13 @@ def interleave(samplers: dict[str, Callable[[], float]], repeats: int, max_secon
 
 
 def measure_times(work: Work, names: list[str], args: argparse.Namespace) -> dict:
-    """Seconds of one call, for each contestant and round."""
+    """Seconds of one call, for each baseline and round."""
     torch.compiler.reset()
     torch.compiler.config.force_disable_caches = True  # of earlier runs: compiling takes its whole time
     inputs = Inputs.of(work)
     state = random_state(work)
     guard = EqualityGuard(work, state, inputs)
-    # cast once, so that all contestants share them
+    # cast once, so that all baselines share them
     state = {key: tensor.to(work.device, getattr(torch, work.dtype)) for key, tensor in state.items()}
     steps, calls, first_call_seconds, differences, failures = {}, {}, {}, {}, {}
     # Compiled ones last: they would be compiled again once a model of a new class has run (transformers keeps a list).
@@ -372,7 +372,7 @@ def sampler(step: Callable[[], torch.Tensor], calls: int, device: str) -> Callab
 
 
 def measure_memory(work: Work, names: list[str], args: argparse.Namespace) -> dict:
-    """Bytes that one step adds, for each contestant and round, each in a process of its own."""
+    """Bytes that one step adds, for each baseline and round, each in a process of its own."""
     failures = {}
 
     def in_child(name: str) -> float:
