@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -90,11 +90,12 @@ def make_step(name: str, work: Work, state: dict[str, torch.Tensor], inputs: Inp
     call = torch.compile(module, dynamic=False) if name.endswith("_compiled") else module
 
     def inference() -> torch.Tensor:
-        with torch.inference_mode():
+        with torch.inference_mode(), floor(name, work):
             return tensor_of(call(inputs.images))
 
     def training() -> torch.Tensor:
-        output = tensor_of(call(inputs.images))
+        with floor(name, work):
+            output = tensor_of(call(inputs.images))
         if work.is_attention:
             output.backward(inputs.gradient)
         else:
@@ -103,6 +104,12 @@ def make_step(name: str, work: Work, state: dict[str, torch.Tensor], inputs: Inp
         return output.detach()
 
     return training if work.is_training else inference
+
+
+def floor(name: str, work: Work) -> AbstractContextManager:
+    """FlashAttention for the ViT where there is one; elsewhere PyTorch chooses the kernel."""
+    flash = name == "vit" and work.device == "cuda" and work.dtype != "float32"
+    return sdpa_kernel(SDPBackend.FLASH_ATTENTION) if flash else nullcontext()
 
 
 def tensor_of(output) -> torch.Tensor:
@@ -176,10 +183,7 @@ class Given(nn.Module):
 
 
 class PlainAttention(nn.Module):
-    """`scaled_dot_product_attention` from and to the shapes of the other attentions, `(B, N, C)`.
-
-    On CUDA in half precision by FlashAttention; elsewhere PyTorch chooses the kernel.
-    """
+    """`scaled_dot_product_attention` from and to the shapes of the other attentions, `(B, N, C)`."""
 
     def __init__(self, qkv: list[torch.Tensor], num_heads: int):
         super().__init__()
@@ -188,9 +192,7 @@ class PlainAttention(nn.Module):
 
     def forward(self, _: torch.Tensor) -> torch.Tensor:
         query, key, value = (tensor.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for tensor in self.qkv)
-        flash = query.is_cuda and query.dtype != torch.float32
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION) if flash else nullcontext():
-            output = nn.functional.scaled_dot_product_attention(query, key, value)  # (B, H, N, D)
+        output = nn.functional.scaled_dot_product_attention(query, key, value)  # (B, H, N, D)
         return output.transpose(1, 2).flatten(2)
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_dataset, create_loader
 from torch.utils.data import DataLoader
 
 from cait_hf import CaitImageProcessorPil
@@ -99,6 +98,8 @@ def our_loader(folder: str, args: argparse.Namespace) -> Callable[[int], float]:
 
 def timm_loader(folder: str, args: argparse.Namespace) -> Callable[[int], float]:
     """The same with timm's dataset and loader."""
+    from timm.data import create_dataset, create_loader
+
     loader = create_loader(
         create_dataset("", root=folder, is_training=True),
         input_size=(3, args.image_size, args.image_size),

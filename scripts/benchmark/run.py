@@ -40,13 +40,16 @@ from report import (
     as_row,
     baselines_of,
     cpu_goals,
-    cuda_goals,
+    cuda_rows,
     draw_charts,
     find_row,
+    gpu_tables,
     ratio,
+    read_json,
     sample_text,
     tables,
     work_of,
+    write_json,
 )
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
@@ -71,8 +74,7 @@ def main(argv: list[str] | None = None):
             child = json.loads(args.memory_child)
             print(json.dumps(memory_of_one_step(Work(**child["work"]), child["name"])))
         elif args.tables:
-            require("matplotlib", "the charts need it")
-            report(read_results(args.tables), args.tables.parent)
+            render(args.tables, not args.no_charts)
         else:
             run(args)
     except (ValueError, OSError) as error:
@@ -100,10 +102,26 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     how.add_argument("--repeats", type=positive, default=15, help="rounds (default: %(default)s)")
     how.add_argument("--max_seconds", type=positive, default=300, help="of rounds in a row (default: 300)")
     how.add_argument("--threads", type=positive, default=available_cores(), help="of PyTorch (all cores)")
+    how.add_argument(
+        "--compile_only",
+        type=part_of,
+        metavar="I/N",
+        help="only compile what must be compiled for part I of N of the rows, 1/1 for all: PyTorch's caches keep it",
+    )
+    how.add_argument(
+        "--use_compiled", action="store_true", help="take it from there: first calls are not reported then"
+    )
+    how.add_argument(
+        "--keep_going",
+        action="store_true",
+        help="a baseline that differs from the reference, or breaks, is a failure of its row and not the end",
+    )
+    how.add_argument("--no_charts", action="store_true", help="tables only; needs no matplotlib")
     how.add_argument("--overwrite", action="store_true", help="measure rows again that are in results.json")
     default_dir = Path(__file__).resolve().parents[2] / "outputs" / "benchmark"
     how.add_argument("--output_dir", type=Path, default=default_dir, help="for results.json and charts")
-    how.add_argument("--tables", type=Path, metavar="RESULTS_JSON", help="only print its tables and draw its charts")
+    tables_help = "only print its tables and draw its charts; of a folder that gpu.sh wrote: all its tables"
+    how.add_argument("--tables", type=Path, metavar="RESULTS_JSON", help=tables_help)
     parser.add_argument("--memory_child", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
 
@@ -140,14 +158,24 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def part_of(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not positive(index) <= positive(count):
+        raise argparse.ArgumentTypeError(f"it is {text!r}, but it must be I/N with I <= N.")
+    return int(index), int(count)
+
+
 def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(args: argparse.Namespace):
     planned = plan(args)
-    check_environment(args.device, planned)
+    check_environment(args, planned)
     torch.set_num_threads(args.threads)
+    if args.compile_only:
+        index, count = args.compile_only
+        return compile_baselines(planned[index - 1 :: count])
     results = {"hardware": hardware(args.device, args.threads), "rows": []}
     path = args.output_dir / RESULTS
     if path.exists():
@@ -169,18 +197,37 @@ def run(args: argparse.Namespace):
             new = measure(work, names, args)
             print_row(new)
             results["rows"] = [other for other in results["rows"] if other is not row] + [new]
-            write_results(path, results)
+            write_json(path, results)
             measured += 1
     except KeyboardInterrupt:
         sys.exit(f"\nInterrupted: {len(results['rows'])} complete rows, {measured} of them new, are in {path}.")
-    report(results, args.output_dir)
+    report(results, None if args.no_charts else args.output_dir)
+    failed = sum(len(row["failures"]) for row in results["rows"])
+    if args.keep_going and failed:
+        sys.exit(f"error: {failed} measurements failed; the tables name them.")
+
+
+def compile_baselines(planned: list[tuple[Work, list[str]]]):
+    for work, names in planned:
+        for name in names:
+            if not name.endswith("_compiled"):
+                continue
+            torch.compiler.reset()
+            try:
+                seconds, _ = timed(make_step(name, work, random_state(work), Inputs.of(work)), work.device)
+                print(f"{work} {name}: first call {seconds:.0f} s", flush=True)
+            except Exception as error:  # it comes again when it is measured
+                print(f"{work} {name}: {one_line(error)}", flush=True)
+            free_memory(work.device)
 
 
 def plan(args: argparse.Namespace) -> list[tuple[Work, list[str]]]:
     """Every row with its baselines, in the order of measurement."""
     if args.goals:
+        if args.device == "cuda":
+            return cuda_rows()
         names_of = {}
-        for goal in cpu_goals() if args.device == "cpu" else cuda_goals():
+        for goal in cpu_goals():
             names_of.setdefault(goal.work, set()).update((goal.numerator, goal.denominator))
         return [(work, [name for name in BASELINES if name in names]) for work, names in names_of.items()]
     if args.scaling:
@@ -207,12 +254,14 @@ def plan(args: argparse.Namespace) -> list[tuple[Work, list[str]]]:
     return planned
 
 
-def check_environment(device: str, planned: list[tuple[Work, list[str]]]):
+def check_environment(args: argparse.Namespace, planned: list[tuple[Work, list[str]]]):
+    device = args.device
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device is cuda, but PyTorch sees no CUDA device here: pass --device cpu.")
     if device == "cpu" and sys.platform != "linux" and any(work.is_memory for work, _ in planned):
         raise ValueError(f"memory on the CPU is read from /proc, which {sys.platform} lacks: drop the memory modes.")
-    require("matplotlib", "the charts need it")
+    if not args.no_charts:
+        require("matplotlib", "the charts need it: or pass --no_charts")
     if any(name.startswith("timm") for _, names in planned for name in names):
         require("timm", "it is one of the --baselines")
 
@@ -255,7 +304,7 @@ def check_same_machine(path: Path, earlier: dict, now: dict):
 
 def read_results(path: Path) -> dict:
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_json(path)
         if not results["hardware"]["versions"] or not all(work_of(row) for row in results["rows"]):
             raise ValueError
     except (ValueError, KeyError, TypeError) as error:
@@ -263,16 +312,21 @@ def read_results(path: Path) -> dict:
     return results
 
 
-def write_results(path: Path, results: dict):
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+def render(path: Path, charts: bool):
+    """Tables of a results.json, or of the folder that `gpu.sh` wrote."""
+    if path.is_dir():
+        print(gpu_tables(path))
+        return
+    if charts:
+        require("matplotlib", "the charts need it: or pass --no_charts")
+    report(read_results(path), path.parent if charts else None)
 
 
-def report(results: dict, folder: Path):
+def report(results: dict, chart_folder: Path | None):
     print(f"\n{tables(results)}")
-    for chart in draw_charts(results, folder):
-        print(f"chart: {chart}", file=sys.stderr)
+    if chart_folder is not None:
+        for chart in draw_charts(results, chart_folder):
+            print(f"chart: {chart}", file=sys.stderr)
 
 
 def print_row(row: dict):
@@ -292,12 +346,16 @@ def print_row(row: dict):
 def measure(work: Work, names: list[str], args: argparse.Namespace) -> dict:
     load_before = load_average()
     measured = (measure_memory if work.is_memory else measure_times)(work, names, args)
-    gc.collect()
-    if work.device == "cuda":
-        torch.cuda.empty_cache()
+    free_memory(work.device)
     return as_row(
         work, **measured, load_average=[load_before, load_average()], finished=time.strftime("%Y-%m-%d %H:%M")
     )
+
+
+def free_memory(device: str):
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def load_average() -> float:
@@ -320,7 +378,7 @@ def interleave(samplers: dict[str, Callable[[], float]], repeats: int, max_secon
 def measure_times(work: Work, names: list[str], args: argparse.Namespace) -> dict:
     """Seconds of one call, for each baseline and round."""
     torch.compiler.reset()
-    torch.compiler.config.force_disable_caches = True  # of earlier runs: compiling takes its whole time
+    torch.compiler.config.force_disable_caches = not args.use_compiled  # else compiling takes its whole time
     inputs = Inputs.of(work)
     state = random_state(work)
     guard = EqualityGuard(work, state, inputs)
@@ -332,12 +390,14 @@ def measure_times(work: Work, names: list[str], args: argparse.Namespace) -> dic
         try:
             step = make_step(name, work, state, inputs)
             seconds, output = timed(step, work.device)
-            if name.endswith("_compiled"):
+            if name.endswith("_compiled") and not args.use_compiled:
                 first_call_seconds[name] = seconds
             if name != "vit":
                 differences[name] = guard.check(name, output)
             steps[name] = step
-        except RuntimeError as error:  # out of memory, or a compiler that gave up
+        except Exception as error:
+            if not (args.keep_going or isinstance(error, RuntimeError)):  # out of memory, a compiler that gave up
+                raise
             failures[name] = one_line(error)
     for name in filter(steps.get, names):
         timed(steps[name], work.device)  # anything that is compiled again is so here
@@ -372,8 +432,17 @@ def sampler(step: Callable[[], torch.Tensor], calls: int, device: str) -> Callab
 
 
 def measure_memory(work: Work, names: list[str], args: argparse.Namespace) -> dict:
-    """Bytes that one step adds, for each baseline and round, each in a process of its own."""
+    """Bytes that one step adds, for each baseline and round; on the CPU each in a process of its own."""
     failures = {}
+
+    def here(name: str) -> float:  # what PyTorch allocates on a GPU it counts itself, byte by byte
+        try:
+            return memory_of_one_step(work, name)
+        except RuntimeError as error:
+            failures[name] = one_line(error)
+            return math.nan
+        finally:
+            free_memory(work.device)
 
     def in_child(name: str) -> float:
         if name in failures:
@@ -388,14 +457,15 @@ def measure_memory(work: Work, names: list[str], args: argparse.Namespace) -> di
         failures[name] = killed or (lines[-1] if lines else f"exit status {finished.returncode}")
         return math.nan
 
-    samplers = {name: lambda name=name: in_child(name) for name in names}
+    sample = here if work.device == "cuda" else in_child
+    samplers = {name: lambda name=name: sample(name) for name in names}
     samples = interleave(samplers, min(args.repeats, MEMORY_REPEATS[work.device]), args.max_seconds)
     samples = {name: values for name, values in samples.items() if name not in failures}
     return {"samples": samples, "failures": failures, "calls": {}, "first_call_seconds": {}, "differences": {}}
 
 
 def memory_of_one_step(work: Work, name: str) -> int:
-    """Peak memory of one step minus the memory in use before it, in bytes. For a process that does nothing else."""
+    """Peak memory of one step minus the memory in use before it, in bytes; on the CPU in a process of its own."""
 
     def step_of(work: Work) -> Callable[[], torch.Tensor]:
         return make_step(name, work, random_state(work), Inputs.of(work))
