@@ -46,7 +46,7 @@ quality: $(VENV)-quality/.installed
 	$(VENV)-quality/bin/codespell
 	$(VENV)-quality/bin/zizmor --offline --quiet .github
 	$(VENV)-quality/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	$(VENV)-quality/bin/shellcheck .ci/run scripts/accelerate_configs/*.slurm
+	$(VENV)-quality/bin/shellcheck .ci/run scripts/benchmark/gpu.sh scripts/accelerate_configs/*.slurm
 
 style: $(VENV)-quality/.installed
 	$(VENV)-quality/bin/ruff check --fix .

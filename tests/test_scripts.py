@@ -43,6 +43,17 @@ def load_script(name: str, folder: Path = SCRIPTS):
     return module
 
 
+def load_scripts(folder: Path, *names: str) -> list:
+    """Scripts of a folder that import each other, each after those that it imports.
+
+    Other folders have modules of the same names: once loaded, nothing finds these by their names.
+    """
+    modules = [load_script(name, folder) for name in names]
+    for name in names:
+        del sys.modules[name]
+    return modules
+
+
 quickstart = load_script("quickstart")
 
 
