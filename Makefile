@@ -8,7 +8,7 @@ VENV ?= .venv
 TRANSFORMERS_NEWEST ?= transformers
 
 # Two single-threaded workers are faster than one test with two threads, whose tensors are small.
-PYTEST = -m pytest --numprocesses 2 --dist worksteal --durations 30
+PYTEST = -m pytest --numprocesses 2 --dist worksteal
 
 .PHONY: demo test test-slow test-minimal test-oldest test-newest test-upstream quality style lock clean
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import warm_process
 from PIL import Image
 from sklearn.datasets import load_digits
 from transformers import AutoModelForImageClassification
@@ -46,8 +47,7 @@ quickstart = load_script("quickstart")
 
 
 def run(name: str, *args, check: bool = True) -> subprocess.CompletedProcess:
-    command = [sys.executable, SCRIPTS / f"{name}.py", *map(str, args)]
-    finished = subprocess.run(command, capture_output=True, text=True)
+    finished = warm_process.run_script(SCRIPTS / f"{name}.py", *args)
     assert not check or finished.returncode == 0, finished.stdout + finished.stderr
     return finished
 
