@@ -271,11 +271,14 @@ def test_half_precision_names_the_same_classes():
     assert (classes[0] == classes[1]).float().mean() >= 0.99
 
 
-def test_readme_and_recipe_are_about_this_checkpoint():
-    readme = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
+def test_documentation_and_recipe_are_about_this_checkpoint():
+    readme, training = (
+        (SCRIPTS.parent / page).read_text(encoding="utf-8") for page in ("README.md", "docs/training.md")
+    )
     values = 100 * np.array(RESULTS["test_accuracy"])
     half = 4.303 * values.std(ddof=1) / len(values) ** 0.5  # Student's t of three seeds
-    assert readme.count(f"{values.mean():.1f} ± {half:.1f} %") == 2
+    accuracy = f"{values.mean():.1f} ± {half:.1f} %"
+    assert accuracy in readme and accuracy in training
     assert f"{RESULTS['parameters'] / 1e6:.1f} million parameters" in readme
     recipe = yaml.safe_load((SCRIPTS / "recipes" / "fashion_mnist.yaml").read_text(encoding="utf-8"))
     config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))

@@ -1,11 +1,17 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""README's commands and Python run as they stand, and its table is the one of `checkpoints.py`.
+"""Commands and Python code of README.md and docs/ run as they stand; links, tables and names of tests are true.
 
 Only what has to come from the Hub is replaced, by a local folder of the same format with random weights.
 """
 
+import contextlib
+import functools
+import importlib
+import inspect
+import io
 import json
 import os
+import pkgutil
 import re
 import shlex
 import socket
@@ -21,6 +27,7 @@ from PIL import Image
 from test_scripts import load_script, write_pictures
 from timm_format import write_timm_folder
 
+import cait_hf
 import cait_hf_cli
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification
 from cait_hf.checkpoints import README as AUTHORS_README
@@ -28,42 +35,38 @@ from cait_hf.state_dict import convert_to_official_state_dict
 
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+NAMES = ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 HUB_ID = "timm/cait_xxs24_224.fb_dist_in1k"
 FEW_STEPS = "--max_steps 1 --per_device_train_batch_size 2 --per_device_eval_batch_size 2 --disable_tqdm true"
 FEW_STEPS += " --dataloader_num_workers 0"
 CONVERT = "python conversion/convert_cait_to_hf.py"
 NOT_RUN = {
-    "accelerate launch scripts/evaluate_imagenet.py cait-m48-448 --dataset_name timm/imagenet-1k-wds --streaming": (
-        "network; test_evaluate_imagenet.py runs the script"
-    ),
     "make demo": "CI and test_scripts.py run the script; the target makes an environment",
     "make test": "CI runs it; it is what runs this test",
-    "pip install --editable .": "the make targets install the package so, for this test too",
-    "pip install --editable .[export]": "the make targets install the package so, for this test too",
-    "pip install --editable .[openvino]": "the make targets install the package so, for this test too",
     f"{CONVERT} --source XXS24_224 --output_dir cait-xxs24-224": "network",
     f"{CONVERT} --source timm/cait_s24_224.fb_dist_in1k --output_dir cait-s24-224": "network",
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:
-    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    return [" ".join(shlex.split(line, comments=True)) for line in lines]
+    """Those of all pages, each once."""
+    lines = "".join(block for page in PAGES for block in blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    return list(dict.fromkeys(" ".join(shlex.split(line, comments=True)) for line in lines))
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
-    """A working directory with what README takes for granted: a picture, folders of pictures, an official file."""
-    folder = tmp_path_factory.mktemp("readme")
+    """A working directory with what the pages take for granted: an image, folders of images, an official file."""
+    folder = tmp_path_factory.mktemp("docs")
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(folder / "picture.jpg")
-    write_pictures(folder / "pictures" / "train", range(3), 5)
-    write_pictures(folder / "pictures" / "validation", range(3), 2, skip=5)
+    Image.fromarray(noise).save(folder / "image.jpg")
+    write_pictures(folder / "images" / "train", range(3), 5)
+    write_pictures(folder / "images" / "validation", range(3), 2, skip=5)
     write_timm_folder(folder / HUB_ID)
     model = CaitForImageClassification(CaitConfig(num_labels=1000))
     official = convert_to_official_state_dict(model.state_dict())
@@ -76,28 +79,47 @@ def _in_workplace(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
 
 
-INT8 = "from torchao"  # in the block that needs more than the others
+# What only stands in blocks that need more than the others: tests of their own run those.
+NEEDS_MORE = {"from torchao", "ExportedModel"}
 
 
-def test_python_blocks_run_in_order(capsys, workplace):
-    namespace = {}
-    for block in blocks("python"):
-        if INT8 in block:
-            continue
-        exec(compile(block, "README.md", "exec"), namespace)
-    printed = capsys.readouterr().out
-    assert "torch.Size([1, 4, 196, 196])\ntorch.Size([1, 4, 1, 197])" in printed
-    assert "'score'" in printed
-    assert namespace["model"].config.image_size == 384
+@functools.cache
+def run_python(page: str) -> tuple[dict, str]:
+    """The names that the blocks of a page, run in order, leave behind, and what they print."""
+    namespace: dict = {"__name__": page}
+    printed = io.StringIO()
+    for block in blocks(page, "python"):
+        if not any(sign in block for sign in NEEDS_MORE):
+            with contextlib.redirect_stdout(printed):
+                exec(compile(block, page, "exec"), namespace)
+    return namespace, printed.getvalue()
+
+
+def block_with(sign: str) -> str:
+    assert sign in NEEDS_MORE
+    (block,) = (block for page in PAGES for block in blocks(page, "python") if sign in block)
+    return block
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_python_blocks_run_in_order(page):
+    """A comment behind `print(...)` is what is printed."""
+    _, printed = run_python(page)
+    stated = [line for block in blocks(page, "python") for line in re.findall(r"^print\(.+\)  # (.+)$", block, re.M)]
+    assert [line for line in stated if f"\n{line}\n" not in f"\n{printed}"] == []
+
+
+def test_python_blocks_show_what_they_promise(workplace):
+    assert "'score'" in run_python("README.md")[1]
+    run_python("docs/attention_maps.md")
     with Image.open(workplace / "overlay.png") as overlay:
         assert overlay.size == (400, 300)
 
 
 def test_int8_block_runs():
     pytest.importorskip("torchao", reason="int8 of torchao needs torchao")
-    (block,) = (block for block in blocks("python") if INT8 in block)
     namespace = {"CaitForImageClassification": CaitForImageClassification}
-    exec(compile(block, "README.md", "exec"), namespace)
+    exec(compile(block_with("from torchao"), "docs", "exec"), namespace)
     quantized = namespace["quantized"]
     assert type(quantized.cait.layers[0].mlp.fc1.weight) is not torch.nn.Parameter
     assert type(quantized.classifier.weight) is torch.nn.Parameter
@@ -159,6 +181,9 @@ def test_export_commands_run(workplace):
         model.save_pretrained(workplace / "to-export" / source)
         assert load_script(Path(script).stem).main([f"to-export/{source}", *rest]) == 0
         assert (workplace / rest[0] / "model.onnx").is_file()
+    namespace = {"pixel_values": torch.zeros(3, 3, 224, 224)}
+    exec(compile(block_with("ExportedModel"), "docs", "exec"), namespace)
+    assert namespace["logits"].shape == (3, 10)
 
 
 def test_attention_commands_run(workplace):
@@ -192,10 +217,32 @@ def test_publishing_commands_run_against_the_loopback_hub(workplace, hub, monkey
             ran.append(command)
     assert len(ran) == 6
     printed = capsys.readouterr().out
-    assert "M48_448" in printed and "picture.jpg" in printed
+    assert "M48_448" in printed and "image.jpg" in printed
     assert hub.repository("tester/my-cait").tags
     modeling = (ROOT / "src" / "cait_hf" / "modeling_cait.py").read_bytes()
     assert hub.read("tester/cait-xxs24-224", "modeling_cait.py") == modeling
+
+
+def test_evaluation_commands_are_understood(capsys):
+    """They need ImageNet, so each ends where it is missing; test_evaluate_imagenet.py runs the script."""
+    pytest.importorskip("timm", reason="the labels of ImageNet-Real come with timm")
+    ran = [command.partition(" scripts/evaluate_imagenet.py ")[2] for command in commands()]
+    ran = [shlex.split(arguments) for arguments in ran if arguments]
+    assert len(ran) == 4
+    for arguments in ran:
+        assert load_script("evaluate_imagenet").main(arguments) == 1
+        data = next(flag for flag in ("--data_dir", "--dataset_name") if flag in arguments)
+        assert arguments[arguments.index(data) + 1] in capsys.readouterr().err
+
+
+def test_installed_extras_exist():
+    (extras,) = re.findall(r"extras_require=\{(.*?)\n    \}", (ROOT / "setup.py").read_text(), re.DOTALL)
+    ran = [command for command in commands() if command.startswith("pip install ")]
+    for command in ran:
+        asked = re.fullmatch(r"pip install --editable \.(?:\[(.+)\])?", command)
+        assert asked, command
+        assert {*filter(None, (asked[1] or "").split(","))} <= {*re.findall(r'^ +"(\w+)":', extras, re.M)}, command
+    assert len(ran) > 3
 
 
 def test_every_command_is_run_or_has_a_reason():
@@ -204,12 +251,17 @@ def test_every_command_is_run_or_has_a_reason():
         "accelerate launch --config_file",
         "python scripts/export.py ",
         "python scripts/visualize_attention.py ",
+        "python scripts/evaluate_imagenet.py ",
+        "accelerate launch scripts/evaluate_imagenet.py ",
+        "python conversion/",
+        "cait-hf ",
+        "pip install ",
     )
-    scripts += ("python conversion/", "cait-hf ")
-    other = [c for c in commands() if c not in NOT_RUN and not c.startswith(scripts)]
-    # they need ImageNet or Slurm; test_evaluate_imagenet.py runs the one script, test_recipes.py reads the other
-    assert [c for c in other if not c.startswith(("python scripts/evaluate_imagenet.py ", "sbatch "))] == []
+    # Slurm: test_recipes.py reads what sbatch is given
+    assert [c for c in commands() if c not in NOT_RUN and not c.startswith((*scripts, "sbatch "))] == []
     assert [c for c in NOT_RUN if c not in commands()] == []
+    languages = {language for text in PAGES.values() for language in re.findall(r"^```(\w+)$", text, re.MULTILINE)}
+    assert languages == {"bash", "python", "bibtex"}  # others would not be run
 
 
 def test_table_of_checkpoints():
@@ -223,18 +275,39 @@ def test_table_of_checkpoints():
             f"| {checkpoint.official_name} | `{checkpoint.timm_repo}` | {checkpoint.image_size} | "
             f"{checkpoint.num_parameters:,} | {checkpoint.timm_gmacs} | {published} | {top1:.2f} / {top5:.2f} |"
         )
-    assert "\n".join(rows) in README
+    assert "\n".join(rows) in PAGES["README.md"]
 
 
-def test_features_name_tests_that_exist():
-    rows = [line for line in README.splitlines() if re.match(r"\|[^|]*\| (yes|refused with the reason): ", line)]
-    assert len(rows) > 10
-    for row in rows:
-        named = re.findall(r"`([^`]+)`", row.split("|")[2])
-        assert named, row
-        for file, _, name in (test.partition("::") for test in named):
-            text = (ROOT / "tests" / file).read_text(encoding="utf-8")
-            assert not name or f"def {name}(" in text, row
+def test_pages_name_tests_that_exist():
+    named = {test for text in PAGES.values() for test in re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", text)}
+    missing = []
+    for file, name in sorted(named):
+        path = ROOT / "tests" / file
+        if not path.is_file() or name and f"def {name}(" not in path.read_text(encoding="utf-8"):
+            missing.append((file, name))
+    assert len(named) > 30 and missing == []
+
+
+def test_every_feature_names_its_test():
+    rows = re.findall(r"^\| (.+?) \| (.*?) \|", PAGES["docs/compatibility.md"], re.MULTILINE)
+    rows = [row for row in rows if row[0] != "feature"]
+    assert len(rows) > 30 and [row for row in rows if "`test_" not in row[1] and "`upstream/" not in row[1]] == []
+
+
+def test_overridden_private_methods_are_listed():
+    """docs/design.md has all private methods of Transformers' classes that this package overrides, and no other."""
+    overridden = set()
+    for module in pkgutil.walk_packages(cait_hf.__path__, "cait_hf."):
+        if module.name == "cait_hf.image_processing_cait":
+            pytest.importorskip("torchvision", reason="the image processor on torchvision needs it")
+        for cls in vars(importlib.import_module(module.name)).values():
+            if inspect.isclass(cls) and cls.__module__ == module.name:
+                for name, value in vars(cls).items():
+                    bases = [base for base in cls.__mro__[1:] if base.__module__.startswith("transformers.")]
+                    if re.match("_[a-z]", name) and callable(value) and any(name in vars(base) for base in bases):
+                        overridden.add(name)
+    listed = re.findall(r"^\| `(_\w+)` \|", PAGES["docs/design.md"], re.MULTILINE)
+    assert len(overridden) > 5 and sorted(overridden) == sorted(listed)
 
 
 def test_code_names_tests_that_exist():
@@ -247,9 +320,25 @@ def test_code_names_tests_that_exist():
 def test_counts_of_the_shared_tests():
     counts = yaml.safe_load((ROOT / "tests" / "upstream" / "expected.yaml").read_text(encoding="utf-8"))["counts"]
     cait, vit = (list(counts.values())[-1][model]["passed"] for model in ("cait", "vit"))
-    assert f"`upstream/README.md` ({cait} run) | {vit} run |" in README
+    assert f"`upstream/README.md` ({cait} run) | {vit} run |" in PAGES["docs/compatibility.md"]
 
 
-def test_links_lead_to_files():
-    targets = re.findall(r"\]\((?!https?://|#)([^)]+)\)", README)
-    assert targets and [target for target in targets if not (ROOT / target).exists()] == []
+def anchors(text: str) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *(path.name for path in ROOT.glob("*.md") if path.name != "README.md")])
+def test_links_lead_somewhere(page):
+    broken = []
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / name if name else ROOT / page
+        if not path.exists() or anchor and anchor not in anchors(path.read_text(encoding="utf-8")):
+            broken.append(target)
+    assert broken == []
+
+
+def test_every_page_is_linked_from_readme():
+    assert [page for page in PAGES if page != "README.md" and f"({page})" not in PAGES["README.md"]] == []
