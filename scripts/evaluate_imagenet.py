@@ -35,7 +35,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from cait_hf import CaitConfig, CaitImageProcessorPil
 from cait_hf.checkpoints import CHECKPOINTS, IMAGENET_1K_CLASSES, CaitCheckpoint, find_checkpoint
 from cait_hf.convert import check_geometry, load_model, run_command
-from cait_hf.training.imagenet import (
+from cait_hf.evaluation.imagenet import (
     NUM_PICTURES,
     Pictures,
     Prepare,
@@ -46,7 +46,7 @@ from cait_hf.training.imagenet import (
     load_rows,
     reassessed_labels,
 )
-from cait_hf.training.ranks import Ranks, rank_batch, rank_pictures, topk_accuracy, write_json
+from cait_hf.evaluation.ranks import Ranks, rank_batch, rank_pictures, topk_accuracy, write_json
 
 
 TITLES = {"imagenet": "ImageNet-1k validation", "real": "ImageNet-Real", "v2": "ImageNet-V2 matched frequency"}

@@ -32,8 +32,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from cait_hf import CaitForImageClassification, CaitImageProcessorPil
 from cait_hf.checkpoints import find_checkpoint, imagenet_1k_labels
-from cait_hf.training.imagenet import Prepare, class_index, indices_of_classes, synset_indices
-from cait_hf.training.ranks import best_ranks
+from cait_hf.evaluation.imagenet import Prepare, class_index, indices_of_classes, synset_indices
+from cait_hf.evaluation.ranks import best_ranks
 
 
 script = load_script("evaluate_imagenet")
@@ -314,7 +314,7 @@ class Forwards:
 # Run the script as a process that kills itself before its fourth batch.
 KILLED = """
 import os, runpy, signal, sys
-from cait_hf.training import ranks
+from cait_hf.evaluation import ranks
 compute, batches = ranks.rank_batch, []
 def rank_batch(*args):
     batches.append(args)

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""`cait_hf.training.metrics`, `report` and `card`: figures against scikit-learn and the metric, files as read."""
+"""`cait_hf.evaluation.metrics`, `report` and `card`: figures against scikit-learn and the metric, files as read."""
 
 import importlib.metadata
 import json
@@ -15,15 +15,15 @@ from random_weights import pictures, randomize_, tiny_config
 from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
 
 from cait_hf import CaitForImageClassification
-from cait_hf.training import card, report
-from cait_hf.training.card import Dataset, write_model_card
-from cait_hf.training.metrics import (
+from cait_hf.evaluation.metrics import (
     TOPK_ACCURACY,
     ClassificationMetrics,
     best_classes,
     classification_metrics,
     scalars,
 )
+from cait_hf.training import card, report
+from cait_hf.training.card import Dataset, write_model_card
 from cait_hf.training.report import environment, write_report
 
 

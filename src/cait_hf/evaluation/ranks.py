@@ -45,7 +45,7 @@ def rank_batch(model: torch.nn.Module, columns: list[int] | None, options: dict,
     Args:
         columns: place among the model's outputs of each class index, None where they are the same.
         options: more arguments of the model's forward.
-        batch: what `cait_hf.training.imagenet.Prepare` makes, on the model's device.
+        batch: what `cait_hf.evaluation.imagenet.Prepare` makes, on the model's device.
     """
     logits = model(batch["pixel_values"].to(model.dtype), **options).logits
     logits = logits if columns is None else logits[:, columns]
