@@ -46,7 +46,8 @@ from cait_hf.evaluation.imagenet import (
     load_rows,
     reassessed_labels,
 )
-from cait_hf.evaluation.ranks import Ranks, rank_batch, rank_pictures, topk_accuracy, write_json
+from cait_hf.evaluation.ranks import Ranks, rank_batch, rank_pictures, write_json
+from cait_hf.topk_accuracy import topk_of_ranks
 
 
 TITLES = {"imagenet": "ImageNet-1k validation", "real": "ImageNet-Real", "v2": "ImageNet-V2 matched frequency"}
@@ -119,7 +120,7 @@ def evaluate_command(args: argparse.Namespace):
             "max_samples": args.max_samples,
             "image_size": list(prepare.pixels(None).shape[-2:]),
             "dtype": args.dtype,
-            "accuracy": compare(topk_accuracy(ranks.values()), len(ranks), checkpoint, args.test_set),
+            "accuracy": compare(topk_of_ranks(np.array([*ranks.values()])), len(ranks), checkpoint, args.test_set),
             "images_per_second": evaluated / seconds if evaluated else None,
             "hardware": hardware(accelerator),
         }
