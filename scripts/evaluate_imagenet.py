@@ -37,9 +37,9 @@ from cait_hf.checkpoints import CHECKPOINTS, IMAGENET_1K_CLASSES, CaitCheckpoint
 from cait_hf.convert import check_geometry, load_model, run_command
 from cait_hf.evaluation.imagenet import (
     NUM_PICTURES,
-    Pictures,
+    EvaluationImages,
+    EvaluationImageStream,
     Prepare,
-    StreamedPictures,
     indices_of_classes,
     labels_in_data,
     load_folder,
@@ -147,7 +147,7 @@ def check_arguments(args: argparse.Namespace):
         raise ValueError(f"--real_labels is for --test_set real, but --test_set is {args.test_set}.")
 
 
-def load_pictures(args: argparse.Namespace) -> Pictures | StreamedPictures:
+def load_pictures(args: argparse.Namespace) -> EvaluationImages | EvaluationImageStream:
     label = reassessed_labels(args.real_labels) if args.test_set == "real" else labels_in_data
     if args.data_dir:
         return load_folder(args.data_dir, label, args.labels_file)
@@ -258,10 +258,13 @@ def settings_of(args: argparse.Namespace, model: torch.nn.Module, prepare: Prepa
 
 
 def load_remaining(
-    pictures: Pictures | StreamedPictures, args: argparse.Namespace, ranks: dict[int, int], prepare: Prepare
+    pictures: EvaluationImages | EvaluationImageStream,
+    args: argparse.Namespace,
+    ranks: dict[int, int],
+    prepare: Prepare,
 ) -> torch.utils.data.DataLoader | None:
     """Batches of the pictures that have no rank yet; None if there are none."""
-    if isinstance(pictures, StreamedPictures):
+    if isinstance(pictures, EvaluationImageStream):
         pictures.done, pictures.max_samples = frozenset(ranks), args.max_samples
         return torch.utils.data.DataLoader(pictures, args.batch_size, collate_fn=prepare)
     indices = [index for index in pictures.labelled(args.max_samples) if index not in ranks]

@@ -35,7 +35,7 @@ Labeller = Callable[[str, Any], Labels]  # of the picture's name and its label i
 Encoded = str | dict  # path of a picture file, or {"bytes": ..., "path": ...} as `datasets.Image(decode=False)` has it
 
 
-class Pictures(torch.utils.data.Dataset):
+class EvaluationImages(torch.utils.data.Dataset):
     """Pictures that can be had in any order; an item is (index, encoded picture, labels)."""
 
     def __init__(self, names: Sequence[str], labels: Sequence[Labels], encoded: Sequence[Encoded]) -> None:
@@ -54,7 +54,7 @@ class Pictures(torch.utils.data.Dataset):
         return [indices[place * len(indices) // count] for place in range(count)]
 
 
-class StreamedPictures(torch.utils.data.IterableDataset):
+class EvaluationImageStream(torch.utils.data.IterableDataset):
     """The same of a stream, in its order, without those in `done`; it stops after `max_samples` labelled pictures.
 
     Every process reads the whole stream, and decodes only its own pictures.
@@ -111,7 +111,7 @@ class Columns:
         return label if self._index_of is None or label is None or label < 0 else self._index_of[label]
 
 
-def load_folder(folder: Path, label: Labeller, labels_file: Path | None = None) -> Pictures:
+def load_folder(folder: Path, label: Labeller, labels_file: Path | None = None) -> EvaluationImages:
     """Pictures in subfolders named by synset or number, or all in one folder.
 
     Where all are in one folder, their classes come from `labels_file`, else from their names if these end in a synset
@@ -130,7 +130,7 @@ def load_folder(folder: Path, label: Labeller, labels_file: Path | None = None) 
     texts = read_labels_file(labels_file, names) if labels_file else [None] * len(names)
     labels = [label(name, text) for name, text in zip(names, texts)]
     order = sorted(range(len(names)), key=lambda i: (labels[i], names[i]))
-    return Pictures([names[i] for i in order], [labels[i] for i in order], [str(files[i]) for i in order])
+    return EvaluationImages([names[i] for i in order], [labels[i] for i in order], [str(files[i]) for i in order])
 
 
 def is_picture(file: Path) -> bool:
@@ -139,7 +139,7 @@ def is_picture(file: Path) -> bool:
 
 def load_rows(
     dataset_name: str, config: str | None, split: str, data_files: str | None, streaming: bool, label: Labeller
-) -> Pictures | StreamedPictures:
+) -> EvaluationImages | EvaluationImageStream:
     """Pictures of a data set of the Hub, or of a local one that `load_dataset` knows.
 
     A picture's name is that of its file; in a WebDataset without labels, its folder is the class.
@@ -148,7 +148,7 @@ def load_rows(
     columns = Columns(rows)
     rows = rows.cast_column(columns.image, datasets.Image(decode=False))
     if streaming:
-        return StreamedPictures(rows, columns, label)
+        return EvaluationImageStream(rows, columns, label)
     # Flattened, the paths are a column of their own, which is read without the pictures.
     paths = rows.flatten().select_columns(f"{columns.image}.path")[f"{columns.image}.path"]
     names = [path or f"row {index}" for index, path in enumerate(paths)]
@@ -156,7 +156,7 @@ def load_rows(
     if columns.label:
         texts = [columns.label_of(row) for row in rows.select_columns(columns.label)]
     labels = [label(name, text) for name, text in zip(names, texts)]
-    return Pictures(names, labels, rows.select_columns(columns.image)[columns.image])
+    return EvaluationImages(names, labels, rows.select_columns(columns.image)[columns.image])
 
 
 def labels_in_data(name: str, label: str | int | None) -> Labels:
@@ -291,7 +291,7 @@ def synset_indices() -> dict[str, int]:
 
 
 class Prepare:
-    """Makes a batch of items of `Pictures`; a picture that cannot be read is black, and marked.
+    """Makes a batch of items of `EvaluationImages`; a picture that cannot be read is black, and marked.
 
     As in the evaluations of the authors and of timm, pictures become RGB by Pillow's own conversion, and orientation
     tags of cameras are ignored.
