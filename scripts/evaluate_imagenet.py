@@ -237,7 +237,7 @@ def size_options(image_processor, size: int | None) -> dict[str, dict[str, int]]
 def settings_of(args: argparse.Namespace, model: torch.nn.Module, prepare: Prepare, pictures) -> dict:
     """What the ranks depend on, what is easiest to understand first."""
     data = [args.dataset_name, args.dataset_config_name, args.data_files, args.split, str(args.real_labels)]
-    if isinstance(pictures, Pictures):
+    if isinstance(pictures, EvaluationImages):
         data = [pictures.names, pictures.labels]
     preparation = [type(prepare.image_processor).__name__, prepare.image_processor.to_dict(), prepare.options]
     config = model.config.to_dict()

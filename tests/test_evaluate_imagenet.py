@@ -589,19 +589,31 @@ def test_models_of_timm(data_dir, tmp_path, capsys):
     assert "--size is 64, but the size of a TimmWrapperImageProcessor is fixed" in error
 
 
-def test_pictures_are_read_as_in_the_evaluations_of_others(model_dir, tmp_path):
-    """Orientation tags are ignored, grey and CMYK pictures become RGB by Pillow's conversion."""
+def test_images_are_read_as_in_the_evaluations_of_others(model_dir, tmp_path):
+    """EXIF orientations are ignored, gray and CMYK images become RGB by Pillow's conversion."""
     processor = CaitImageProcessorPil.from_pretrained(model_dir)
-    scan = Image.fromarray((load_digits().images[0] * 15).astype(np.uint8)).resize((40, 32))
+    values = (load_digits().images[0] * 15).astype(np.uint8)
+    scan = Image.fromarray(values).resize((40, 32))
     tag = Image.Exif()
     tag[0x0112] = 6  # to be turned by 90 degrees
     scan.save(tmp_path / "turned.jpeg", quality=95, exif=tag)
+    Image.merge("RGB", [scan] * 3).save(tmp_path / "turned-rgb.jpeg", quality=95, exif=tag)
     scan.convert("CMYK").save(tmp_path / "cmyk.jpeg", quality=95)
     prepare = Prepare(processor, {})
-    for name in ("turned.jpeg", "cmyk.jpeg"):
+    for name in ("turned.jpeg", "turned-rgb.jpeg", "cmyk.jpeg"):
         pixels = np.asarray(Image.open(tmp_path / name).convert("RGB"))
         expected = processor(Image.fromarray(pixels), return_tensors="pt").pixel_values[0]
         assert torch.equal(prepare([(0, str(tmp_path / name), (1,))])["pixel_values"][0], expected)
+
+
+def test_16_bits_reach_the_model_as_the_image_of_8_bits(model_dir, tmp_path):
+    ramp = np.linspace(0, 255, 32 * 32).astype(np.uint8).reshape(32, 32)
+    Image.fromarray(ramp).save(tmp_path / "8.png")
+    Image.fromarray(ramp.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    prepare = Prepare(CaitImageProcessorPil.from_pretrained(model_dir), {})
+    items = [(index, str(tmp_path / name), (1,)) for index, name in enumerate(("8.png", "16.png"))]
+    batch = prepare(items)
+    assert batch["readable"].all() and torch.equal(*batch["pixel_values"]) and batch["pixel_values"].std() > 1
 
 
 def test_equal_logits_rank_by_class_index():

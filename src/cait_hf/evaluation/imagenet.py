@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 from PIL import Image
 
 from ..checkpoints import IMAGENET_1K_CLASSES, imagenet_1k_labels
+from ..image_processing_pil_cait import to_rgb
 
 
 # Pictures in the whole set. ImageNet-Real is the 50,000 of the validation set without the 3,163 that got no label.
@@ -293,8 +293,7 @@ def synset_indices() -> dict[str, int]:
 class Prepare:
     """Makes a batch of items of `EvaluationImages`; a picture that cannot be read is black, and marked.
 
-    As in the evaluations of the authors and of timm, pictures become RGB by Pillow's own conversion, and orientation
-    tags of cameras are ignored.
+    As in the evaluations of the authors and of timm, EXIF orientations are ignored.
 
     Args:
         image_processor: the model's, on one PIL picture.
@@ -329,7 +328,8 @@ def open_rgb(encoded: Encoded) -> Image.Image | None:
     if not isinstance(encoded, str) and encoded["bytes"] is not None:
         file = io.BytesIO(encoded["bytes"])
     try:
-        with Image.open(file) as picture:
-            return Image.fromarray(np.asarray(picture.convert("RGB")))  # an array has no orientation tag
+        with Image.open(file) as image:
+            image.load()
+            return to_rgb(image, do_exif_transpose=False)
     except Exception:  # decoders of damaged files raise nearly anything
         return None
