@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "evaluation.imagenet": {"checkpoints", "image_processing_pil_cait"},
     "evaluation.metrics": {"topk_accuracy"},
     "training.bad_images": set(),
-    "training.data": {"training.bad_images"},
+    "training.data": {"dataset_columns", "training.bad_images"},
     "training.arguments": {"training.data"},
     "training.transforms": {"image_processing_pil_cait", "training.randomness"},
     "training.sampling": {"training.randomness"},
