@@ -66,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data_files", help="Pattern of the files of that data set to take.")
     parser.add_argument("--split", default="validation", help="Split of that data set (default: %(default)s).")
     parser.add_argument("--streaming", action="store_true", help="Read that data set without storing it.")
+    parser.add_argument("--image_column_name", help="Column of the images. Without it: found by its type.")
     parser.add_argument("--labels_file", type=Path, help="Synset or number of each picture of a folder without any.")
     parser.add_argument("--real_labels", type=Path, help="real.json of ImageNet-Real (default: timm's copy).")
     parser.add_argument("--checkpoint", help="Official checkpoint to compare with, such as S24_224, if not plain.")
@@ -138,7 +139,7 @@ def check_arguments(args: argparse.Namespace):
     for name, least in (("size", 1), ("max_samples", 1), ("batch_size", 1), ("save_steps", 1), ("num_workers", 0)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             raise ValueError(f"--{name} is {getattr(args, name)}, but it must be at least {least}.")
-    for name in ("dataset_config_name", "data_files", "streaming"):
+    for name in ("dataset_config_name", "data_files", "streaming", "image_column_name"):
         if getattr(args, name) and args.data_dir:
             raise ValueError(f"--{name} is for --dataset_name, but --data_dir is given.")
     if args.labels_file and (args.dataset_name or args.test_set == "real"):
@@ -151,7 +152,15 @@ def load_pictures(args: argparse.Namespace) -> EvaluationImages | EvaluationImag
     label = reassessed_labels(args.real_labels) if args.test_set == "real" else labels_in_data
     if args.data_dir:
         return load_folder(args.data_dir, label, args.labels_file)
-    return load_rows(args.dataset_name, args.dataset_config_name, args.split, args.data_files, args.streaming, label)
+    return load_rows(
+        args.dataset_name,
+        args.dataset_config_name,
+        args.split,
+        args.data_files,
+        args.streaming,
+        label,
+        args.image_column_name,
+    )
 
 
 def load_classifier(source: str, dtype: torch.dtype) -> tuple[torch.nn.Module, object]:
@@ -237,6 +246,7 @@ def size_options(image_processor, size: int | None) -> dict[str, dict[str, int]]
 def settings_of(args: argparse.Namespace, model: torch.nn.Module, prepare: Prepare, pictures) -> dict:
     """What the ranks depend on, what is easiest to understand first."""
     data = [args.dataset_name, args.dataset_config_name, args.data_files, args.split, str(args.real_labels)]
+    data += [args.image_column_name] if args.image_column_name else []
     if isinstance(pictures, EvaluationImages):
         data = [pictures.names, pictures.labels]
     preparation = [type(prepare.image_processor).__name__, prepare.image_processor.to_dict(), prepare.options]

@@ -276,6 +276,25 @@ def test_data_sets(kind, streaming, model_dir, data_dir, labels, tmp_path):
     assert accuracies(evaluate(model_dir, tmp_path / "a.json", *flags)) == shares(RANKS)
 
 
+@pytest.mark.parametrize("streaming", [[], ["--streaming"]])
+def test_column_of_the_images(streaming, model_dir, data_dir, labels, tmp_path, capsys):
+    encoded = [{"bytes": file.read_bytes(), "path": None} for file in files_of_scans(data_dir)]
+    black = io.BytesIO()
+    Image.new("RGB", (40, 32)).save(black, "PNG")
+    rows = {"image": encoded, "mask": [{"bytes": black.getvalue(), "path": None}] * COUNT, "label": labels}
+    features = {"image": datasets.Image(), "mask": datasets.Image(), "label": datasets.Value("int64")}
+    (tmp_path / "data").mkdir()
+    dataset = datasets.Dataset.from_dict(rows, datasets.Features(features))
+    dataset.to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    capsys.readouterr()
+    flags = ["--dataset_name", tmp_path / "data", *streaming]
+    error = error_of(capsys, model_dir, *flags, "--output", tmp_path / "a.json")
+    assert "2 columns of the data look like images: set --image_column_name to one of image, mask" in error
+    results = evaluate(model_dir, tmp_path / "a.json", *flags, "--image_column_name", "image")
+    assert accuracies(results) == shares(RANKS)
+    assert accuracies(evaluate(model_dir, tmp_path / "a.json", *flags, "--image_column_name", "mask")) != shares(RANKS)
+
+
 def test_real_labels_of_a_stream(model_dir, data_dir, reassessed, tmp_path):
     file, ranks = reassessed
     names = [f"ILSVRC2012_val_{index + 1:08}.JPEG" for index in range(COUNT)]

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "state_dict": {"checkpoints"},
     "image_processing_cait": {"image_processing_pil_cait"},
     "visualization": {"image_processing_pil_cait"},
-    "evaluation.imagenet": {"checkpoints", "image_processing_pil_cait"},
+    "evaluation.imagenet": {"checkpoints", "dataset_columns", "image_processing_pil_cait"},
     "evaluation.metrics": {"topk_accuracy"},
     "training.bad_images": set(),
     "training.data": {"dataset_columns", "training.bad_images"},

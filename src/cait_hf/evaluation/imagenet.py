@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from ..checkpoints import IMAGENET_1K_CLASSES, imagenet_1k_labels
+from ..dataset_columns import IMAGE_COLUMNS, LABEL_COLUMNS, find_column
 from ..image_processing_pil_cait import to_rgb
 
 
@@ -80,22 +81,16 @@ class EvaluationImageStream(torch.utils.data.IterableDataset):
 
 
 class Columns:
-    """Which columns of a data set have pictures and labels; `label` is None where only the file names tell.
+    """Which columns of a dataset contain images and labels; `label` is None where only the file names tell.
 
     Raises:
-        ValueError: if the column of the pictures is not plain to see, or the names of the classes are not ImageNet's.
+        ValueError: if not exactly one column looks like images, or the names of the classes are not ImageNet's.
     """
 
-    def __init__(self, rows: datasets.Dataset | datasets.IterableDataset) -> None:
+    def __init__(self, rows: datasets.Dataset | datasets.IterableDataset, image_column_name: str | None) -> None:
         features = rows.features or {}
-        images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-        if len(images) != 1:
-            raise ValueError(
-                f"--dataset_name has {len(images)} columns of pictures among {', '.join(features) or 'none'}, but it "
-                "must have one."
-            )
-        self.image = images[0]
-        self.label = next((name for name in ("label", "labels", "cls") if name in features), None)
+        self.image = find_column(features, "image", datasets.Image, IMAGE_COLUMNS, image_column_name)
+        self.label = next((name for name in LABEL_COLUMNS if name in features), None)
         self._index_of = None
         if isinstance(features.get(self.label), datasets.ClassLabel):
             names = features[self.label].names
@@ -138,14 +133,20 @@ def is_picture(file: Path) -> bool:
 
 
 def load_rows(
-    dataset_name: str, config: str | None, split: str, data_files: str | None, streaming: bool, label: Labeller
+    dataset_name: str,
+    config: str | None,
+    split: str,
+    data_files: str | None,
+    streaming: bool,
+    label: Labeller,
+    image_column_name: str | None = None,
 ) -> EvaluationImages | EvaluationImageStream:
     """Pictures of a data set of the Hub, or of a local one that `load_dataset` knows.
 
     A picture's name is that of its file; in a WebDataset without labels, its folder is the class.
     """
     rows = datasets.load_dataset(dataset_name, config, split=split, data_files=data_files, streaming=streaming)
-    columns = Columns(rows)
+    columns = Columns(rows, image_column_name)
     rows = rows.cast_column(columns.image, datasets.Image(decode=False))
     if streaming:
         return EvaluationImageStream(rows, columns, label)
