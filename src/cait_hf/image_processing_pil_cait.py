@@ -123,46 +123,21 @@ class CaitImageProcessorMixin(BaseImageProcessor):
     def _prepare_image_like_inputs(self, images: Any, *args: Any, expected_ndims: int = 3, **kwargs: Any) -> list:
         return [self.process_image(image, name=name, **kwargs) for name, image in flatten(images)]
 
-    def _preprocess(
-        self,
-        images: list,
-        do_resize: bool,
-        size: SizeDict,
-        resample: PIL.Image.Resampling,
-        do_center_crop: bool,
-        crop_size: SizeDict,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean: float | tuple[float, ...],
-        image_std: float | tuple[float, ...],
-        **kwargs: Any,
-    ) -> BatchFeature:
-        window = crop_size if do_center_crop else None
+    def _preprocess(self, images: list, **kwargs: Any) -> BatchFeature:
+        """Resize and crop as the reference does; the backend does the rest."""
+        window = kwargs["crop_size"] if kwargs["do_center_crop"] else None
+        white = 255.0 if kwargs["do_rescale"] else 1.0
         prepared = []
         for image in images:
             pixels = torch.as_tensor(image)
-            if do_normalize:
-                _check_statistics(len(pixels), image_mean=image_mean, image_std=image_std)
-            if do_resize:
-                pixels = self._resize_picture(pixels, 255.0 if do_rescale else 1.0, size, window, resample)
-            if do_center_crop:
-                pixels = center_crop(pixels, crop_size)
+            if kwargs["do_normalize"]:
+                _check_statistics(len(pixels), **{name: kwargs[name] for name in ("image_mean", "image_std")})
+            if kwargs["do_resize"]:
+                pixels = self._resize_picture(pixels, white, kwargs["size"], window, kwargs["resample"])
+            if window is not None:
+                pixels = center_crop(pixels, window)
             prepared.append(self._from_tensor(pixels))
-        return super()._preprocess(
-            prepared,
-            do_resize=False,
-            size=size,
-            resample=resample,
-            do_center_crop=False,
-            crop_size=crop_size,
-            do_rescale=do_rescale,
-            rescale_factor=rescale_factor,
-            do_normalize=do_normalize,
-            image_mean=image_mean,
-            image_std=image_std,
-            **kwargs,
-        )
+        return super()._preprocess(prepared, **{**kwargs, "do_resize": False, "do_center_crop": False})
 
     def _resize_picture(
         self,
