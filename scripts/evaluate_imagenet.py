@@ -35,18 +35,19 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from cait_hf import CaitConfig, CaitImageProcessorPil
 from cait_hf.checkpoints import CHECKPOINTS, IMAGENET_1K_CLASSES, CaitCheckpoint, find_checkpoint
 from cait_hf.convert import check_geometry, load_model, run_command
-from cait_hf.training.imagenet import (
+from cait_hf.evaluation.imagenet import (
     NUM_PICTURES,
-    Pictures,
+    EvaluationImages,
+    EvaluationImageStream,
     Prepare,
-    StreamedPictures,
     indices_of_classes,
     labels_in_data,
     load_folder,
     load_rows,
     reassessed_labels,
 )
-from cait_hf.training.ranks import Ranks, rank_batch, rank_pictures, topk_accuracy, write_json
+from cait_hf.evaluation.ranks import Ranks, rank_batch, rank_pictures, write_json
+from cait_hf.topk_accuracy import topk_of_ranks
 
 
 TITLES = {"imagenet": "ImageNet-1k validation", "real": "ImageNet-Real", "v2": "ImageNet-V2 matched frequency"}
@@ -65,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data_files", help="Pattern of the files of that data set to take.")
     parser.add_argument("--split", default="validation", help="Split of that data set (default: %(default)s).")
     parser.add_argument("--streaming", action="store_true", help="Read that data set without storing it.")
+    parser.add_argument("--image_column_name", help="Column of the images. Without it: found by its type.")
     parser.add_argument("--labels_file", type=Path, help="Synset or number of each picture of a folder without any.")
     parser.add_argument("--real_labels", type=Path, help="real.json of ImageNet-Real (default: timm's copy).")
     parser.add_argument("--checkpoint", help="Official checkpoint to compare with, such as S24_224, if not plain.")
@@ -119,7 +121,7 @@ def evaluate_command(args: argparse.Namespace):
             "max_samples": args.max_samples,
             "image_size": list(prepare.pixels(None).shape[-2:]),
             "dtype": args.dtype,
-            "accuracy": compare(topk_accuracy(ranks.values()), len(ranks), checkpoint, args.test_set),
+            "accuracy": compare(topk_of_ranks(np.array([*ranks.values()])), len(ranks), checkpoint, args.test_set),
             "images_per_second": evaluated / seconds if evaluated else None,
             "hardware": hardware(accelerator),
         }
@@ -137,7 +139,7 @@ def check_arguments(args: argparse.Namespace):
     for name, least in (("size", 1), ("max_samples", 1), ("batch_size", 1), ("save_steps", 1), ("num_workers", 0)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             raise ValueError(f"--{name} is {getattr(args, name)}, but it must be at least {least}.")
-    for name in ("dataset_config_name", "data_files", "streaming"):
+    for name in ("dataset_config_name", "data_files", "streaming", "image_column_name"):
         if getattr(args, name) and args.data_dir:
             raise ValueError(f"--{name} is for --dataset_name, but --data_dir is given.")
     if args.labels_file and (args.dataset_name or args.test_set == "real"):
@@ -146,11 +148,19 @@ def check_arguments(args: argparse.Namespace):
         raise ValueError(f"--real_labels is for --test_set real, but --test_set is {args.test_set}.")
 
 
-def load_pictures(args: argparse.Namespace) -> Pictures | StreamedPictures:
+def load_pictures(args: argparse.Namespace) -> EvaluationImages | EvaluationImageStream:
     label = reassessed_labels(args.real_labels) if args.test_set == "real" else labels_in_data
     if args.data_dir:
         return load_folder(args.data_dir, label, args.labels_file)
-    return load_rows(args.dataset_name, args.dataset_config_name, args.split, args.data_files, args.streaming, label)
+    return load_rows(
+        args.dataset_name,
+        args.dataset_config_name,
+        args.split,
+        args.data_files,
+        args.streaming,
+        label,
+        args.image_column_name,
+    )
 
 
 def load_classifier(source: str, dtype: torch.dtype) -> tuple[torch.nn.Module, object]:
@@ -236,7 +246,8 @@ def size_options(image_processor, size: int | None) -> dict[str, dict[str, int]]
 def settings_of(args: argparse.Namespace, model: torch.nn.Module, prepare: Prepare, pictures) -> dict:
     """What the ranks depend on, what is easiest to understand first."""
     data = [args.dataset_name, args.dataset_config_name, args.data_files, args.split, str(args.real_labels)]
-    if isinstance(pictures, Pictures):
+    data += [args.image_column_name] if args.image_column_name else []
+    if isinstance(pictures, EvaluationImages):
         data = [pictures.names, pictures.labels]
     preparation = [type(prepare.image_processor).__name__, prepare.image_processor.to_dict(), prepare.options]
     config = model.config.to_dict()
@@ -257,10 +268,13 @@ def settings_of(args: argparse.Namespace, model: torch.nn.Module, prepare: Prepa
 
 
 def load_remaining(
-    pictures: Pictures | StreamedPictures, args: argparse.Namespace, ranks: dict[int, int], prepare: Prepare
+    pictures: EvaluationImages | EvaluationImageStream,
+    args: argparse.Namespace,
+    ranks: dict[int, int],
+    prepare: Prepare,
 ) -> torch.utils.data.DataLoader | None:
     """Batches of the pictures that have no rank yet; None if there are none."""
-    if isinstance(pictures, StreamedPictures):
+    if isinstance(pictures, EvaluationImageStream):
         pictures.done, pictures.max_samples = frozenset(ranks), args.max_samples
         return torch.utils.data.DataLoader(pictures, args.batch_size, collate_fn=prepare)
     indices = [index for index in pictures.labelled(args.max_samples) if index not in ranks]

@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from transformers.trainer_callback import DefaultFlowCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
 
+from cait_hf.evaluation.metrics import best_classes, classification_metrics, scalars
 from cait_hf.training.arguments import TrainingArguments
 from cait_hf.training.data import PictureStream
 from cait_hf.training.distillation import classification_loss
@@ -48,7 +49,6 @@ from cait_hf.training.experiment import (
     prepare,
     set_up_logging,
 )
-from cait_hf.training.metrics import best_classes, classification_metrics, scalars
 from cait_hf.training.progress import StepTimer
 from cait_hf.training.randomness import seed_forward_pass
 from cait_hf.training.trainer import not_finite

@@ -31,7 +31,7 @@ from PIL import Image, ImageOps
 from cait_hf import CaitImageProcessorPil, CaitModel
 from cait_hf.configuration_cait import as_pair
 from cait_hf.convert import load_weights, require_none_missing, run_command
-from cait_hf.image_processing_pil_cait import open_picture
+from cait_hf.image_processing_pil_cait import open_picture, to_rgb
 from cait_hf.visualization import (
     attention_grid,
     attention_rollout,
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 def visualize(args: argparse.Namespace):
     """Everything that can be wrong with the command line is found before a large model is loaded."""
     check(args)
-    images = [ImageOps.exif_transpose(open_picture(file, "PICTURE")).convert("RGB") for file in args.pictures]
+    images = [to_rgb(open_picture(file, "PICTURE"), name=file) for file in args.pictures]
     source = source_of(args.model)
     model = load(source, patches_only=args.what == "patch")
     image_processor = load_image_processor(source)

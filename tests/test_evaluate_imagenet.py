@@ -30,8 +30,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from cait_hf import CaitForImageClassification, CaitImageProcessorPil
 from cait_hf.checkpoints import find_checkpoint, imagenet_1k_labels
-from cait_hf.training.imagenet import Prepare, class_index, indices_of_classes, synset_indices
-from cait_hf.training.ranks import best_ranks
+from cait_hf.evaluation.imagenet import Prepare, class_index, indices_of_classes, synset_indices
+from cait_hf.evaluation.ranks import best_ranks
 
 
 script = load_script("evaluate_imagenet")
@@ -275,6 +275,25 @@ def test_data_sets(kind, streaming, model_dir, data_dir, labels, tmp_path):
     assert accuracies(evaluate(model_dir, tmp_path / "a.json", *flags)) == shares(RANKS)
 
 
+@pytest.mark.parametrize("streaming", [[], ["--streaming"]])
+def test_column_of_the_images(streaming, model_dir, data_dir, labels, tmp_path, capsys):
+    encoded = [{"bytes": file.read_bytes(), "path": None} for file in files_of_scans(data_dir)]
+    black = io.BytesIO()
+    Image.new("RGB", (40, 32)).save(black, "PNG")
+    rows = {"image": encoded, "mask": [{"bytes": black.getvalue(), "path": None}] * COUNT, "label": labels}
+    features = {"image": datasets.Image(), "mask": datasets.Image(), "label": datasets.Value("int64")}
+    (tmp_path / "data").mkdir()
+    dataset = datasets.Dataset.from_dict(rows, datasets.Features(features))
+    dataset.to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    capsys.readouterr()
+    flags = ["--dataset_name", tmp_path / "data", *streaming]
+    error = error_of(capsys, model_dir, *flags, "--output", tmp_path / "a.json")
+    assert "2 columns of the data look like images: set --image_column_name to one of image, mask" in error
+    results = evaluate(model_dir, tmp_path / "a.json", *flags, "--image_column_name", "image")
+    assert accuracies(results) == shares(RANKS)
+    assert accuracies(evaluate(model_dir, tmp_path / "a.json", *flags, "--image_column_name", "mask")) != shares(RANKS)
+
+
 def test_real_labels_of_a_stream(model_dir, data_dir, reassessed, tmp_path):
     file, ranks = reassessed
     names = [f"ILSVRC2012_val_{index + 1:08}.JPEG" for index in range(COUNT)]
@@ -313,7 +332,7 @@ class Forwards:
 # Run the script as a process that kills itself before its fourth batch.
 KILLED = """
 import os, runpy, signal, sys
-from cait_hf.training import ranks
+from cait_hf.evaluation import ranks
 compute, batches = ranks.rank_batch, []
 def rank_batch(*args):
     batches.append(args)
@@ -582,19 +601,31 @@ def test_models_of_timm(data_dir, tmp_path, capsys):
     assert "--size is 64, but the size of a TimmWrapperImageProcessor is fixed" in error
 
 
-def test_pictures_are_read_as_in_the_evaluations_of_others(model_dir, tmp_path):
-    """Orientation tags are ignored, grey and CMYK pictures become RGB by Pillow's conversion."""
+def test_images_are_read_as_in_the_evaluations_of_others(model_dir, tmp_path):
+    """EXIF orientations are ignored, gray and CMYK images become RGB by Pillow's conversion."""
     processor = CaitImageProcessorPil.from_pretrained(model_dir)
-    scan = Image.fromarray((load_digits().images[0] * 15).astype(np.uint8)).resize((40, 32))
+    values = (load_digits().images[0] * 15).astype(np.uint8)
+    scan = Image.fromarray(values).resize((40, 32))
     tag = Image.Exif()
     tag[0x0112] = 6  # to be turned by 90 degrees
     scan.save(tmp_path / "turned.jpeg", quality=95, exif=tag)
+    Image.merge("RGB", [scan] * 3).save(tmp_path / "turned-rgb.jpeg", quality=95, exif=tag)
     scan.convert("CMYK").save(tmp_path / "cmyk.jpeg", quality=95)
     prepare = Prepare(processor, {})
-    for name in ("turned.jpeg", "cmyk.jpeg"):
+    for name in ("turned.jpeg", "turned-rgb.jpeg", "cmyk.jpeg"):
         pixels = np.asarray(Image.open(tmp_path / name).convert("RGB"))
         expected = processor(Image.fromarray(pixels), return_tensors="pt").pixel_values[0]
         assert torch.equal(prepare([(0, str(tmp_path / name), (1,))])["pixel_values"][0], expected)
+
+
+def test_16_bits_reach_the_model_as_the_image_of_8_bits(model_dir, tmp_path):
+    ramp = np.linspace(0, 255, 32 * 32).astype(np.uint8).reshape(32, 32)
+    Image.fromarray(ramp).save(tmp_path / "8.png")
+    Image.fromarray(ramp.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    prepare = Prepare(CaitImageProcessorPil.from_pretrained(model_dir), {})
+    items = [(index, str(tmp_path / name), (1,)) for index, name in enumerate(("8.png", "16.png"))]
+    batch = prepare(items)
+    assert batch["readable"].all() and torch.equal(*batch["pixel_values"]) and batch["pixel_values"].std() > 1
 
 
 def test_equal_logits_rank_by_class_index():

@@ -20,7 +20,7 @@ from transformers.utils import is_torchvision_available
 
 import cait_hf
 from cait_hf import CaitConfig, CaitImageProcessorPil, image_processing_pil_cait
-from cait_hf.image_processing_pil_cait import to_pixels
+from cait_hf.image_processing_pil_cait import to_pixels, to_rgb
 
 
 CaitImageProcessor = cait_hf.CaitImageProcessor if is_torchvision_available() else None
@@ -155,6 +155,44 @@ def test_exif_orientation_is_applied(processor_class, orientation, tmp_path):
     expected = Image.fromarray(np.ascontiguousarray(upright))
     for images in (Image.open(tmp_path / "picture.png"), tmp_path / "picture.png"):
         assert_equal(processor_class, images, expected)
+        assert_equal(processor_class, images, Image.fromarray(stored), do_exif_transpose=False)
+    processor_class(do_exif_transpose=False).save_pretrained(tmp_path)
+    loaded = processor_class.from_pretrained(tmp_path)
+    pixels = loaded(tmp_path / "picture.png", return_tensors="pt").pixel_values
+    assert torch.equal(pixels, run(processor_class, Image.fromarray(stored)))
+
+
+def test_photo_with_exif_orientation_equals_timm_without_the_transpose(tmp_path):
+    pytest.importorskip("timm", reason="the reference is timm's evaluation transform")
+    from timm.data import create_transform
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    synthetic(90, 50).save(tmp_path / "photo.jpg", exif=exif)
+    expected = create_transform((3, 224, 224), interpolation="bicubic", crop_pct=1.0)(
+        Image.open(tmp_path / "photo.jpg").convert("RGB")
+    )
+    assert torch.equal(run(CaitImageProcessorPil, tmp_path / "photo.jpg", do_exif_transpose=False)[0], expected)
+    assert not torch.equal(run(CaitImageProcessorPil, tmp_path / "photo.jpg")[0], expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "LA", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("orientation", [None, 1, 6])
+def test_to_rgb(mode, orientation):
+    if mode == "I;16":
+        expected = synthetic(61, 50, "L").convert("RGB")
+        image = Image.fromarray(np.asarray(expected)[..., 0].astype(np.uint16) * 257)
+    else:
+        image = synthetic(61, 50, mode)
+        expected = image.convert("RGB")
+    assert image.mode == mode
+    if orientation is not None:
+        image.getexif()[0x0112] = orientation
+    upright = expected.transpose(Image.Transpose.ROTATE_270) if orientation == 6 else expected
+    for do_exif_transpose, reference in ((True, upright), (False, expected)):
+        converted = to_rgb(image, do_exif_transpose)
+        assert converted.mode == "RGB" and np.array_equal(converted, reference)
+        assert np.array_equal(to_rgb(converted), reference)  # the orientation is gone, applied or not
 
 
 @both_classes
@@ -383,7 +421,8 @@ def test_wrong_arguments_are_refused(processor_class, arguments, words):
 def test_round_trip_and_auto_class(processor_class, tmp_path):
     processor_class(size=384, crop_size=384, image_mean=[0.5, 0.4, 0.3]).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    flags = {f"do_{name}": True for name in ("convert_rgb", "resize", "center_crop", "rescale", "normalize")}
+    steps = ("exif_transpose", "convert_rgb", "resize", "center_crop", "rescale", "normalize")
+    flags = {f"do_{name}": True for name in steps}
     assert saved == flags | {
         "image_processor_type": "CaitImageProcessor",
         "size": {"shortest_edge": 384},

@@ -25,18 +25,21 @@ MAY_IMPORT = {
     "configuration_cait": {"checkpoints"},
     "state_dict": {"checkpoints"},
     "image_processing_cait": {"image_processing_pil_cait"},
+    "visualization": {"image_processing_pil_cait"},
+    "evaluation.imagenet": {"checkpoints", "dataset_columns", "image_processing_pil_cait"},
+    "evaluation.metrics": {"topk_accuracy"},
     "training.bad_images": set(),
-    "training.data": {"training.bad_images"},
+    "training.data": {"dataset_columns", "training.bad_images"},
     "training.arguments": {"training.data"},
     "training.transforms": {"image_processing_pil_cait", "training.randomness"},
     "training.sampling": {"training.randomness"},
-    "training.distillation": {"checkpoints", "training.imagenet", "training.transforms"},
+    "training.distillation": {"checkpoints", "evaluation.imagenet", "training.transforms"},
     "training.models": {
         "configuration_cait",
         "image_processing_pil_cait",
         *(f"training.{name}" for name in ("arguments", "data", "optimization")),
     },
-    "training.report": {"training.metrics"},
+    "training.report": {"evaluation.metrics"},
     "training.card": {"training.report"},
     "training.experiment": {
         f"training.{name}"
@@ -48,21 +51,19 @@ MAY_IMPORT = {
     "training.trainer": {
         f"training.{name}"
         for name in (
-            *("arguments", "data", "distillation", "ema", "experiment", "metrics", "models", "optimization"),
-            *("progress", "randomness", "transforms"),
+            *("arguments", "data", "distillation", "ema", "experiment", "models", "optimization", "progress"),
+            *("randomness", "transforms"),
         )
-    },
-    "training.imagenet": {"checkpoints"},
+    }
+    | {"evaluation.metrics"},
 }
 OPTIONAL = {"triton", "timm", "torchvision", "sklearn", "matplotlib", "evaluate"}
 MAY_IMPORT_OPTIONAL = {
     "attention_triton": {"triton"},
     "topk_accuracy": {"evaluate"},
     "convert": {"timm"},
+    "evaluation.imagenet": {"timm"},
     "training.ema": {"timm"},
-    "training.imagenet": {"timm"},
-    "training.metrics": {"evaluate"},
-    "training.ranks": {"evaluate"},
     "training.report": {"matplotlib"},
     "training.sampling": {"timm"},
     "training.transforms": {"timm"},
@@ -119,7 +120,11 @@ def test_optional_packages_stay_in_leaves(name, path):
 def test_import_adds_little_to_transformers_own_modules():
     """`import cait_hf` costs what the model's base classes cost: nothing heavy comes on top, nor our own commands."""
     heavy = {"datasets", "evaluate", "matplotlib", "onnx", "openvino", "pandas", "peft", "pyarrow"}
-    heavy |= {"sklearn", "timm", *(f"cait_hf.{name}" for name in (*COMMANDS, "training", "visualization"))}
+    heavy |= {
+        "sklearn",
+        "timm",
+        *(f"cait_hf.{name}" for name in (*COMMANDS, "evaluation", "training", "visualization")),
+    }
     program = f"""
 import sys
 import transformers.modeling_utils

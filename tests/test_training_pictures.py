@@ -166,6 +166,14 @@ def test_whole_picture_without_randomness(width, height):
             torch.testing.assert_close(transform(image, key), own, rtol=0, atol=1e-6)  # its own order of rounding
 
 
+def test_16_bits_reach_the_model_as_the_image_of_8_bits():
+    ramp = np.linspace(0, 255, 24 * 24).astype(np.uint8).reshape(24, 24)
+    deep = Image.fromarray(ramp.astype(np.uint16) * 257)
+    assert deep.mode == "I;16"
+    for transform in (TrainTransform(processor(), Randomness(0)), EvalTransform(processor())):
+        assert torch.equal(transform(deep, 0), transform(Image.fromarray(ramp), 0))
+
+
 def test_pictures_are_mirrored_as_often_as_asked():
     image = picture()
     transform = TrainTransform(processor(), Randomness(0), crop_area=1.0, flip_probability=0.3)

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""`cait_hf.training.metrics`, `report` and `card`: figures against scikit-learn and the metric, files as read."""
+"""`cait_hf.evaluation.metrics`, `report` and `card`: figures against scikit-learn and the metric, files as read."""
 
 import importlib.metadata
 import json
@@ -14,16 +14,15 @@ from PIL import Image
 from random_weights import pictures, randomize_, tiny_config
 from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
 
-from cait_hf import CaitForImageClassification
-from cait_hf.training import card, report
-from cait_hf.training.card import Dataset, write_model_card
-from cait_hf.training.metrics import (
-    TOPK_ACCURACY,
+from cait_hf import CaitForImageClassification, topk_accuracy
+from cait_hf.evaluation.metrics import (
     ClassificationMetrics,
     best_classes,
     classification_metrics,
     scalars,
 )
+from cait_hf.training import card, report
+from cait_hf.training.card import Dataset, write_model_card
 from cait_hf.training.report import environment, write_report
 
 
@@ -47,7 +46,7 @@ def test_equals_the_metric_on_whole_logits(num_pictures, num_classes, dtype):
     logits, labels = random_logits(num_pictures, num_classes)
     logits = logits.to(dtype)
     top_k = [1, 5] if num_classes > 5 else [1]
-    metric = evaluate.load(str(TOPK_ACCURACY), keep_in_memory=True)
+    metric = evaluate.load(topk_accuracy.__file__, keep_in_memory=True)
     expected = metric.compute(predictions=logits, references=labels, top_k=top_k)
     best = torch.cat([best_classes(rows) for rows in logits.split(64)])
     assert best.shape == (num_pictures, min(5, num_classes))

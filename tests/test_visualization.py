@@ -251,6 +251,32 @@ def test_overlay_of_a_map_that_is_not_square_covers_a_picture_of_its_ratio():
     assert x > 150 and y > 30
 
 
+def test_drawings_show_16_bits_and_exif_orientation(tmp_path):
+    """Wherever an image goes in, what comes out is that of its upright image of 8 bits."""
+    ramp = np.linspace(0, 255, 20 * 40).astype(np.uint8).reshape(20, 40)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(ramp.astype(np.uint16) * 257).save(tmp_path / "image.png", exif=exif)
+    deep, plain = Image.open(tmp_path / "image.png"), Image.fromarray(np.ascontiguousarray(np.rot90(ramp, -1)))
+    assert deep.mode == "I;16" and deep.size == (40, 20)
+    for draw in (
+        lambda image: overlay_attention(image, np.eye(2)),
+        lambda image: outline_patch(image, (0, 0), (2, 2)),
+        lambda image: prediction_grid([image], [PREDICTION], overlays=[overlay_attention(plain, np.eye(2))]),
+        lambda image: attention_grid([image], [[overlay_attention(plain, np.eye(2))]], ["map"]),
+    ):
+        assert np.array_equal(draw(deep), draw(plain))
+    save_drawing(deep, tmp_path / "drawing.gif")
+    with Image.open(tmp_path / "drawing.gif") as drawing:
+        assert np.asarray(drawing.convert("L")).std() > 60
+
+
+def test_outline_leaves_the_image_as_it_was():
+    image = Image.new("RGB", (16, 16), GRAY)
+    assert not np.array_equal(outline_patch(image, (0, 0), (2, 2)), image)
+    assert (np.asarray(image) == 128).all()
+
+
 def test_flat_maps_and_no_strength_leave_the_picture():
     image = Image.new("RGB", (10, 10), GRAY)
     flat = np.asarray(overlay_attention(image, np.full((2, 2), 0.5)))

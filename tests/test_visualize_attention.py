@@ -154,6 +154,21 @@ def test_a_lit_corner_of_a_whole_picture_is_its_corner(tmp_path, monkeypatch):
     assert lit[:, 0].min() > 80 and lit[:, 1].min() > 120 and lit[:, 0].max() >= 110 and lit[:, 1].max() >= 175
 
 
+def test_16_bits_and_exif_orientation(tmp_path):
+    ramp = np.linspace(0, 255, 40 * 60).astype(np.uint8).reshape(40, 60)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(ramp[::-1, ::-1]).save(tmp_path / "image.png")
+    drawings = []
+    for values in (ramp, ramp.astype(np.uint16) * 257):
+        if values.dtype == np.uint16:
+            Image.fromarray(values).save(tmp_path / "image.png", exif=exif)
+        output = tmp_path / f"{values.dtype}.png"
+        assert script.main(["model", str(tmp_path / "image.png"), "--output", str(output)]) == 0
+        drawings.append(np.asarray(Image.open(output)))
+    assert np.array_equal(*drawings)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -38,6 +38,7 @@ class CaitImageProcessor(CaitImageProcessorMixin, TorchvisionBackend):
     def process_image(
         self,
         image: Any,
+        do_exif_transpose: bool | None = None,
         do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
         device: str | torch.device | None = None,
@@ -45,7 +46,7 @@ class CaitImageProcessor(CaitImageProcessorMixin, TorchvisionBackend):
         **kwargs: Any,
     ) -> torch.Tensor:
         """Pixels of one picture as uint8 or float32 (channels, height, width); `name` is for error messages."""
-        return to_pixels(image, name, do_convert_rgb, input_data_format).to(device)
+        return to_pixels(image, name, do_convert_rgb, input_data_format, do_exif_transpose).to(device)
 
     def _from_tensor(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels

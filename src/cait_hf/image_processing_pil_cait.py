@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 import torch
@@ -28,6 +29,7 @@ from transformers.image_utils import (
     ChannelDimension,
     SizeDict,
 )
+from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
 
@@ -46,6 +48,12 @@ _MAX_RESIZED_PIXELS = 2**26
 _FETCH_TIMEOUT_SECONDS = 60
 
 
+class CaitImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]  # it is a TypedDict
+    """do_exif_transpose (`bool`): see [`CaitImageProcessorPil`]."""
+
+    do_exif_transpose: bool | None
+
+
 class CaitImageProcessorMixin(BaseImageProcessor):
     """Everything of both CaiT image processors that does not depend on the backend.
 
@@ -53,6 +61,8 @@ class CaitImageProcessorMixin(BaseImageProcessor):
     that type) and `_resize_full` (the resampling of a whole picture).
     """
 
+    valid_kwargs = CaitImageProcessorKwargs
+    do_exif_transpose = True
     do_convert_rgb = True
     do_resize = True
     size = {"shortest_edge": 224}
@@ -113,46 +123,21 @@ class CaitImageProcessorMixin(BaseImageProcessor):
     def _prepare_image_like_inputs(self, images: Any, *args: Any, expected_ndims: int = 3, **kwargs: Any) -> list:
         return [self.process_image(image, name=name, **kwargs) for name, image in flatten(images)]
 
-    def _preprocess(
-        self,
-        images: list,
-        do_resize: bool,
-        size: SizeDict,
-        resample: PIL.Image.Resampling,
-        do_center_crop: bool,
-        crop_size: SizeDict,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean: float | tuple[float, ...],
-        image_std: float | tuple[float, ...],
-        **kwargs: Any,
-    ) -> BatchFeature:
-        window = crop_size if do_center_crop else None
+    def _preprocess(self, images: list, **kwargs: Any) -> BatchFeature:
+        """Resize and crop as the reference does; the backend does the rest."""
+        window = kwargs["crop_size"] if kwargs["do_center_crop"] else None
+        white = 255.0 if kwargs["do_rescale"] else 1.0
         prepared = []
         for image in images:
             pixels = torch.as_tensor(image)
-            if do_normalize:
-                _check_statistics(len(pixels), image_mean=image_mean, image_std=image_std)
-            if do_resize:
-                pixels = self._resize_picture(pixels, 255.0 if do_rescale else 1.0, size, window, resample)
-            if do_center_crop:
-                pixels = center_crop(pixels, crop_size)
+            if kwargs["do_normalize"]:
+                _check_statistics(len(pixels), **{name: kwargs[name] for name in ("image_mean", "image_std")})
+            if kwargs["do_resize"]:
+                pixels = self._resize_picture(pixels, white, kwargs["size"], window, kwargs["resample"])
+            if window is not None:
+                pixels = center_crop(pixels, window)
             prepared.append(self._from_tensor(pixels))
-        return super()._preprocess(
-            prepared,
-            do_resize=False,
-            size=size,
-            resample=resample,
-            do_center_crop=False,
-            crop_size=crop_size,
-            do_rescale=do_rescale,
-            rescale_factor=rescale_factor,
-            do_normalize=do_normalize,
-            image_mean=image_mean,
-            image_std=image_std,
-            **kwargs,
-        )
+        return super()._preprocess(prepared, **{**kwargs, "do_resize": False, "do_center_crop": False})
 
     def _resize_picture(
         self,
@@ -193,12 +178,15 @@ class CaitImageProcessorMixin(BaseImageProcessor):
 class CaitImageProcessorPil(CaitImageProcessorMixin, PilBackend):
     r"""CaiT image processor on Pillow: the shortest edge to `size`, center crop, values to [0, 1], normalisation.
 
-    On an RGB picture the result equals timm's evaluation transform bit for bit. The output is `pixel_values`, float32
+    The result equals timm's evaluation transform bit for bit on an 8-bit PIL image of any mode; timm ignores the EXIF
+    orientation, so an image with one needs `do_exif_transpose=False`. The output is `pixel_values`, float32
     (batch, 3, crop height, crop width).
 
     Every argument of the constructor can also be given to a call, for that call alone.
 
     Args:
+        do_exif_transpose (`bool`, defaults to `True`):
+            Whether PIL images and image files are rotated as their EXIF orientation says.
         do_convert_rgb (`bool`, defaults to `True`):
             Whether every picture gets three channels. As with `PIL.Image.Image.convert("RGB")`, which timm calls, an
             alpha channel is dropped, not blended. `False` keeps the channels, for models of other `num_channels`;
@@ -224,7 +212,7 @@ class CaitImageProcessorPil(CaitImageProcessorMixin, PilBackend):
 
     Accepted as `images`: one picture or a list, also nested, of
 
-    - PIL pictures of any mode. EXIF orientation is applied. Modes with 16 bits (`"I;16"`, ...) become 8 bits by
+    - PIL pictures of any mode. Modes with 16 bits (`"I;16"`, ...) become 8 bits by
       `round(value / 257)`, so that the full range stays full range (`convert("RGB")` would clip to 255). Mode `"I"` is
       taken for 8 bits where no value is above 255, else for 16 bits. Mode `"F"` has its fractions cut off, as
       `convert("RGB")` does, or where no value is above 1 becomes `round(value * 255)`.
@@ -257,13 +245,14 @@ class CaitImageProcessorPil(CaitImageProcessorMixin, PilBackend):
     def process_image(
         self,
         image: Any,
+        do_exif_transpose: bool | None = None,
         do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
         name: str = "images",
         **kwargs: Any,
     ) -> np.ndarray:
         """Pixels of one picture as uint8 or float32 (channels, height, width); `name` is for error messages."""
-        return to_pixels(image, name, do_convert_rgb, input_data_format).cpu().numpy()
+        return to_pixels(image, name, do_convert_rgb, input_data_format, do_exif_transpose).cpu().numpy()
 
     def _from_tensor(self, pixels: torch.Tensor) -> np.ndarray:
         return pixels.numpy()
@@ -286,17 +275,39 @@ def flatten(images: Any, name: str = "images") -> Iterator[tuple[str, Any]]:
         yield name, images
 
 
+def to_rgb(image: PIL.Image.Image, do_exif_transpose: bool = True, name: str = "image") -> PIL.Image.Image:
+    """A PIL image of any mode as 8-bit RGB without an EXIF orientation, with the pixels that [`to_pixels`] gives.
+
+    This is the only conversion to RGB of the package: the image processors, training, evaluation and visualization
+    agree on palettes, CMYK and 16 bits.
+
+    Args:
+        do_exif_transpose: whether the image is rotated as its EXIF orientation says, instead of ignoring that.
+        name: of the image in error messages.
+
+    Raises:
+        ValueError: if the image has no pixels, or values that are not finite or beyond 16 bits.
+        OSError: if Pillow cannot read or convert it.
+    """
+    if image.mode == "RGB" and image.getexif().get(PIL.ExifTags.Base.Orientation, 1) == 1:
+        return image  # as nearly all are
+    pixels = to_pixels(image, name, do_exif_transpose=do_exif_transpose)
+    return PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
 def to_pixels(
     image: Any,
     name: str = "images",
     do_convert_rgb: bool | None = True,
     input_data_format: str | ChannelDimension | None = None,
+    do_exif_transpose: bool | None = True,
 ) -> torch.Tensor:
     """Any accepted picture as uint8 or float32 (channels, height, width), on the device of the tensor it came as."""
     if isinstance(image, str | os.PathLike):
         image = open_picture(image, name)
     if isinstance(image, PIL.Image.Image):
-        values, input_data_format = (_values_of_picture(image, name, do_convert_rgb), ChannelDimension.LAST)
+        values = _values_of_picture(image, name, do_convert_rgb, do_exif_transpose)
+        input_data_format = ChannelDimension.LAST
     elif isinstance(image, np.ndarray):
         values = _values_of_array(image, name)
     elif isinstance(image, torch.Tensor) and not image.is_complex():
@@ -343,12 +354,14 @@ def open_picture(source: str | os.PathLike, name: str) -> PIL.Image.Image:
         ) from error
 
 
-def _values_of_picture(picture: PIL.Image.Image, name: str, do_convert_rgb: bool | None) -> torch.Tensor:
+def _values_of_picture(
+    picture: PIL.Image.Image, name: str, do_convert_rgb: bool | None, do_exif_transpose: bool | None
+) -> torch.Tensor:
     """Values of a PIL picture, (height, width) or (height, width, channels); more than 8 bits only in one channel."""
     if 0 in picture.size:
         raise ValueError(f"{name} is a picture of {picture.width} x {picture.height} pixels, but it must have some.")
     try:
-        picture = PIL.ImageOps.exif_transpose(picture)
+        picture = PIL.ImageOps.exif_transpose(picture) if do_exif_transpose else picture.copy()
         picture.info.pop("transparency", None)  # would make convert() warn that it is dropped
         if do_convert_rgb and not picture.mode.startswith(("I", "F")):
             picture = picture.convert("RGB")

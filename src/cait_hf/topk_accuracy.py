@@ -77,7 +77,12 @@ class TopKAccuracy(evaluate.Metric):
         for k in top_k:
             if not 1 <= k <= num_classes:
                 raise ValueError(f"top_k holds {k}; each k must be from 1 to the number of classes, {num_classes}.")
-        return {f"top{k}": float((predictions < k).mean()) for k in top_k}
+        return topk_of_ranks(predictions, top_k)
+
+
+def topk_of_ranks(ranks: np.ndarray, top_k: Sequence[int] = (1, 5)) -> dict[str, float]:
+    """The fraction of `ranks` (images,), as of [`rank_of_reference`], below each k: {"top1": ..., "top5": ...}."""
+    return {f"top{k}": float((ranks < k).mean()) for k in top_k}
 
 
 def rank_of_reference(scores: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -108,13 +113,18 @@ def _check(scores: np.ndarray, references: np.ndarray, num_classes: int | None) 
         raise ValueError(f"predictions has {scores.shape[1]} classes; the batches before it had {num_classes}.")
     if np.isnan(scores).any():
         raise ValueError("predictions holds NaN; each score must be a number or an infinity.")
-    if references.shape != scores.shape[:1] or not np.issubdtype(references.dtype, np.integer):
+    check_references(references, *scores.shape)
+
+
+def check_references(references: np.ndarray, num_images: int, num_classes: int) -> None:
+    """Raise ValueError unless `references` contains a class index for each image."""
+    if references.shape != (num_images,) or not np.issubdtype(references.dtype, np.integer):
         raise ValueError(
             f"references has shape {references.shape} and dtype {references.dtype}; it must hold one integer for "
-            f"each of the {len(scores)} pictures."
+            f"each of the {num_images} pictures."
         )
-    if references.min() < 0 or references.max() >= scores.shape[1]:
+    if references.min() < 0 or references.max() >= num_classes:
         raise ValueError(
             f"references holds {references.min()} to {references.max()}; each must be a class index from 0 to "
-            f"{scores.shape[1] - 1}."
+            f"{num_classes - 1}."
         )

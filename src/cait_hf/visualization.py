@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from .image_processing_pil_cait import to_rgb
+
 
 # Colours of an overlay from the lowest to the highest attention: dark violet, red, orange, pale yellow.
 _RAMP = np.array([(48, 18, 96), (176, 38, 84), (240, 110, 40), (255, 238, 150)], dtype=np.float32)
@@ -254,7 +256,7 @@ def overlay_attention(
     if not 0 <= strength <= 1:
         raise ValueError(f"strength is {strength}, but it must be from 0 to 1.")
 
-    picture = ImageOps.exif_transpose(image).convert("RGB")
+    picture = to_rgb(image)
     left, top, width, height = _seen_part(picture.size, attention_map.shape, patch_size)
     resized = Image.fromarray(_min_max(attention_map)).resize((width, height), Image.Resampling.BICUBIC)
     heat = np.asarray(resized).clip(0, 1)[..., None]  # (height, width, 1)
@@ -345,7 +347,7 @@ def outline_patch(
     (row, column), (rows, columns) = patch, map_shape
     if not (0 <= row < rows and 0 <= column < columns):
         raise ValueError(f"patch is ({row}, {column}), but the grid has {rows} rows and {columns} columns, from 0.")
-    picture = ImageOps.exif_transpose(image).convert("RGB")
+    picture = to_rgb(image).copy()
     left, top, width, height = _seen_part(picture.size, map_shape, patch_size)
     box = (
         left + round(column * width / columns),
@@ -448,7 +450,7 @@ def save_drawing(drawing: Image.Image | Sequence[Image.Image], file: str | os.Pa
         raise ValueError(f"file is {file}, but {len(frames)} frames need a file that ends in .gif.")
     options: dict[str, Any] = {}
     if file.suffix.lower() == ".gif":
-        frames = _with_shared_palette([frame.convert("RGB") for frame in frames])
+        frames = _with_shared_palette([to_rgb(frame) for frame in frames])
         options = {"save_all": True, "append_images": frames[1:], "duration": duration, "loop": 0}
     temporary = file.with_name(f".{file.stem}-{os.getpid()}{file.suffix}")
     try:
@@ -500,7 +502,7 @@ def _colour(heat: np.ndarray) -> np.ndarray:
 
 def _fit(image: Image.Image, size: int) -> Image.Image:
     """The picture at its own aspect ratio, its longer edge `size` pixels."""
-    return ImageOps.contain(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+    return ImageOps.contain(to_rgb(image), (size, size), Image.Resampling.BICUBIC)
 
 
 def _paste(canvas: Image.Image, image: Image.Image, corner: tuple[int, int], size: int) -> None:

@@ -24,12 +24,12 @@ from datasets.exceptions import DatasetGenerationError, DatasetsError
 from PIL import Image
 from transformers import TrainingArguments
 
+from ..dataset_columns import IMAGE_COLUMNS, LABEL_COLUMNS, find_column
 from .bad_images import BadList, BadPictureError, decode, explain, find_bad, name_of, write_list
 
 
 logger = logging.getLogger(__name__)
 
-IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "cls")  # usual names, where no type tells
 TRAINING_DATA = "the training data"  # origin of what is to train on, also where some of it is held out
 
 # A stream is dealt out in at most so many parts: enough to share among workers, few enough to open one by one.
@@ -436,19 +436,6 @@ def describe(
     pictures = LabelledPictures(*columns, numbers=np.arange(len(rows)))
     pictures.classes_present()  # raises where a label is no class
     return pictures
-
-
-def find_column(types: dict, kind: str, feature_type: type, usual_names: tuple[str, ...], asked: str | None) -> str:
-    if asked is None:
-        found = [name for name, type in types.items() if isinstance(type, feature_type)]
-        found = found or [name for name in usual_names if name in types]
-        problem = f"{len(found)} columns of the data look like {kind}s"
-    else:
-        found = [name for name in types if name == asked]
-        problem = f"--{kind}_column_name is {asked}"
-    if len(found) != 1:
-        raise ValueError(f"{problem}: set --{kind}_column_name to one of {', '.join(types)}.")
-    return found[0]
 
 
 def with_keys_of_fields(features: dict) -> dict:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..checkpoints import IMAGENET_1K_CLASSES
-from .imagenet import indices_of_classes
+from ..evaluation.imagenet import indices_of_classes
 from .transforms import normalisation
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .metrics import scalars
+from ..evaluation.metrics import scalars
 
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
+from ..evaluation.metrics import ClassificationMetrics
 from .arguments import RecipeArguments
 from .data import PictureStream
 from .distillation import Distillation, classification_loss
@@ -33,7 +34,6 @@ from .experiment import (
     make_sampler,
     make_scheduler,
 )
-from .metrics import ClassificationMetrics
 from .models import plain_model
 from .optimization import decayed_parameter_names
 from .progress import StepTimer, TrainingProgress

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..image_processing_pil_cait import to_pixels
+from ..image_processing_pil_cait import to_rgb
 from .randomness import Randomness
 
 
@@ -237,13 +237,6 @@ def smooth(labels: torch.Tensor, num_labels: int, label_smoothing: float) -> tor
     """`(batch,)` classes as `(batch, classes)` shares that sum to 1, `label_smoothing` of it spread over all."""
     one_hot = torch.nn.functional.one_hot(labels, num_labels).float()
     return one_hot * (1 - label_smoothing) + label_smoothing / num_labels
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as RGB, also palettes, CMYK and 16 bits, the same way for every model."""
-    if image.mode == "RGB" and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-        return image  # as nearly all are
-    return Image.fromarray(to_pixels(image).permute(1, 2, 0).numpy().astype(np.uint8))
 
 
 def random_part(

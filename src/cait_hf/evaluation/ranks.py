@@ -1,25 +1,22 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Ranks of the right classes of many pictures: computed by all processes, kept in a file, summed up as accuracies.
+"""Ranks of the correct classes of many pictures: computed by all processes, kept in a file.
 
 The rank of a picture is the number of classes whose logits come before those of its class, 0 where that is the first;
-of several classes that count as right, the best one's. Top-k accuracy is the share of ranks below k.
+of several classes that count as correct, the best one's. `topk_of_ranks` makes accuracies of them.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import accelerate
-import evaluate
-import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 
-TOPK_ACCURACY = Path(__file__).resolve().parents[1] / "topk_accuracy.py"
 # In the place of a rank: the picture could not be read; its logits are not all finite.
 UNREADABLE, NOT_FINITE = -1, -2
 
@@ -45,7 +42,7 @@ def rank_batch(model: torch.nn.Module, columns: list[int] | None, options: dict,
     Args:
         columns: place among the model's outputs of each class index, None where they are the same.
         options: more arguments of the model's forward.
-        batch: what `cait_hf.training.imagenet.Prepare` makes, on the model's device.
+        batch: what `cait_hf.evaluation.imagenet.Prepare` makes, on the model's device.
     """
     logits = model(batch["pixel_values"].to(model.dtype), **options).logits
     logits = logits if columns is None else logits[:, columns]
@@ -145,17 +142,6 @@ def check_rank(name: str, rank: int) -> None:
         raise ValueError(f"{name} cannot be read as a picture: replace it, and run the same command to go on.")
     if rank == NOT_FINITE:
         raise ValueError(f"The logits of {name} are not finite: evaluate with --dtype float32.")
-
-
-def topk_accuracy(ranks: Iterable[int], top_k: tuple[int, ...] = (1, 5)) -> dict[str, float]:
-    """Shares in [0, 1] by the metric `topk_accuracy`: {"top1": ..., "top5": ...}."""
-    # The classes of a picture in the order of their logits: the right one stands at its rank. One class stands for
-    # all that are too far behind to count.
-    places = np.arange(max(top_k) + 1)
-    references = np.minimum(list(ranks), places[-1])
-    predictions = np.tile(-places, (len(references), 1))
-    metric = evaluate.load(str(TOPK_ACCURACY), keep_in_memory=True)
-    return metric.compute(predictions=predictions, references=references, top_k=list(top_k))
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 from PIL import Image
 
 from ..checkpoints import IMAGENET_1K_CLASSES, imagenet_1k_labels
+from ..dataset_columns import IMAGE_COLUMNS, LABEL_COLUMNS, find_column
+from ..image_processing_pil_cait import to_rgb
 
 
 # Pictures in the whole set. ImageNet-Real is the 50,000 of the validation set without the 3,163 that got no label.
@@ -35,7 +36,7 @@ Labeller = Callable[[str, Any], Labels]  # of the picture's name and its label i
 Encoded = str | dict  # path of a picture file, or {"bytes": ..., "path": ...} as `datasets.Image(decode=False)` has it
 
 
-class Pictures(torch.utils.data.Dataset):
+class EvaluationImages(torch.utils.data.Dataset):
     """Pictures that can be had in any order; an item is (index, encoded picture, labels)."""
 
     def __init__(self, names: Sequence[str], labels: Sequence[Labels], encoded: Sequence[Encoded]) -> None:
@@ -54,7 +55,7 @@ class Pictures(torch.utils.data.Dataset):
         return [indices[place * len(indices) // count] for place in range(count)]
 
 
-class StreamedPictures(torch.utils.data.IterableDataset):
+class EvaluationImageStream(torch.utils.data.IterableDataset):
     """The same of a stream, in its order, without those in `done`; it stops after `max_samples` labelled pictures.
 
     Every process reads the whole stream, and decodes only its own pictures.
@@ -80,22 +81,16 @@ class StreamedPictures(torch.utils.data.IterableDataset):
 
 
 class Columns:
-    """Which columns of a data set have pictures and labels; `label` is None where only the file names tell.
+    """Which columns of a dataset contain images and labels; `label` is None where only the file names tell.
 
     Raises:
-        ValueError: if the column of the pictures is not plain to see, or the names of the classes are not ImageNet's.
+        ValueError: if not exactly one column looks like images, or the names of the classes are not ImageNet's.
     """
 
-    def __init__(self, rows: datasets.Dataset | datasets.IterableDataset) -> None:
+    def __init__(self, rows: datasets.Dataset | datasets.IterableDataset, image_column_name: str | None) -> None:
         features = rows.features or {}
-        images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-        if len(images) != 1:
-            raise ValueError(
-                f"--dataset_name has {len(images)} columns of pictures among {', '.join(features) or 'none'}, but it "
-                "must have one."
-            )
-        self.image = images[0]
-        self.label = next((name for name in ("label", "labels", "cls") if name in features), None)
+        self.image = find_column(features, "image", datasets.Image, IMAGE_COLUMNS, image_column_name)
+        self.label = next((name for name in LABEL_COLUMNS if name in features), None)
         self._index_of = None
         if isinstance(features.get(self.label), datasets.ClassLabel):
             names = features[self.label].names
@@ -111,7 +106,7 @@ class Columns:
         return label if self._index_of is None or label is None or label < 0 else self._index_of[label]
 
 
-def load_folder(folder: Path, label: Labeller, labels_file: Path | None = None) -> Pictures:
+def load_folder(folder: Path, label: Labeller, labels_file: Path | None = None) -> EvaluationImages:
     """Pictures in subfolders named by synset or number, or all in one folder.
 
     Where all are in one folder, their classes come from `labels_file`, else from their names if these end in a synset
@@ -130,7 +125,7 @@ def load_folder(folder: Path, label: Labeller, labels_file: Path | None = None) 
     texts = read_labels_file(labels_file, names) if labels_file else [None] * len(names)
     labels = [label(name, text) for name, text in zip(names, texts)]
     order = sorted(range(len(names)), key=lambda i: (labels[i], names[i]))
-    return Pictures([names[i] for i in order], [labels[i] for i in order], [str(files[i]) for i in order])
+    return EvaluationImages([names[i] for i in order], [labels[i] for i in order], [str(files[i]) for i in order])
 
 
 def is_picture(file: Path) -> bool:
@@ -138,17 +133,23 @@ def is_picture(file: Path) -> bool:
 
 
 def load_rows(
-    dataset_name: str, config: str | None, split: str, data_files: str | None, streaming: bool, label: Labeller
-) -> Pictures | StreamedPictures:
+    dataset_name: str,
+    config: str | None,
+    split: str,
+    data_files: str | None,
+    streaming: bool,
+    label: Labeller,
+    image_column_name: str | None = None,
+) -> EvaluationImages | EvaluationImageStream:
     """Pictures of a data set of the Hub, or of a local one that `load_dataset` knows.
 
     A picture's name is that of its file; in a WebDataset without labels, its folder is the class.
     """
     rows = datasets.load_dataset(dataset_name, config, split=split, data_files=data_files, streaming=streaming)
-    columns = Columns(rows)
+    columns = Columns(rows, image_column_name)
     rows = rows.cast_column(columns.image, datasets.Image(decode=False))
     if streaming:
-        return StreamedPictures(rows, columns, label)
+        return EvaluationImageStream(rows, columns, label)
     # Flattened, the paths are a column of their own, which is read without the pictures.
     paths = rows.flatten().select_columns(f"{columns.image}.path")[f"{columns.image}.path"]
     names = [path or f"row {index}" for index, path in enumerate(paths)]
@@ -156,7 +157,7 @@ def load_rows(
     if columns.label:
         texts = [columns.label_of(row) for row in rows.select_columns(columns.label)]
     labels = [label(name, text) for name, text in zip(names, texts)]
-    return Pictures(names, labels, rows.select_columns(columns.image)[columns.image])
+    return EvaluationImages(names, labels, rows.select_columns(columns.image)[columns.image])
 
 
 def labels_in_data(name: str, label: str | int | None) -> Labels:
@@ -291,10 +292,9 @@ def synset_indices() -> dict[str, int]:
 
 
 class Prepare:
-    """Makes a batch of items of `Pictures`; a picture that cannot be read is black, and marked.
+    """Makes a batch of items of `EvaluationImages`; a picture that cannot be read is black, and marked.
 
-    As in the evaluations of the authors and of timm, pictures become RGB by Pillow's own conversion, and orientation
-    tags of cameras are ignored.
+    As in the evaluations of the authors and of timm, EXIF orientations are ignored.
 
     Args:
         image_processor: the model's, on one PIL picture.
@@ -329,7 +329,8 @@ def open_rgb(encoded: Encoded) -> Image.Image | None:
     if not isinstance(encoded, str) and encoded["bytes"] is not None:
         file = io.BytesIO(encoded["bytes"])
     try:
-        with Image.open(file) as picture:
-            return Image.fromarray(np.asarray(picture.convert("RGB")))  # an array has no orientation tag
+        with Image.open(file) as image:
+            image.load()
+            return to_rgb(image, do_exif_transpose=False)
     except Exception:  # decoders of damaged files raise nearly anything
         return None
