@@ -30,9 +30,9 @@ from tqdm.auto import tqdm
 from transformers.trainer_callback import DefaultFlowCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
 
+from cait_hf.losses import image_classification_loss
 from cait_hf.training.arguments import TrainingArguments
 from cait_hf.training.data import PictureStream
-from cait_hf.training.distillation import classification_loss
 from cait_hf.training.ema import ModelEma
 from cait_hf.training.experiment import (
     TRAINER_STATE,
@@ -250,7 +250,7 @@ class Loop:
     def loss_of(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """The mean loss of a batch, with the teacher's part if there is one."""
         logits = self.model(pixel_values=batch["pixel_values"]).logits
-        loss = classification_loss(logits, batch["labels"])
+        loss = image_classification_loss(batch["labels"], logits, self.plain_model.config)
         if self.experiment.distillation is not None:
             with self.accelerator.autocast():
                 loss = self.experiment.distillation(batch["pixel_values"], logits, loss)
@@ -307,7 +307,7 @@ class Loop:
         losses, best, labels = [], [], []
         for batch in tqdm(self.eval_loader, disable=self.quiet, leave=False, desc="evaluation"):
             logits = self.model(pixel_values=batch["pixel_values"]).logits
-            loss = classification_loss(logits, batch["labels"], reduction="none")
+            loss = image_classification_loss(batch["labels"], logits, self.plain_model.config, reduction="none")
             gathered = self.accelerator.gather_for_metrics((loss, best_classes(logits), batch["labels"]))
             for values, new in zip((losses, best, labels), gathered):
                 values.append(new.cpu())

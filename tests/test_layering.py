@@ -49,11 +49,14 @@ MAY_IMPORT = {
         )
     },
     "training.trainer": {
-        f"training.{name}"
-        for name in (
-            *("arguments", "data", "distillation", "ema", "experiment", "metrics", "models", "optimization"),
-            *("progress", "randomness", "transforms"),
-        )
+        "losses",
+        *(
+            f"training.{name}"
+            for name in (
+                *("arguments", "data", "distillation", "ema", "experiment", "metrics", "models", "optimization"),
+                *("progress", "randomness", "transforms"),
+            )
+        ),
     },
     "training.imagenet": {"checkpoints"},
 }

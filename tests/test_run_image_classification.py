@@ -99,7 +99,7 @@ def test_training_writes_model_processor_and_results(run_of_each):
                 assert min(picture.size) > 300
 
     model = AutoModelForImageClassification.from_pretrained(run_of_each)
-    assert isinstance(model, CaitForImageClassification)
+    assert isinstance(model, CaitForImageClassification) and model.config.problem_type is None
     assert model.config.label2id == {name: index for index, name in enumerate(sorted(NAMES))}
     assert (model.config.drop_path_rate, model.config.layer_scale_init_value) == (0.2, 0.1)
     processor = AutoImageProcessor.from_pretrained(run_of_each)
@@ -231,9 +231,9 @@ def test_fine_tunes_a_timm_repository_at_another_resolution(script, pictures, tm
 
 
 def test_fine_tunes_another_model(script, pictures, tmp_path):
-    config = ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=4
-    )
+    """One that was trained for several classes an image, which the data do not have."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = ViTConfig(**sizes, image_size=16, patch_size=4, problem_type="multi_label_classification")
     ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
     ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
     flags = f"--model_name_or_path {tmp_path / 'vit'} --ignore_mismatched_sizes --do_train --do_eval --max_steps 2"
@@ -242,7 +242,7 @@ def test_fine_tunes_another_model(script, pictures, tmp_path):
     results = script.main(flags.split())
     assert 0 <= results["eval_top1"] <= results["eval_top5"] <= 1
     model = ViTForImageClassification.from_pretrained(tmp_path / "out")
-    assert model.config.num_labels == 6 and model.config.problem_type is None
+    assert model.config.num_labels == 6 and model.config.problem_type == "single_label_classification"
     original = ViTForImageClassification.from_pretrained(tmp_path / "vit").vit.state_dict()
     assert all(torch.equal(tensor, original[name]) for name, tensor in model.vit.state_dict().items())
 

@@ -11,9 +11,11 @@ from .configuration_cait import PROBLEM_TYPES
 
 
 def image_classification_loss(
-    labels: torch.Tensor, logits: torch.Tensor, config: PreTrainedConfig, **kwargs: Any
+    labels: torch.Tensor, logits: torch.Tensor, config: PreTrainedConfig, reduction: str = "mean", **kwargs: Any
 ) -> torch.Tensor:
     """The loss of a batch, chosen by `config.problem_type` and the labels; the config is never changed.
+
+    Of the config of any image classifier only `problem_type` and `num_labels` are read.
 
     Args:
         labels (`torch.Tensor`): one of
@@ -25,6 +27,8 @@ def image_classification_loss(
               `problem_type="regression"` or `num_labels=1`: mean squared error.
         logits (`torch.Tensor` of shape `(batch, num_labels)`):
             of any float dtype; the loss is computed in float32 or wider.
+        reduction (`str`): of torch's losses: "mean" returns a scalar, "none" with class indices or soft labels the
+            loss of each image, of shape `(batch,)`.
 
     Raises:
         ValueError: if there is no classifier, the labels' shape or dtype fits none of these or, on a CPU, a class
@@ -37,20 +41,20 @@ def image_classification_loss(
     labels = labels.to(logits.device)
     if config.problem_type == "regression" or (config.problem_type is None and num_labels == 1):
         if labels.shape == logits.shape or (num_labels == 1 and labels.shape == (batch_size,)):
-            return nn.functional.mse_loss(logits, labels.view(logits.shape).to(logits.dtype))
+            return nn.functional.mse_loss(logits, labels.view(logits.shape).to(logits.dtype), reduction=reduction)
         allowed = f"({batch_size}, {num_labels})"
     elif config.problem_type == "multi_label_classification":
         if labels.shape == logits.shape:
-            return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+            return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction=reduction)
         allowed = f"({batch_size}, {num_labels}) for multi-label classification"
     elif config.problem_type not in (None, "single_label_classification"):
         raise ValueError(f"config.problem_type is {config.problem_type!r}, but it must be one of {PROBLEM_TYPES}.")
     else:
         if labels.is_floating_point() and labels.shape == logits.shape:
-            return nn.functional.cross_entropy(logits, labels.to(logits.dtype))
+            return nn.functional.cross_entropy(logits, labels.to(logits.dtype), reduction=reduction)
         if not labels.is_floating_point() and labels.shape == (batch_size,):
             try:
-                return nn.functional.cross_entropy(logits, labels.long())
+                return nn.functional.cross_entropy(logits, labels.long(), reduction=reduction)
             except IndexError as error:  # of the kernel for CPUs; a check here would let a GPU wait
                 wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
                 raise ValueError(

@@ -21,9 +21,10 @@ from transformers import (
 )
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
+from ..losses import image_classification_loss
 from .arguments import RecipeArguments
 from .data import PictureStream
-from .distillation import Distillation, classification_loss
+from .distillation import Distillation
 from .ema import ModelEma
 from .experiment import (
     check_optimizer,
@@ -44,8 +45,8 @@ from .transforms import TrainCollator, collate
 class ImageClassificationTrainer(Trainer):
     """`Trainer` for any image classifier: soft labels, a teacher, layer decay, an average of the weights.
 
-    Weight decay spares all vectors (biases, norms, LayerScale), positions and class token. The loss is the cross
-    entropy of the logits, whatever the model's own may be.
+    Weight decay spares all vectors (biases, norms, LayerScale), positions and class token. The loss is CaiT's own,
+    [`~cait_hf.losses.image_classification_loss`], for any model.
 
     Args:
         recipe ([`~cait_hf.training.arguments.RecipeArguments`], *optional*): the defaults change nothing.
@@ -183,13 +184,13 @@ class ImageClassificationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """Cross entropy with classes or shares of classes and, in training, the teacher's part."""
+        """`image_classification_loss` of classes or soft labels and, in training, the teacher's part."""
         inputs = dict(inputs)
         labels = inputs.pop("labels", None)
         if labels is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(**inputs)
-        loss = classification_loss(outputs.logits, labels)
+        loss = image_classification_loss(labels, outputs.logits, plain_model(self.model).config)
         if self.distillation is not None and model.training:
             with self.accelerator.autocast():
                 loss = self.distillation(inputs["pixel_values"], outputs.logits, loss)
