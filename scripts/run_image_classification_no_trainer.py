@@ -34,23 +34,15 @@ from cait_hf.losses import image_classification_loss
 from cait_hf.training.arguments import TrainingArguments
 from cait_hf.training.data import PictureStream
 from cait_hf.training.ema import ModelEma
-from cait_hf.training.experiment import (
-    TRAINER_STATE,
-    Experiment,
-    check_optimizer,
-    could_not_be_written,
-    could_not_go_on,
-    finish,
-    in_a_sentence,
-    make_optimizer,
-    make_sampler,
-    make_scheduler,
-    prepare,
-    set_up_logging,
-)
+from cait_hf.training.experiment import Experiment, in_a_sentence, prepare, set_up_logging
 from cait_hf.training.metrics import best_classes, classification_metrics, scalars
+from cait_hf.training.models import plain_model
+from cait_hf.training.optimization import make_optimizer, make_scheduler
+from cait_hf.training.outputs import finish
 from cait_hf.training.progress import StepTimer
 from cait_hf.training.randomness import seed_forward_pass
+from cait_hf.training.resume import TRAINER_STATE, check_optimizer, could_not_be_written, could_not_go_on
+from cait_hf.training.sampling import make_sampler
 from cait_hf.training.trainer import not_finite
 from cait_hf.training.transforms import collate
 
@@ -142,7 +134,7 @@ class Loop:
         if args.do_eval:
             eval_loader = accelerator.prepare(make_loader(experiment, training=False))
         if args.do_train:
-            optimizer = make_optimizer(model, recipe, args)
+            optimizer = make_optimizer(plain_model(model), recipe, args)
             train_loader = make_loader(experiment, training=True)
             if experiment.streaming:  # dealt to the processes already
                 model, optimizer = accelerator.prepare(model, optimizer)
@@ -150,16 +142,16 @@ class Loop:
                 model, optimizer, train_loader = accelerator.prepare(model, optimizer, train_loader)
         else:
             model = accelerator.prepare_model(model, evaluation_mode=True)
-        plain_model = accelerator.unwrap_model(model, keep_torch_compile=False)
+        unwrapped = accelerator.unwrap_model(model, keep_torch_compile=False)
         ema = None
         if recipe.ema_decay is not None:
             if accelerator.distributed_type in SHARDED:
                 raise ValueError("--ema_decay needs the weights in one piece: drop it, or FSDP and DeepSpeed.")
-            ema = ModelEma(plain_model, recipe.ema_decay, recipe.ema_warmup)
+            ema = ModelEma(unwrapped, recipe.ema_decay, recipe.ema_warmup)
         state = TrainerState(is_world_process_zero=accelerator.is_main_process)
         timer = StepTimer(accelerator.num_processes)
         return cls(
-            experiment, accelerator, model, plain_model, optimizer, train_loader, eval_loader, ema, state, timer, {}
+            experiment, accelerator, model, unwrapped, optimizer, train_loader, eval_loader, ema, state, timer, {}
         )
 
     def train(self) -> dict[str, float]:

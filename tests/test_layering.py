@@ -32,8 +32,9 @@ MAY_IMPORT = {
     "training.data": {"training.bad_images"},
     "training.arguments": {"training.data"},
     "training.transforms": {"image_processing_pil_cait", "training.randomness"},
-    "training.sampling": {"training.randomness"},
-    "training.distillation": {"checkpoints", "training.imagenet", "training.transforms"},
+    "training.sampling": {"training.arguments", "training.randomness"},
+    "training.optimization": {"training.arguments"},
+    "training.distillation": {"checkpoints", "training.arguments", "training.imagenet", "training.transforms"},
     "training.models": {
         "configuration_cait",
         "image_processing_pil_cait",
@@ -41,22 +42,26 @@ MAY_IMPORT = {
     },
     "training.report": {"training.metrics"},
     "training.card": {"training.report"},
-    "training.experiment": {
-        f"training.{name}"
-        for name in (
-            *("arguments", "card", "data", "distillation", "ema", "models", "optimization", "randomness", "report"),
-            *("sampling", "transforms"),
-        )
-    },
+    "training.resume": {"training.arguments", "training.ema"},
     "training.trainer": {
         "losses",
         *(
             f"training.{name}"
             for name in (
-                *("arguments", "data", "distillation", "ema", "experiment", "metrics", "models", "optimization"),
-                *("progress", "randomness", "transforms"),
+                *("arguments", "data", "distillation", "ema", "metrics", "models", "optimization", "progress"),
+                *("randomness", "resume", "sampling", "transforms"),
             )
         ),
+    },
+    "training.experiment": {  # the assembler: of the package only what writes the outputs imports it
+        f"training.{name}"
+        for name in (
+            *("arguments", "card", "data", "distillation", "ema", "models", "optimization", "randomness", "resume"),
+            "transforms",
+        )
+    },
+    "training.outputs": {
+        f"training.{name}" for name in ("arguments", "card", "data", "ema", "experiment", "models", "report", "resume")
     },
     "training.imagenet": {"checkpoints"},
 }

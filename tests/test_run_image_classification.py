@@ -26,7 +26,8 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
 from cait_hf.training.arguments import parse_arguments
 from cait_hf.training.data import load_data
-from cait_hf.training.experiment import prepare, split_evaluated
+from cait_hf.training.experiment import prepare
+from cait_hf.training.outputs import split_evaluated
 
 
 SCRIPT_NAMES = ("run_image_classification", "run_image_classification_no_trainer")

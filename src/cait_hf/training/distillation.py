@@ -11,9 +11,12 @@ from collections import Counter, defaultdict
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import AutoModelForImageClassification
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..checkpoints import IMAGENET_1K_CLASSES
+from .arguments import ModelArguments, RecipeArguments
 from .imagenet import indices_of_classes
 from .transforms import normalisation
 
@@ -74,6 +77,33 @@ class Distillation:
             seen = (pixel_values * self.scale + self.shift).to(self.teacher.dtype)
             teacher_logits = self.teacher(pixel_values=seen).logits[:, self.order]
         return (1 - self.alpha) * own_loss + self.alpha * teacher_loss(logits, teacher_logits, self.kind, self.tau)
+
+
+def load_teacher(
+    recipe: RecipeArguments,
+    model_args: ModelArguments,
+    student_processor: BaseImageProcessor,
+    student_labels: dict[int, str],
+) -> Distillation | None:
+    """The teacher that the flags name.
+
+    Raises:
+        ValueError: if it does not fit the student.
+    """
+    name = recipe.teacher_model_name_or_path
+    if name is None:
+        return None
+    options = {"trust_remote_code": model_args.trust_remote_code}
+    teacher = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32, **options)
+    return Distillation(
+        teacher,
+        recipe.distillation_type,
+        recipe.distillation_alpha,
+        recipe.distillation_tau,
+        student_processor,
+        AutoImageProcessor.from_pretrained(name, **options),
+        student_labels,
+    )
 
 
 def teacher_loss(logits: torch.Tensor, teacher_logits: torch.Tensor, kind: str, tau: float) -> torch.Tensor:

@@ -26,19 +26,13 @@ from .arguments import RecipeArguments
 from .data import PictureStream
 from .distillation import Distillation
 from .ema import ModelEma
-from .experiment import (
-    check_optimizer,
-    could_not_be_written,
-    could_not_go_on,
-    make_optimizer,
-    make_sampler,
-    make_scheduler,
-)
 from .metrics import ClassificationMetrics
 from .models import plain_model
-from .optimization import decayed_parameter_names
+from .optimization import decayed_parameter_names, make_optimizer, make_scheduler
 from .progress import StepTimer, TrainingProgress
 from .randomness import Randomness, seed_forward_pass
+from .resume import check_optimizer, could_not_be_written, could_not_go_on
+from .sampling import make_sampler
 from .transforms import TrainCollator, collate
 
 
@@ -147,7 +141,7 @@ class ImageClassificationTrainer(Trainer):
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of `--optim`, with this package's groups."""
         if self.optimizer is None:
-            model = self.model if model is None else model
+            model = plain_model(self.model if model is None else model)
             self.optimizer: torch.optim.Optimizer = make_optimizer(model, self.recipe, self.args)
         return self.optimizer
 
