@@ -23,8 +23,8 @@ from timm.data import create_dataset, create_loader
 from torch.utils.data import DataLoader
 
 from cait_hf import CaitImageProcessorPil
-from cait_hf.training.arguments import TrainingArguments
-from cait_hf.training.data import DataArguments, load_data
+from cait_hf.training.arguments import DataArguments, TrainingArguments
+from cait_hf.training.data import load_data
 from cait_hf.training.randomness import Randomness
 from cait_hf.training.sampling import TrainSampler
 from cait_hf.training.transforms import TrainCollator, TrainTransform

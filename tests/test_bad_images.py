@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
 from cait_hf.image_processing_pil_cait import to_pixels
+from cait_hf.training.arguments import DataArguments
 from cait_hf.training.bad_images import BadList, BadPictureError, count_listed, decode, name_of, write_list
-from cait_hf.training.data import DataArguments, load_data
+from cait_hf.training.data import load_data
 
 
 def encode(image: Image.Image, format: str) -> bytes:

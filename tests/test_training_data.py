@@ -21,8 +21,9 @@ from test_scripts import NAMES, write_pictures
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
+from cait_hf.training.arguments import DataArguments
 from cait_hf.training.bad_images import BadPictureError
-from cait_hf.training.data import KEY_BITS, DataArguments, PictureStream, describe, hold_out, load_data
+from cait_hf.training.data import KEY_BITS, PictureStream, describe, hold_out, load_data
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")

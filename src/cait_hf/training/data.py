@@ -11,10 +11,10 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 import numpy as np
@@ -22,8 +22,8 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from PIL import Image
-from transformers import TrainingArguments
 
+from .arguments import DataArguments, TrainingArguments
 from .bad_images import BadList, BadPictureError, decode, explain, find_bad, name_of, write_list
 
 
@@ -36,54 +36,6 @@ TRAINING_DATA = "the training data"  # origin of what is to train on, also where
 MAX_PARTS = 1024
 # Of one pass over a stream; the passes themselves are counted above these bits of a key.
 KEY_BITS = 40
-
-
-def option(help: str, default: Any = None) -> Any:
-    """A field of a dataclass of arguments."""
-    return field(default=default, metadata={"help": help})
-
-
-@dataclass
-class DataArguments:
-    dataset_name: str | None = option(
-        "Hub id or folder for `load_dataset`, folder of `Dataset.save_to_disk`, or a format of `load_dataset` such as "
-        "parquet, json, webdataset or imagefolder, whose files --train_files and --validation_files name."
-    )
-    dataset_config_name: str | None = option("Configuration of that dataset.")
-    eval_split: str = option("Split of that dataset to evaluate on.", default="validation")
-    train_files: str | None = option("With --dataset_name: pattern of the files to train on, such as 'data/*.tar'.")
-    validation_files: str | None = option("The same, to evaluate on.")
-    train_dir: str | None = option("Folder with one subfolder of pictures a class.")
-    validation_dir: str | None = option("The same, to evaluate on.")
-    train_val_split: float = option(
-        "Share of the training pictures to hold out if nothing else is to evaluate on.", 0.15
-    )
-    max_train_samples: int | None = option(
-        "Train on this many pictures, drawn once; with --streaming on the first of each file, at most this many."
-    )
-    max_eval_samples: int | None = option("Evaluate on this many, chosen in the same way.")
-    image_column_name: str | None = option("Column of the pictures. Without it: found by its type.")
-    label_column_name: str | None = option(
-        "Column of the classes, also FIELD.KEY such as json.label. Without it: found by its type or usual name."
-    )
-    class_names: str | None = option(
-        "File with the name of one class a line, in the order of their numbers: for data that hold numbers alone."
-    )
-    streaming: bool = option(
-        "Read the data while training, never holding them whole; needs --max_steps. Workers and processes share the "
-        "files: have at least one for each worker of each process.",
-        False,
-    )
-    shuffle_buffer: int = option(
-        "Streaming: among how many undecoded pictures each worker process draws the next one.", 1000
-    )
-    bad_images: Literal["error", "skip"] = option(
-        "A picture that cannot be decoded ends the run (error), or is left out and listed in bad_images.txt in the "
-        "output folder (skip), for which every picture is decoded once before training, by as many processes as "
-        "--dataloader_num_workers. In a distributed run the others wait no longer than --ddp_timeout.",
-        "error",
-    )
-    overwrite_output_dir: bool = option("Train anew in a folder that is not empty; deletes its checkpoints.", False)
 
 
 @dataclass(eq=False)
