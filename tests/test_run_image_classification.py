@@ -181,7 +181,7 @@ def test_data_sets_with_other_columns(tmp_path):
 
     def load(*flags: str):
         _, data_args, _, training_args = parse_arguments([*flags, "--output_dir", "unused"])
-        return load_data(data_args, training_args)
+        return load_data(data_args, train=training_args.do_train, evaluate=training_args.do_eval)
 
     flags = ("--do_train", "--do_eval", "--dataset_name", str(tmp_path))
     with pytest.raises(ValueError, match="set --label_column_name to one of scan, species, number"):
@@ -197,8 +197,8 @@ def test_data_sets_with_other_columns(tmp_path):
 
 def test_held_out_share(pictures):
     flags = f"--do_train --do_eval --train_dir {pictures / 'train'} --output_dir unused --train_val_split 0.25"
-    _, data_args, _, training_args = parse_arguments(flags.split())
-    train_data, eval_data = load_data(data_args, training_args)
+    _, data_args, _, _ = parse_arguments(flags.split())
+    train_data, eval_data = load_data(data_args, train=True, evaluate=True)
     assert (len(train_data), len(eval_data)) == (36, 12)
     assert split_evaluated(eval_data, data_args) == "25% held out"
 

@@ -206,6 +206,8 @@ def _check(
         raise ValueError("--dataset_name excludes --train_dir and --validation_dir: pass one or the other.")
     if not 0 < data_args.train_val_split < 1:
         raise ValueError(f"--train_val_split is {data_args.train_val_split}, but it must be between 0 and 1.")
+    if data_args.streaming and args.do_train and args.max_steps < 1:
+        raise ValueError("--streaming needs --max_steps: a stream does not tell how many steps an epoch has.")
     if recipe.repeated_augmentation < 1:
         raise ValueError(f"--repeated_augmentation is {recipe.repeated_augmentation}, but it must be at least 1.")
     if recipe.lora_rank is not None and recipe.lora_rank < 1:

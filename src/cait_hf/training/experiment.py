@@ -74,7 +74,16 @@ def prepare(argv: list[str]) -> Experiment:
     model_args, data_args, recipe, args = parse_arguments(argv)
     resume_from = find_checkpoint_to_resume(args, data_args.overwrite_output_dir, recipe.ema_decay is not None)
     set_seed(args.seed)
-    train_data, eval_data = load_data(data_args, args)
+    with args.main_process_first(desc="loading the data"):
+        train_data, eval_data = load_data(
+            data_args,
+            train=args.do_train,
+            evaluate=args.do_eval,
+            seed=args.seed,
+            output_dir=args.output_dir,
+            num_workers=args.dataloader_num_workers,
+            process_index=args.process_index,
+        )
     config = load_config(model_args)
     set_labels(config, model_args, train_data, eval_data)
     check_metric(args.metric_for_best_model, config.num_labels, recipe.ema_decay is not None)
