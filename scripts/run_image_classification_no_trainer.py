@@ -18,7 +18,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, Pro
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import DefaultFlowCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
 
@@ -100,9 +101,8 @@ def check_flags(args: TrainingArguments):
     """Raise ValueError for a flag that is set and that this loop does not follow."""
     if args.lr_scheduler_type == "reduce_lr_on_plateau":
         raise ValueError("--lr_scheduler_type reduce_lr_on_plateau is for run_image_classification.py: take another.")
-    defaults = TrainingArguments(output_dir=args.output_dir, use_cpu=args.use_cpu)
-    for name in (field.name for field in fields(args) if field.init):
-        if name not in FOLLOWED.split() and getattr(args, name) != getattr(defaults, name):
+    for name in args.changed:
+        if name not in FOLLOWED.split():
             raise ValueError(f"--{name} is for run_image_classification.py: leave it out here.")
 
 
@@ -322,6 +322,7 @@ class Loop:
                     self.ema.save(unfinished)
                 self.plain_model.config.save_pretrained(unfinished)
                 self.experiment.image_processor.save_pretrained(unfinished)
+                torch.save(args, unfinished / TRAINING_ARGS_NAME)
                 if self.state.best_global_step == step:
                     self.state.best_model_checkpoint = str(folder)
                 self.state.save_to_json(str(unfinished / TRAINER_STATE))
@@ -379,7 +380,7 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
         project_config=ProjectConfiguration(args.output_dir, logging_dir=os.path.join(args.output_dir, "runs")),
     )
     if args.report_to:
-        accelerator.init_trackers(args.project)
+        accelerator.init_trackers(args.project, config=args.to_sanitized_dict())
     return accelerator
 
 

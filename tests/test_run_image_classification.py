@@ -5,29 +5,46 @@ Both take the same flags, so most tests run both. That both give the same weight
 interruptions, accumulation and processes, is in `test_training_equivalence.py`.
 """
 
+import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
 import safetensors.torch
 import torch
+import transformers
+from accelerate import Accelerator
 from PIL import Image
 from sklearn.datasets import load_digits
 from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, run, write_pictures
 from timm_format import write_timm_folder
-from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from transformers import (
+    AutoModelForImageClassification,
+    TrainerCallback,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
-from cait_hf.training.arguments import parse_arguments
+from cait_hf.training import arguments
+from cait_hf.training.arguments import (
+    DataArguments,
+    ModelArguments,
+    RecipeArguments,
+    TrainingArguments,
+    parse_arguments,
+)
 from cait_hf.training.data import load_data
 from cait_hf.training.experiment import prepare
-from cait_hf.training.outputs import split_evaluated
+from cait_hf.training.outputs import settings_of, split_evaluated
 
 
 SCRIPT_NAMES = ("run_image_classification", "run_image_classification_no_trainer")
@@ -303,8 +320,50 @@ def test_pushes_what_is_complete(script, pictures, training_flags, hub, tmp_path
     results = script.main(flags.split())
     files = set(hub.repository("tester/digits").at("main").files)
     assert {"model.safetensors", "config.json", "preprocessor_config.json", "README.md", "metrics.json"} <= files
-    assert not any(name.startswith("checkpoint") for name in files)
+    assert not any(name.startswith("checkpoint") or name == "training_args.bin" for name in files)
     assert f"{results['eval_top1']:.4f}"[:4] in hub.read("tester/digits", "README.md").decode()
+
+
+def test_record_of_a_run_is_true(script, training_flags, hub, tmp_path, monkeypatch):
+    """The card, the loggers and `training_args.bin` have every flag, also those that Trainer is not to follow."""
+    logged = {}
+
+    class Logger(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            logged.update(args.to_dict())
+
+    monkeypatch.setattr(transformers.trainer, "DEFAULT_CALLBACKS", [*transformers.trainer.DEFAULT_CALLBACKS, Logger])
+    monkeypatch.setattr(Accelerator, "init_trackers", lambda self, project, config=None: logged.update(config))
+    given = {"label_smoothing_factor": 0.1, "adam_beta2": 0.95, "max_grad_norm": 0.5, "push_to_hub": True}
+    given |= {"hub_model_id": "tester/record", "save_steps": 1, "max_steps": 1}
+    flags = [f"--{name}={value}" for name, value in given.items()]
+    if script.__name__.endswith("no_trainer"):  # which calls its loggers only where there are any
+        monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: ["tensorboard"])
+        flags.append("--report_to=tensorboard")
+    out = tmp_path / "out"
+    script.main([*training_flags.split(), *flags, "--max_train_samples=20", f"--output_dir={out}"])
+    kept = torch.load(out / "checkpoint-1" / "training_args.bin", weights_only=False)
+    assert {name: getattr(kept, name) for name in given} == given
+    assert {name: logged[name] for name in given} == given
+    card = (out / "README.md").read_text()
+    settings = {"label_smoothing_factor": 0.1, "adam_beta2": 0.95, "max_grad_norm": 0.5, "save_steps": 1.0}
+    settings |= {"max_train_samples": 20, "drop_path_rate": 0.2, "learning_rate": 0.01}
+    assert [name for name, value in settings.items() if f"| {name} | `{value}` |" not in card] == []
+    assert not any(f"| {name} |" in card for name in ("hub_model_id", "push_to_hub", "output_dir", "train_dir"))
+
+
+def test_card_lists_every_changed_field():
+    """All but the few that are no settings of a training, whatever fields a release of Transformers has."""
+    fields = {field.name: field for field in dataclasses.fields(TrainingArguments) if field.init}
+    args = TrainingArguments("out", use_cpu=True)
+    args.changed = [*fields]
+    experiment = SimpleNamespace(
+        training_args=args, recipe=RecipeArguments(), model_args=ModelArguments(), data_args=DataArguments()
+    )
+    left_out = fields.keys() - settings_of(experiment).keys()
+    assert {"output_dir", "hub_token", "disable_tqdm", "logging_steps"} <= left_out
+    assert left_out.isdisjoint({"adam_beta2", "max_grad_norm", "label_smoothing_factor", "dataloader_drop_last"})
+    assert len(left_out) < 35
 
 
 WRONG_INPUT = {

@@ -6,7 +6,7 @@ First arguments that end in .yaml, .yml or .json name files of flags, such as re
 
 import json
 from argparse import Action
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
@@ -134,6 +134,7 @@ class TrainingArguments(transformers.TrainingArguments):
     remove_unused_columns: bool = option("Leave it off: the pictures are no column that the model names.", False)
 
     def __post_init__(self) -> None:
+        given = changed_fields(self)  # before values are derived from others
         # without an accelerator, or several processes would not find each other
         self.use_cpu: bool = self.use_cpu or not torch.accelerator.is_available()
         if self.bf16 is None:
@@ -141,6 +142,18 @@ class TrainingArguments(transformers.TrainingArguments):
             self.bf16 = on_gpu and not self.fp16 and torch.cuda.is_bf16_supported(including_emulation=False)
         self.report_to = self.report_to or ["none"]
         super().__post_init__()
+        # names; no field, hence no flag. The parser gives some defaults in another form, False for "no".
+        self.changed = [name for name in changed_fields(self) if name in given]
+
+
+def changed_fields(arguments: Any) -> list[str]:
+    """Names of the fields of a dataclass that have neither their default nor an empty list, which sets nothing."""
+    defaults = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(arguments)
+        if field.init
+    }
+    return [name for name, default in defaults.items() if getattr(arguments, name) not in (default, [])]
 
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, RecipeArguments, TrainingArguments]:
@@ -229,8 +242,10 @@ def _check(
         if logger in (args.report_to or ()) and logger not in get_available_reporting_integrations():
             raise ImportError(f"--report_to {logger} needs the package {logger}: pip install {logger}.")
     for flag, package in NEEDED_PACKAGES.items():
-        if getattr(recipe, flag) != getattr(RecipeArguments, flag) and find_spec(package) is None:
+        if flag in changed_fields(recipe) and find_spec(package) is None:
             raise ImportError(f"--{flag} needs the package {package}, which is not installed: pip install {package}.")
     if recipe.base_learning_rate is not None:
         pictures = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        # Part of parsing, as what `TrainingArguments` derives itself; from here on nothing edits `args`, which are the
+        # record of the run.
         args.learning_rate = recipe.base_learning_rate * pictures / 512

@@ -28,13 +28,13 @@ class Experiment:
 
     Attributes:
         argv (`list[str]`): the command line, for the model card.
+        training_args ([`TrainingArguments`]): as parsed, never edited: they go to loggers, checkpoints and card.
         model (`nn.Module`): with the frozen parts frozen and adapters added.
         train_data, eval_data ([`LabelledPictures`], [`PictureStream`] or `None`): items are what the model takes.
         train_collator ([`TrainCollator`]): makes batches to train on.
         randomness ([`Randomness`]): its `epoch` is to be set before an epoch begins.
         distillation ([`Distillation`] or `None`): a teacher, on the CPU.
         resume_from_checkpoint (`str` or `None`): a complete checkpoint to go on from.
-        push_to_hub (`bool`): whether what is complete at the end goes to the Hub; Trainer's own flag is off.
     """
 
     argv: list[str]
@@ -50,7 +50,6 @@ class Experiment:
     randomness: Randomness
     distillation: Distillation | None
     resume_from_checkpoint: str | None
-    push_to_hub: bool
 
     @property
     def streaming(self) -> bool:
@@ -118,8 +117,6 @@ def prepare(argv: list[str]) -> Experiment:
         recipe.mixup_switch_prob,
         recipe.mixup_mode,
     )
-    args.label_smoothing_factor = 0.0  # the collator smooths the labels to train on, and no others
-    push_to_hub, args.push_to_hub = args.push_to_hub, False
     distillation = load_teacher(recipe, model_args, image_processor, config.id2label)
     if recipe.lora_rank is not None:
         model = add_lora(model, recipe)
@@ -156,7 +153,6 @@ def prepare(argv: list[str]) -> Experiment:
         randomness,
         distillation,
         resume_from,
-        push_to_hub,
     )
 
 

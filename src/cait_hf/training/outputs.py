@@ -4,7 +4,6 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .arguments import DataArguments, TrainingArguments
+from .arguments import DataArguments, TrainingArguments, changed_fields
 from .card import Dataset, write_model_card
 from .data import TRAINING_DATA, LabelledPictures, PictureStream
 from .ema import ModelEma
@@ -20,6 +19,18 @@ from .experiment import Experiment
 from .models import plain_model, save_model
 from .report import environment, replacing, write_report
 from .resume import TRAINER_STATE
+
+
+ALWAYS_SHOWN = (
+    *("seed", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("optim", "learning_rate", "lr_scheduler_type", "weight_decay", "bf16", "fp16"),
+)
+# Beginnings of the names of flags that change no weight of a training, or that the card shows elsewhere: the data.
+NO_SETTINGS = (
+    *("disable_tqdm", "do_", "hub_", "local_rank", "log_", "logging_", "output_dir", "overwrite_output_dir"),
+    *("project", "push_to_hub", "report_to", "resume_from_checkpoint", "run_name", "trackio_"),
+    *("dataset_name", "dataset_config_name", "train_dir", "validation_dir"),
+)
 
 
 def finish(
@@ -77,7 +88,7 @@ def finish(
     )
     if args.do_train:
         write_card(experiment, model, metrics, results)
-    if experiment.push_to_hub:
+    if args.push_to_hub:
         push(folder, args)
     return metrics
 
@@ -85,19 +96,10 @@ def finish(
 def write_card(
     experiment: Experiment, model: torch.nn.Module, metrics: dict[str, float], results: dict[str, dict]
 ) -> None:
-    """The model card, with what was measured and the flags that are not their defaults."""
+    """The model card, with what was measured and the settings of the training."""
     model_args, data_args, args = experiment.model_args, experiment.data_args, experiment.training_args
     dataset_name = data_args.dataset_name or data_args.train_dir
     assert dataset_name is not None  # or nothing could have been trained on
-    always = (
-        *("seed", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
-        *("optim", "learning_rate", "lr_scheduler_type", "weight_decay", "bf16", "fp16"),
-    )
-    values = args.to_dict()
-    settings = {"processes": args.world_size} | {name: values[name] for name in always}
-    for arguments in (experiment.recipe, model_args):
-        chosen = {field.name: getattr(arguments, field.name) for field in fields(arguments)}
-        settings |= {name: value for name, value in chosen.items() if value != getattr(type(arguments), name)}
     write_model_card(
         args.output_dir,
         model=plain_model(model),
@@ -105,11 +107,21 @@ def write_card(
         base_model=model_args.model_name_or_path,
         dataset=Dataset(dataset_name, data_args.dataset_config_name, split_evaluated(experiment.eval_data, data_args)),
         results=results,
-        settings=settings,
+        settings=settings_of(experiment),
         train_metrics={name: value for name, value in metrics.items() if name.startswith("train_")},
         environment=environment(args.world_size),
         command=(*(("python",) if args.world_size == 1 else ("accelerate", "launch")), sys.argv[0], *experiment.argv),
     )
+
+
+def settings_of(experiment: Experiment) -> dict[str, object]:
+    """What the card lists: what every reader looks for, then all else that is not at its default."""
+    args = experiment.training_args
+    values = args.to_dict()
+    settings = {"processes": args.world_size} | {name: values[name] for name in (*ALWAYS_SHOWN, *args.changed)}
+    for arguments in (experiment.recipe, experiment.model_args, experiment.data_args):
+        settings |= {name: getattr(arguments, name) for name in changed_fields(arguments)}
+    return {name: value for name, value in settings.items() if not name.startswith(NO_SETTINGS)}
 
 
 def split_evaluated(eval_data: LabelledPictures | PictureStream | None, data_args: DataArguments) -> str | None:
