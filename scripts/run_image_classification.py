@@ -18,7 +18,8 @@ import sys
 from huggingface_hub.errors import StrictDataclassError
 
 from cait_hf.evaluation.metrics import ClassificationMetrics, best_classes
-from cait_hf.training.experiment import finish, in_a_sentence, prepare, set_up_logging
+from cait_hf.training.experiment import in_a_sentence, prepare, set_up_logging
+from cait_hf.training.outputs import finish
 from cait_hf.training.trainer import ImageClassificationTrainer
 
 

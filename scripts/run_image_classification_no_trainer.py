@@ -18,7 +18,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,30 +27,23 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, Pro
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import DefaultFlowCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
 
 from cait_hf.evaluation.metrics import best_classes, classification_metrics, scalars
+from cait_hf.losses import image_classification_loss
 from cait_hf.training.arguments import TrainingArguments
 from cait_hf.training.data import PictureStream
-from cait_hf.training.distillation import classification_loss
 from cait_hf.training.ema import ModelEma
-from cait_hf.training.experiment import (
-    TRAINER_STATE,
-    Experiment,
-    check_optimizer,
-    could_not_be_written,
-    could_not_go_on,
-    finish,
-    in_a_sentence,
-    make_optimizer,
-    make_sampler,
-    make_scheduler,
-    prepare,
-    set_up_logging,
-)
+from cait_hf.training.experiment import Experiment, in_a_sentence, prepare, set_up_logging
+from cait_hf.training.models import plain_model
+from cait_hf.training.optimization import make_optimizer, make_scheduler
+from cait_hf.training.outputs import finish
 from cait_hf.training.progress import StepTimer
 from cait_hf.training.randomness import seed_forward_pass
+from cait_hf.training.resume import TRAINER_STATE, check_optimizer, could_not_be_written, could_not_go_on
+from cait_hf.training.sampling import make_sampler
 from cait_hf.training.trainer import not_finite
 from cait_hf.training.transforms import collate
 
@@ -108,9 +101,8 @@ def check_flags(args: TrainingArguments):
     """Raise ValueError for a flag that is set and that this loop does not follow."""
     if args.lr_scheduler_type == "reduce_lr_on_plateau":
         raise ValueError("--lr_scheduler_type reduce_lr_on_plateau is for run_image_classification.py: take another.")
-    defaults = TrainingArguments(output_dir=args.output_dir, use_cpu=args.use_cpu)
-    for name in (field.name for field in fields(args) if field.init):
-        if name not in FOLLOWED.split() and getattr(args, name) != getattr(defaults, name):
+    for name in args.changed:
+        if name not in FOLLOWED.split():
             raise ValueError(f"--{name} is for run_image_classification.py: leave it out here.")
 
 
@@ -142,7 +134,7 @@ class Loop:
         if args.do_eval:
             eval_loader = accelerator.prepare(make_loader(experiment, training=False))
         if args.do_train:
-            optimizer = make_optimizer(model, recipe, args)
+            optimizer = make_optimizer(plain_model(model), recipe, args)
             train_loader = make_loader(experiment, training=True)
             if experiment.streaming:  # dealt to the processes already
                 model, optimizer = accelerator.prepare(model, optimizer)
@@ -150,16 +142,16 @@ class Loop:
                 model, optimizer, train_loader = accelerator.prepare(model, optimizer, train_loader)
         else:
             model = accelerator.prepare_model(model, evaluation_mode=True)
-        plain_model = accelerator.unwrap_model(model, keep_torch_compile=False)
+        unwrapped = accelerator.unwrap_model(model, keep_torch_compile=False)
         ema = None
         if recipe.ema_decay is not None:
             if accelerator.distributed_type in SHARDED:
                 raise ValueError("--ema_decay needs the weights in one piece: drop it, or FSDP and DeepSpeed.")
-            ema = ModelEma(plain_model, recipe.ema_decay, recipe.ema_warmup)
+            ema = ModelEma(unwrapped, recipe.ema_decay, recipe.ema_warmup)
         state = TrainerState(is_world_process_zero=accelerator.is_main_process)
         timer = StepTimer(accelerator.num_processes)
         return cls(
-            experiment, accelerator, model, plain_model, optimizer, train_loader, eval_loader, ema, state, timer, {}
+            experiment, accelerator, model, unwrapped, optimizer, train_loader, eval_loader, ema, state, timer, {}
         )
 
     def train(self) -> dict[str, float]:
@@ -250,7 +242,7 @@ class Loop:
     def loss_of(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """The mean loss of a batch, with the teacher's part if there is one."""
         logits = self.model(pixel_values=batch["pixel_values"]).logits
-        loss = classification_loss(logits, batch["labels"])
+        loss = image_classification_loss(batch["labels"], logits, self.plain_model.config)
         if self.experiment.distillation is not None:
             with self.accelerator.autocast():
                 loss = self.experiment.distillation(batch["pixel_values"], logits, loss)
@@ -307,7 +299,7 @@ class Loop:
         losses, best, labels = [], [], []
         for batch in tqdm(self.eval_loader, disable=self.quiet, leave=False, desc="evaluation"):
             logits = self.model(pixel_values=batch["pixel_values"]).logits
-            loss = classification_loss(logits, batch["labels"], reduction="none")
+            loss = image_classification_loss(batch["labels"], logits, self.plain_model.config, reduction="none")
             gathered = self.accelerator.gather_for_metrics((loss, best_classes(logits), batch["labels"]))
             for values, new in zip((losses, best, labels), gathered):
                 values.append(new.cpu())
@@ -330,6 +322,7 @@ class Loop:
                     self.ema.save(unfinished)
                 self.plain_model.config.save_pretrained(unfinished)
                 self.experiment.image_processor.save_pretrained(unfinished)
+                torch.save(args, unfinished / TRAINING_ARGS_NAME)
                 if self.state.best_global_step == step:
                     self.state.best_model_checkpoint = str(folder)
                 self.state.save_to_json(str(unfinished / TRAINER_STATE))
@@ -387,7 +380,7 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
         project_config=ProjectConfiguration(args.output_dir, logging_dir=os.path.join(args.output_dir, "runs")),
     )
     if args.report_to:
-        accelerator.init_trackers(args.project)
+        accelerator.init_trackers(args.project, config=args.to_sanitized_dict())
     return accelerator
 
 

@@ -7,6 +7,7 @@ MODEL = CONFIGURATION | {
     "attention_cait.py",
     "attention_fused.py",
     "attention_triton.py",
+    "losses.py",
     "modeling_cait.py",
     "state_dict.py",
 }

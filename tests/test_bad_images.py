@@ -20,11 +20,11 @@ from PIL import Image
 from test_scripts import NAMES, write_pictures
 from test_training_data import SCANS, SHARDS, TARGETS, as_pixels, class_of, index_of, load, png, shards, table
 from torch.utils.data import DataLoader
-from transformers import TrainingArguments
 
 from cait_hf.image_processing_pil_cait import to_pixels
+from cait_hf.training.arguments import DataArguments
 from cait_hf.training.bad_images import BadList, BadPictureError, count_listed, decode, name_of, write_list
-from cait_hf.training.data import DataArguments, load_data
+from cait_hf.training.data import load_data
 
 
 def encode(image: Image.Image, format: str) -> bytes:
@@ -219,10 +219,8 @@ def test_skip_holds_out_the_same_pictures(tmp_path):
 
 def test_several_processes_find_the_same(folder, tmp_path):
     _, found = load(tmp_path, train_dir=str(folder), bad_images="skip"), listed(tmp_path)
-    training_args = TrainingArguments(
-        output_dir=str(tmp_path / "out"), do_train=True, dataloader_num_workers=2, report_to="none"
-    )
-    train, _ = load_data(DataArguments(train_dir=str(folder), bad_images="skip"), training_args)
+    arguments = DataArguments(train_dir=str(folder), bad_images="skip")
+    train, _ = load_data(arguments, train=True, output_dir=tmp_path / "out", num_workers=2)
     assert listed(tmp_path) == found and len(train) == 36
 
 
@@ -274,13 +272,9 @@ def test_same_name_in_two_classes(tmp_path):
     assert listed(tmp_path) == {str(tmp_path / "train" / "one" / "1.png"): "zero bytes"}
 
 
-class OtherProcess(TrainingArguments):
-    process_index = 1
-
-
 def test_only_the_first_process_writes_the_list(folder, tmp_path):
-    training_args = OtherProcess(output_dir=str(tmp_path / "out"), do_train=True, report_to="none")
-    train, _ = load_data(DataArguments(train_dir=str(folder), bad_images="skip"), training_args)
+    arguments = DataArguments(train_dir=str(folder), bad_images="skip")
+    train, _ = load_data(arguments, train=True, output_dir=tmp_path / "out", process_index=1)
     assert len(train) == 36 and not (tmp_path / "out").exists()
 
 

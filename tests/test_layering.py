@@ -20,7 +20,10 @@ COMMANDS = {"cait_hf_cli", "convert", "model_card", "publish"}
 NO_TEXT = {".parquet", ".png", ".safetensors"}
 # Modules of the package that another module may import; one that is not listed may import none.
 MAY_IMPORT = {
-    "modeling_cait": {"configuration_cait", "attention_cait", "attention_fused", "state_dict", "checkpoints"},
+    "modeling_cait": {
+        *("configuration_cait", "attention_cait", "attention_fused", "losses", "state_dict", "checkpoints"),
+    },
+    "losses": {"configuration_cait"},
     "attention_fused": {"attention_cait", "attention_blocked", "attention_triton"},
     "configuration_cait": {"checkpoints"},
     "state_dict": {"checkpoints"},
@@ -29,11 +32,12 @@ MAY_IMPORT = {
     "evaluation.imagenet": {"checkpoints", "dataset_columns", "image_processing_pil_cait"},
     "evaluation.metrics": {"topk_accuracy"},
     "training.bad_images": set(),
-    "training.data": {"dataset_columns", "training.bad_images"},
-    "training.arguments": {"training.data"},
+    "training.arguments": set(),
+    "training.data": {"dataset_columns", "training.arguments", "training.bad_images"},
     "training.transforms": {"image_processing_pil_cait", "training.randomness"},
-    "training.sampling": {"training.randomness"},
-    "training.distillation": {"checkpoints", "evaluation.imagenet", "training.transforms"},
+    "training.sampling": {"training.arguments", "training.randomness"},
+    "training.optimization": {"training.arguments"},
+    "training.distillation": {"checkpoints", "evaluation.imagenet", "training.arguments", "training.transforms"},
     "training.models": {
         "configuration_cait",
         "image_processing_pil_cait",
@@ -41,21 +45,28 @@ MAY_IMPORT = {
     },
     "training.report": {"evaluation.metrics"},
     "training.card": {"training.report"},
-    "training.experiment": {
+    "training.resume": {"training.arguments", "training.ema"},
+    "training.trainer": {
+        "evaluation.metrics",
+        "losses",
+        *(
+            f"training.{name}"
+            for name in (
+                *("arguments", "data", "distillation", "ema", "models", "optimization", "progress"),
+                *("randomness", "resume", "sampling", "transforms"),
+            )
+        ),
+    },
+    "training.experiment": {  # the assembler: of the package only what writes the outputs imports it
         f"training.{name}"
         for name in (
-            *("arguments", "card", "data", "distillation", "ema", "models", "optimization", "randomness", "report"),
-            *("sampling", "transforms"),
+            *("arguments", "card", "data", "distillation", "ema", "models", "optimization", "randomness", "resume"),
+            "transforms",
         )
     },
-    "training.trainer": {
-        f"training.{name}"
-        for name in (
-            *("arguments", "data", "distillation", "ema", "experiment", "models", "optimization", "progress"),
-            *("randomness", "transforms"),
-        )
-    }
-    | {"evaluation.metrics"},
+    "training.outputs": {
+        f"training.{name}" for name in ("arguments", "card", "data", "ema", "experiment", "models", "report", "resume")
+    },
 }
 OPTIONAL = {"triton", "timm", "torchvision", "sklearn", "matplotlib", "evaluate"}
 MAY_IMPORT_OPTIONAL = {

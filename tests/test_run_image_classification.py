@@ -5,27 +5,45 @@ Both take the same flags, so most tests run both. That both give the same weight
 interruptions, accumulation and processes, is in `test_training_equivalence.py`.
 """
 
+import dataclasses
 import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
 import safetensors.torch
 import torch
+import transformers
 import warm_process
+from accelerate import Accelerator
 from PIL import Image
 from sklearn.datasets import load_digits
 from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, run, write_pictures
 from timm_format import write_timm_folder
-from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from transformers import (
+    AutoModelForImageClassification,
+    TrainerCallback,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
-from cait_hf.training.arguments import parse_arguments
+from cait_hf.training import arguments
+from cait_hf.training.arguments import (
+    DataArguments,
+    ModelArguments,
+    RecipeArguments,
+    TrainingArguments,
+    parse_arguments,
+)
 from cait_hf.training.data import load_data
-from cait_hf.training.experiment import prepare, split_evaluated
+from cait_hf.training.experiment import prepare
+from cait_hf.training.outputs import settings_of, split_evaluated
 
 
 pytestmark = pytest.mark.usefixtures("no_plots")  # except those of `run_of_each`, which is older than a test
@@ -102,7 +120,7 @@ def test_training_writes_model_processor_and_results(run_of_each):
                 assert min(picture.size) > 300
 
     model = AutoModelForImageClassification.from_pretrained(run_of_each)
-    assert isinstance(model, CaitForImageClassification)
+    assert isinstance(model, CaitForImageClassification) and model.config.problem_type is None
     assert model.config.label2id == {name: index for index, name in enumerate(sorted(NAMES))}
     assert (model.config.drop_path_rate, model.config.layer_scale_init_value) == (0.2, 0.1)
     processor = AutoImageProcessor.from_pretrained(run_of_each)
@@ -183,7 +201,7 @@ def test_data_sets_with_other_columns(tmp_path):
 
     def load(*flags: str):
         _, data_args, _, training_args = parse_arguments([*flags, "--output_dir", "unused"])
-        return load_data(data_args, training_args)
+        return load_data(data_args, train=training_args.do_train, evaluate=training_args.do_eval)
 
     flags = ("--do_train", "--do_eval", "--dataset_name", str(tmp_path))
     with pytest.raises(ValueError, match="set --label_column_name to one of scan, species, number"):
@@ -199,8 +217,8 @@ def test_data_sets_with_other_columns(tmp_path):
 
 def test_held_out_share(pictures):
     flags = f"--do_train --do_eval --train_dir {pictures / 'train'} --output_dir unused --train_val_split 0.25"
-    _, data_args, _, training_args = parse_arguments(flags.split())
-    train_data, eval_data = load_data(data_args, training_args)
+    _, data_args, _, _ = parse_arguments(flags.split())
+    train_data, eval_data = load_data(data_args, train=True, evaluate=True)
     assert (len(train_data), len(eval_data)) == (36, 12)
     assert split_evaluated(eval_data, data_args) == "25% held out"
 
@@ -234,9 +252,9 @@ def test_fine_tunes_a_timm_repository_at_another_resolution(script, pictures, tm
 
 
 def test_fine_tunes_another_model(script, pictures, tmp_path):
-    config = ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=4
-    )
+    """One that was trained for several classes an image, which the data do not have."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = ViTConfig(**sizes, image_size=16, patch_size=4, problem_type="multi_label_classification")
     ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
     ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
     flags = f"--model_name_or_path {tmp_path / 'vit'} --ignore_mismatched_sizes --do_train --do_eval --max_steps 2"
@@ -245,7 +263,7 @@ def test_fine_tunes_another_model(script, pictures, tmp_path):
     results = script.main(flags.split())
     assert 0 <= results["eval_top1"] <= results["eval_top5"] <= 1
     model = ViTForImageClassification.from_pretrained(tmp_path / "out")
-    assert model.config.num_labels == 6 and model.config.problem_type is None
+    assert model.config.num_labels == 6 and model.config.problem_type == "single_label_classification"
     original = ViTForImageClassification.from_pretrained(tmp_path / "vit").vit.state_dict()
     assert all(torch.equal(tensor, original[name]) for name, tensor in model.vit.state_dict().items())
 
@@ -305,8 +323,50 @@ def test_pushes_what_is_complete(script, pictures, training_flags, hub, tmp_path
     results = script.main(flags.split())
     files = set(hub.repository("tester/digits").at("main").files)
     assert {"model.safetensors", "config.json", "preprocessor_config.json", "README.md", "metrics.json"} <= files
-    assert not any(name.startswith("checkpoint") for name in files)
+    assert not any(name.startswith("checkpoint") or name == "training_args.bin" for name in files)
     assert f"{results['eval_top1']:.4f}"[:4] in hub.read("tester/digits", "README.md").decode()
+
+
+def test_record_of_a_run_is_true(script, training_flags, hub, tmp_path, monkeypatch):
+    """The card, the loggers and `training_args.bin` have every flag, also those that Trainer is not to follow."""
+    logged = {}
+
+    class Logger(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            logged.update(args.to_dict())
+
+    monkeypatch.setattr(transformers.trainer, "DEFAULT_CALLBACKS", [*transformers.trainer.DEFAULT_CALLBACKS, Logger])
+    monkeypatch.setattr(Accelerator, "init_trackers", lambda self, project, config=None: logged.update(config))
+    given = {"label_smoothing_factor": 0.1, "adam_beta2": 0.95, "max_grad_norm": 0.5, "push_to_hub": True}
+    given |= {"hub_model_id": "tester/record", "save_steps": 1, "max_steps": 1}
+    flags = [f"--{name}={value}" for name, value in given.items()]
+    if script.__name__.endswith("no_trainer"):  # which calls its loggers only where there are any
+        monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: ["tensorboard"])
+        flags.append("--report_to=tensorboard")
+    out = tmp_path / "out"
+    script.main([*training_flags.split(), *flags, "--max_train_samples=20", f"--output_dir={out}"])
+    kept = torch.load(out / "checkpoint-1" / "training_args.bin", weights_only=False)
+    assert {name: getattr(kept, name) for name in given} == given
+    assert {name: logged[name] for name in given} == given
+    card = (out / "README.md").read_text()
+    settings = {"label_smoothing_factor": 0.1, "adam_beta2": 0.95, "max_grad_norm": 0.5, "save_steps": 1.0}
+    settings |= {"max_train_samples": 20, "drop_path_rate": 0.2, "learning_rate": 0.01}
+    assert [name for name, value in settings.items() if f"| {name} | `{value}` |" not in card] == []
+    assert not any(f"| {name} |" in card for name in ("hub_model_id", "push_to_hub", "output_dir", "train_dir"))
+
+
+def test_card_lists_every_changed_field():
+    """All but the few that are no settings of a training, whatever fields a release of Transformers has."""
+    fields = {field.name: field for field in dataclasses.fields(TrainingArguments) if field.init}
+    args = TrainingArguments("out", use_cpu=True)
+    args.changed = [*fields]
+    experiment = SimpleNamespace(
+        training_args=args, recipe=RecipeArguments(), model_args=ModelArguments(), data_args=DataArguments()
+    )
+    left_out = fields.keys() - settings_of(experiment).keys()
+    assert {"output_dir", "hub_token", "disable_tqdm", "logging_steps"} <= left_out
+    assert left_out.isdisjoint({"adam_beta2", "max_grad_norm", "label_smoothing_factor", "dataloader_drop_last"})
+    assert len(left_out) < 35
 
 
 WRONG_INPUT = {

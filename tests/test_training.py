@@ -26,8 +26,18 @@ def batches(value: float) -> list[dict]:
     return [{"pixel_values": pixels, "labels": 1} for pixels in pixel_values]
 
 
+class Record(TrainingArguments):
+    """Arguments of which no field can be edited once they are the `record`."""
+
+    record: "Record | None" = None
+
+    def __setattr__(self, name, value):
+        assert self is not Record.record or name not in self.__dataclass_fields__, f"{name} is edited"
+        super().__setattr__(name, value)
+
+
 def trainer(folder, train_dataset, train_collator=None, **arguments) -> ImageClassificationTrainer:
-    arguments = TrainingArguments(
+    arguments = Record(
         output_dir=str(folder),
         per_device_train_batch_size=1,
         max_steps=4,
@@ -89,6 +99,21 @@ def test_stream_resumes_at_the_last_checkpoint(named, tmp_path):
     assert resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2") if named else True).global_step == 4
     for expected, parameter in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(parameter, expected)
+
+
+def test_arguments_are_never_edited(tmp_path, monkeypatch):
+    """Nor is the Hub asked for anything (there is none): pushing is up to the script, once all is complete."""
+    flags = {"label_smoothing_factor": 0.1, "push_to_hub": True, "dataloader_drop_last": True}
+    for resume_from in (None, str(tmp_path / "checkpoint-2")):
+        training = trainer(tmp_path, stream(), collate, per_device_eval_batch_size=3, **flags)
+        with monkeypatch.context() as patch:
+            patch.setattr(Record, "record", training.args)
+            training.train(resume_from)
+            training.save_model()
+            assert sum(len(batch["labels"]) for batch in training.get_eval_dataloader(batches(1.0))) == 4
+    for folder in (tmp_path, tmp_path / "checkpoint-4"):
+        kept = torch.load(folder / "training_args.bin", weights_only=False)
+        assert {name: getattr(kept, name) for name in flags} == flags
 
 
 def test_resuming_a_stream_needs_a_checkpoint(tmp_path):

@@ -19,10 +19,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from test_scripts import NAMES, write_pictures
 from torch.utils.data import DataLoader
-from transformers import TrainingArguments
 
+from cait_hf.training.arguments import DataArguments
 from cait_hf.training.bad_images import BadPictureError
-from cait_hf.training.data import KEY_BITS, DataArguments, PictureStream, describe, hold_out, load_data
+from cait_hf.training.data import KEY_BITS, PictureStream, describe, hold_out, load_data
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
@@ -54,10 +54,7 @@ def class_of(item: dict) -> str:
 
 def load(tmp_path: Path, do_train: bool = True, do_eval: bool = False, **fields):
     """What `load_data` gives, prepared for a model that has the six classes in alphabetical order."""
-    training_args = TrainingArguments(
-        output_dir=str(tmp_path / "out"), do_train=do_train, do_eval=do_eval, max_steps=10, report_to="none"
-    )
-    loaded = load_data(DataArguments(**fields), training_args)
+    loaded = load_data(DataArguments(**fields), train=do_train, evaluate=do_eval, output_dir=tmp_path / "out")
     for pictures in loaded:
         if pictures is not None:
             pictures.prepare(as_pixels, {name: index for index, name in enumerate(sorted(NAMES))})
@@ -429,10 +426,3 @@ def test_wrong_input(fields, message, sources, tmp_path):
     fields = {name: value.format(sources) if isinstance(value, str) else value for name, value in fields.items()}
     with pytest.raises(ValueError, match=message):
         load(tmp_path, do_eval=True, **fields)
-
-
-def test_streams_need_a_number_of_steps(sources, tmp_path):
-    arguments = DataArguments(train_dir=str(sources / "folder"), streaming=True)
-    training_args = TrainingArguments(output_dir=str(tmp_path), do_train=True, report_to="none")
-    with pytest.raises(ValueError, match="--streaming needs --max_steps"):
-        load_data(arguments, training_args)

@@ -11,14 +11,17 @@ import math
 import pytest
 import torch
 from random_weights import pictures, randomize_, tiny_config
-from transformers import ViTImageProcessorPil
+from torch.nn import functional as F
+from transformers import TrainingArguments, ViTConfig, ViTImageProcessorPil
 
-from cait_hf import CaitForImageClassification
+from cait_hf import CaitConfig, CaitForImageClassification
 from cait_hf.checkpoints import imagenet_1k_labels
 from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
-from cait_hf.training.distillation import Distillation, classification_loss
+from cait_hf.losses import image_classification_loss
+from cait_hf.training.distillation import Distillation
 from cait_hf.training.ema import EMA_FILE, ModelEma
 from cait_hf.training.randomness import seed_forward_pass
+from cait_hf.training.trainer import ImageClassificationTrainer
 
 
 def cait(**fields) -> CaitForImageClassification:
@@ -29,21 +32,37 @@ def cait(**fields) -> CaitForImageClassification:
 # Losses
 
 
-def test_classification_loss_of_classes_and_of_shares():
-    """Minus the sum of shares times logarithms of the softmax; the gradient is (softmax - shares) / batch."""
+@pytest.mark.parametrize("config_class", [CaitConfig, ViTConfig])
+def test_loss_of_classes_and_of_soft_labels(config_class):
+    """Minus the sum of fractions times logarithms of the softmax; the gradient is (softmax - fractions) / batch."""
+    config = config_class(num_labels=5)
     logits = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 1, 2, 3, 4, 0])
-    shares = torch.rand(6, 5, dtype=torch.float64)
-    shares /= shares.sum(1, keepdim=True)
-    for targets, given in ((torch.eye(5, dtype=torch.float64)[labels], labels), (shares, shares)):
-        loss = classification_loss(logits, given)
+    soft = torch.softmax(torch.randn(6, 5, dtype=torch.float64), dim=1)
+    for targets, given in ((torch.eye(5, dtype=torch.float64)[labels], labels), (soft, soft)):
+        loss = image_classification_loss(given, logits, config)
         softmax = logits.exp() / logits.exp().sum(1, keepdim=True)
-        torch.testing.assert_close(loss, -(targets * softmax.log()).sum() / 6, rtol=1e-12, atol=1e-12)
+        of_each = -(targets * softmax.log()).sum(1)
+        torch.testing.assert_close(loss, of_each.mean(), rtol=1e-12, atol=1e-12)
+        none = image_classification_loss(given, logits, config, reduction="none")
+        torch.testing.assert_close(none, of_each, rtol=1e-12, atol=1e-12)
         (gradient,) = torch.autograd.grad(loss, logits)
         torch.testing.assert_close(gradient, (softmax - targets).detach() / 6, rtol=1e-12, atol=1e-12)
-    half = classification_loss(logits.bfloat16(), labels)
+    half = image_classification_loss(labels, logits.bfloat16(), config)
     assert half.dtype == torch.float32
-    torch.testing.assert_close(half, classification_loss(logits.bfloat16().float(), labels), rtol=1e-6, atol=0)
+    wide = image_classification_loss(labels, logits.bfloat16().float(), config)
+    torch.testing.assert_close(half, wide, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["classes", "soft labels"])
+def test_training_computes_the_loss_of_the_model(soft, tmp_path):
+    """Bit for bit, with labels of any dtype that the model takes."""
+    model = cait(num_labels=5)
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", remove_unused_columns=False)
+    labels = torch.randn(4, 5).softmax(1).half() if soft else torch.tensor([0, 4, -100, 2], dtype=torch.int32)
+    inputs = {"pixel_values": pictures(4, 32), "labels": labels}
+    loss = ImageClassificationTrainer(model, args).compute_loss(model, inputs)
+    assert torch.equal(loss, model(**inputs).loss)
 
 
 CLASSES = {0: "ant", 1: "bee", 2: "cat", 3: "dog", 4: "elk"}
@@ -70,7 +89,7 @@ def test_distillation_is_the_formula(kind, alpha, tau):
     seen = pictures(6, 32).double()
     logits = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
     shares = torch.softmax(torch.randn(6, 5, dtype=torch.float64), dim=1)
-    loss = distil(seen, logits, classification_loss(logits, shares))
+    loss = distil(seen, logits, F.cross_entropy(logits, shares))
     (gradient,) = torch.autograd.grad(loss, logits)
 
     with torch.no_grad():
@@ -131,7 +150,7 @@ def test_teacher_has_its_own_order_of_classes():
         best = model(pixel_values=pictures(4, 32) * distil.scale + distil.shift).logits.argmax(1).tolist()
     index_of = {name: index for index, name in CLASSES.items()}
     classes = torch.tensor([index_of[mixed[index]] for index in best])
-    torch.testing.assert_close(loss, classification_loss(logits, classes), rtol=1e-6, atol=0)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, classes), rtol=1e-6, atol=0)
 
 
 def test_teachers_of_imagenet_may_spell_its_classes_otherwise():

@@ -306,13 +306,14 @@ def test_card_of_another_model_without_hub_names(tmp_path, results):
         model_name=str(tmp_path / "out"),
         base_model=None,
         dataset=Dataset(str(tmp_path / "beans")),
-        settings={"train_dir": tmp_path / "beans", "hub_token": "hf_secret"},
+        settings={"train_dir": tmp_path / "beans", "hub_token": "hf_secret", "average_tokens_across_devices": False},
         command=["python", str(tmp_path / "run.py"), f"--train_dir={tmp_path / 'beans'}", "--hub_token", "hf_secret"]
         + ["--push_token=hf_secret", "--seed", "-1", "--note", "two words --x"],
         licence="apache-2.0",
     )
     text = path.read_text()
     assert str(tmp_path) not in text and "secret" not in text
+    assert "| average_tokens_across_devices | `False` |" in text  # no token of the Hub
     flags = ("--train_dir=beans", "--hub_token ...", "--push_token=...", "--seed -1", "--note 'two words --x'")
     assert " \\\n    ".join(("python run.py", *flags)) + "\n```" in text
     metadata = ModelCard.load(path).data.to_dict()

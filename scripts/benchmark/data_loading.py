@@ -22,8 +22,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from cait_hf import CaitImageProcessorPil
-from cait_hf.training.arguments import TrainingArguments
-from cait_hf.training.data import DataArguments, load_data
+from cait_hf.training.arguments import DataArguments
+from cait_hf.training.data import load_data
 from cait_hf.training.randomness import Randomness
 from cait_hf.training.sampling import TrainSampler
 from cait_hf.training.transforms import TrainCollator, TrainTransform
@@ -73,8 +73,7 @@ def write_images(folder: Path, count: int):
 
 def our_loader(folder: str, args: argparse.Namespace) -> Callable[[int], float]:
     """A function that goes through an epoch as the training scripts do, and tells the seconds."""
-    training_args = TrainingArguments(output_dir=folder, do_train=True)
-    images, _ = load_data(DataArguments(train_dir=folder), training_args)
+    images, _ = load_data(DataArguments(train_dir=folder), train=True)
     randomness = Randomness(0)
     processor = CaitImageProcessorPil(size=args.image_size, crop_size=args.image_size)
     transform = TrainTransform(processor, randomness, auto_augment=POLICY, random_erasing=ERASING)

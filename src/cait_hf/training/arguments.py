@@ -6,19 +6,17 @@ First arguments that end in .yaml, .yml or .json name files of flags, such as re
 
 import json
 from argparse import Action
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 import transformers
 import yaml
 from transformers import HfArgumentParser
 from transformers.integrations import get_available_reporting_integrations
-
-from .data import DataArguments, option
 
 
 # Flags of RecipeArguments that need a package which training as such does not need.
@@ -33,6 +31,11 @@ NEEDED_PACKAGES = {
 }
 
 
+def option(help: str, default: Any = None) -> Any:
+    """A field of a dataclass of arguments."""
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass
 class ModelArguments:
     model_name_or_path: str | None = option("Checkpoint, a folder or Hub id. Without it: training from scratch.")
@@ -42,6 +45,49 @@ class ModelArguments:
     drop_path_rate: float | None = option("Rate of stochastic depth, in [0, 1).")
     ignore_mismatched_sizes: bool = option("Start a new classifier if the number of classes differs.", False)
     trust_remote_code: bool = option("Run model code that comes with the checkpoint.", False)
+
+
+@dataclass
+class DataArguments:
+    dataset_name: str | None = option(
+        "Hub id or folder for `load_dataset`, folder of `Dataset.save_to_disk`, or a format of `load_dataset` such as "
+        "parquet, json, webdataset or imagefolder, whose files --train_files and --validation_files name."
+    )
+    dataset_config_name: str | None = option("Configuration of that dataset.")
+    eval_split: str = option("Split of that dataset to evaluate on.", default="validation")
+    train_files: str | None = option("With --dataset_name: pattern of the files to train on, such as 'data/*.tar'.")
+    validation_files: str | None = option("The same, to evaluate on.")
+    train_dir: str | None = option("Folder with one subfolder of pictures a class.")
+    validation_dir: str | None = option("The same, to evaluate on.")
+    train_val_split: float = option(
+        "Share of the training pictures to hold out if nothing else is to evaluate on.", 0.15
+    )
+    max_train_samples: int | None = option(
+        "Train on this many pictures, drawn once; with --streaming on the first of each file, at most this many."
+    )
+    max_eval_samples: int | None = option("Evaluate on this many, chosen in the same way.")
+    image_column_name: str | None = option("Column of the pictures. Without it: found by its type.")
+    label_column_name: str | None = option(
+        "Column of the classes, also FIELD.KEY such as json.label. Without it: found by its type or usual name."
+    )
+    class_names: str | None = option(
+        "File with the name of one class a line, in the order of their numbers: for data that hold numbers alone."
+    )
+    streaming: bool = option(
+        "Read the data while training, never holding them whole; needs --max_steps. Workers and processes share the "
+        "files: have at least one for each worker of each process.",
+        False,
+    )
+    shuffle_buffer: int = option(
+        "Streaming: among how many undecoded pictures each worker process draws the next one.", 1000
+    )
+    bad_images: Literal["error", "skip"] = option(
+        "A picture that cannot be decoded ends the run (error), or is left out and listed in bad_images.txt in the "
+        "output folder (skip), for which every picture is decoded once before training, by as many processes as "
+        "--dataloader_num_workers. In a distributed run the others wait no longer than --ddp_timeout.",
+        "error",
+    )
+    overwrite_output_dir: bool = option("Train anew in a folder that is not empty; deletes its checkpoints.", False)
 
 
 @dataclass
@@ -90,6 +136,7 @@ class TrainingArguments(transformers.TrainingArguments):
         activation_checkpointing: bool = option("Compute activations twice, which saves memory.", False)
 
     def __post_init__(self) -> None:
+        given = changed_fields(self)  # before values are derived from others
         # without an accelerator, or several processes would not find each other
         self.use_cpu: bool = self.use_cpu or not torch.accelerator.is_available()
         if self.bf16 is None:
@@ -99,6 +146,18 @@ class TrainingArguments(transformers.TrainingArguments):
         if not hasattr(transformers.TrainingArguments, "activation_checkpointing"):
             self.gradient_checkpointing: bool = self.gradient_checkpointing or self.activation_checkpointing
         super().__post_init__()
+        # names; no field, hence no flag. The parser gives some defaults in another form, False for "no".
+        self.changed = [name for name in changed_fields(self) if name in given]
+
+
+def changed_fields(arguments: Any) -> list[str]:
+    """Names of the fields of a dataclass that have neither their default nor an empty list, which sets nothing."""
+    defaults = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(arguments)
+        if field.init
+    }
+    return [name for name, default in defaults.items() if getattr(arguments, name) not in (default, [])]
 
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, RecipeArguments, TrainingArguments]:
@@ -164,6 +223,8 @@ def _check(
         raise ValueError("--dataset_name excludes --train_dir and --validation_dir: pass one or the other.")
     if not 0 < data_args.train_val_split < 1:
         raise ValueError(f"--train_val_split is {data_args.train_val_split}, but it must be between 0 and 1.")
+    if data_args.streaming and args.do_train and args.max_steps < 1:
+        raise ValueError("--streaming needs --max_steps: a stream does not tell how many steps an epoch has.")
     if recipe.repeated_augmentation < 1:
         raise ValueError(f"--repeated_augmentation is {recipe.repeated_augmentation}, but it must be at least 1.")
     if recipe.lora_rank is not None and recipe.lora_rank < 1:
@@ -185,8 +246,10 @@ def _check(
         if logger in (args.report_to or ()) and logger not in get_available_reporting_integrations():
             raise ImportError(f"--report_to {logger} needs the package {logger}: pip install {logger}.")
     for flag, package in NEEDED_PACKAGES.items():
-        if getattr(recipe, flag) != getattr(RecipeArguments, flag) and find_spec(package) is None:
+        if flag in changed_fields(recipe) and find_spec(package) is None:
             raise ImportError(f"--{flag} needs the package {package}, which is not installed: pip install {package}.")
     if recipe.base_learning_rate is not None:
         pictures = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        # Part of parsing, as what `TrainingArguments` derives itself; from here on nothing edits `args`, which are the
+        # record of the run.
         args.learning_rate = recipe.base_learning_rate * pictures / 512

@@ -267,7 +267,9 @@ def results_table(results: dict[str, dict], saved: str) -> str:
 
 def settings_table(settings: dict[str, object]) -> str:
     rows = [
-        (name, f"`{shown(value)}`") for name, value in settings.items() if value is not None and "token" not in name
+        (name, f"`{shown(value)}`")
+        for name, value in settings.items()
+        if value is not None and not name.endswith("token")
     ]
     return markdown(("setting", "value"), rows) if rows else ""
 

@@ -11,10 +11,10 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 import numpy as np
@@ -22,9 +22,9 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from PIL import Image
-from transformers import TrainingArguments
 
 from ..dataset_columns import IMAGE_COLUMNS, LABEL_COLUMNS, find_column
+from .arguments import DataArguments
 from .bad_images import BadList, BadPictureError, decode, explain, find_bad, name_of, write_list
 
 
@@ -36,54 +36,6 @@ TRAINING_DATA = "the training data"  # origin of what is to train on, also where
 MAX_PARTS = 1024
 # Of one pass over a stream; the passes themselves are counted above these bits of a key.
 KEY_BITS = 40
-
-
-def option(help: str, default: Any = None) -> Any:
-    """A field of a dataclass of arguments."""
-    return field(default=default, metadata={"help": help})
-
-
-@dataclass
-class DataArguments:
-    dataset_name: str | None = option(
-        "Hub id or folder for `load_dataset`, folder of `Dataset.save_to_disk`, or a format of `load_dataset` such as "
-        "parquet, json, webdataset or imagefolder, whose files --train_files and --validation_files name."
-    )
-    dataset_config_name: str | None = option("Configuration of that dataset.")
-    eval_split: str = option("Split of that dataset to evaluate on.", default="validation")
-    train_files: str | None = option("With --dataset_name: pattern of the files to train on, such as 'data/*.tar'.")
-    validation_files: str | None = option("The same, to evaluate on.")
-    train_dir: str | None = option("Folder with one subfolder of pictures a class.")
-    validation_dir: str | None = option("The same, to evaluate on.")
-    train_val_split: float = option(
-        "Share of the training pictures to hold out if nothing else is to evaluate on.", 0.15
-    )
-    max_train_samples: int | None = option(
-        "Train on this many pictures, drawn once; with --streaming on the first of each file, at most this many."
-    )
-    max_eval_samples: int | None = option("Evaluate on this many, chosen in the same way.")
-    image_column_name: str | None = option("Column of the pictures. Without it: found by its type.")
-    label_column_name: str | None = option(
-        "Column of the classes, also FIELD.KEY such as json.label. Without it: found by its type or usual name."
-    )
-    class_names: str | None = option(
-        "File with the name of one class a line, in the order of their numbers: for data that hold numbers alone."
-    )
-    streaming: bool = option(
-        "Read the data while training, never holding them whole; needs --max_steps. Workers and processes share the "
-        "files: have at least one for each worker of each process.",
-        False,
-    )
-    shuffle_buffer: int = option(
-        "Streaming: among how many undecoded pictures each worker process draws the next one.", 1000
-    )
-    bad_images: Literal["error", "skip"] = option(
-        "A picture that cannot be decoded ends the run (error), or is left out and listed in bad_images.txt in the "
-        "output folder (skip), for which every picture is decoded once before training, by as many processes as "
-        "--dataloader_num_workers. In a distributed run the others wait no longer than --ddp_timeout.",
-        "error",
-    )
-    overwrite_output_dir: bool = option("Train anew in a folder that is not empty; deletes its checkpoints.", False)
 
 
 @dataclass(eq=False)
@@ -298,36 +250,62 @@ def one_by_one(rows: datasets.IterableDataset) -> Iterator[dict]:
 
 
 def load_data(
-    data_args: DataArguments, training_args: TrainingArguments
+    data_args: DataArguments,
+    *,
+    train: bool = False,
+    evaluate: bool = False,
+    seed: int = 42,
+    output_dir: str | os.PathLike = ".",
+    num_workers: int = 0,
+    process_index: int = 0,
 ) -> tuple[LabelledPictures | PictureStream | None, LabelledPictures | PictureStream | None]:
-    """The pictures to train on and those to evaluate on; None for what is not asked for.
+    """Load the training and evaluation data.
 
-    In a distributed run every process calls it. With `bad_images` "skip" the output folder gets the list of bad ones.
+    In a distributed run every process calls it; the first one should go ahead, so that the others find what
+    `datasets` caches (`main_process_first` of Transformers and of accelerate).
+
+    Args:
+        train, evaluate (`bool`): which of the two to load. Without evaluation data of their own, some of the training
+            data are held out.
+        seed (`int`): draws the images to hold out or to limit the data to, and orders a stream.
+        output_dir (`str` or `os.PathLike`): where `bad_images="skip"` lists corrupt images.
+        num_workers (`int`): processes that look for corrupt images; 0 is this one.
+        process_index (`int`): of this process in a distributed run; the first, 0, writes the list.
+
+    Returns:
+        The training and the evaluation data, `None` for what is not asked for.
 
     Raises:
         ValueError, OSError: if the data cannot be read, or if their columns or classes are not clear.
     """
-    check_data_arguments(data_args, training_args)
-    with training_args.main_process_first(desc="loading the data"):
-        train, evaluation, found = load_sources(data_args)
-        if training_args.do_train and train is None:
-            raise ValueError(f"there are no pictures to train on: {found}.")
-        if training_args.do_eval and evaluation is None and (data_args.streaming or not training_args.do_train):
-            note = "; --streaming holds out no share of the others" if data_args.streaming else ""
-            raise ValueError(f"there are no pictures to evaluate on: {found}{note}.")
-        train = describe(train, data_args, TRAINING_DATA) if training_args.do_train else None
-        if training_args.do_eval and evaluation is None:
-            assert isinstance(train, LabelledPictures)  # of a stream nothing is held out
-            train, evaluation = hold_out(train, data_args.train_val_split, training_args.seed)
-        elif training_args.do_eval:
-            evaluation = describe(evaluation, data_args, "the data to evaluate on")
-        else:
-            evaluation = None
-        limit = limit_streams if data_args.streaming else limit_tables
-        return limit(train, evaluation, data_args, training_args)
+    check_data_arguments(data_args)
+    train_rows, eval_rows, found = load_sources(data_args)
+    if train and train_rows is None:
+        raise ValueError(f"there are no pictures to train on: {found}.")
+    if evaluate and eval_rows is None and (data_args.streaming or not train):
+        note = "; --streaming holds out no share of the others" if data_args.streaming else ""
+        raise ValueError(f"there are no pictures to evaluate on: {found}{note}.")
+    train_data = describe(train_rows, data_args, TRAINING_DATA) if train else None
+    eval_data = None
+    if evaluate and eval_rows is None:
+        assert isinstance(train_data, LabelledPictures)  # of a stream nothing is held out
+        train_data, eval_data = hold_out(train_data, data_args.train_val_split, seed)
+    elif evaluate:
+        eval_data = describe(eval_rows, data_args, "the data to evaluate on")
+    if data_args.streaming:
+        return limit_streams(train_data, eval_data, data_args, seed, output_dir)
+    train_data, eval_data, bad = limit_tables(train_data, eval_data, data_args, seed, num_workers or None)
+    if data_args.bad_images == "skip" and process_index == 0:
+        path = write_list(output_dir, list(bad.items()))
+        if bad:
+            logger.warning("Left out %d pictures that cannot be decoded; they are listed in %s.", len(bad), path)
+    for pictures in (train_data, eval_data):
+        if pictures is not None and len(pictures) == 0:
+            raise ValueError(f"{pictures.origin} has no picture that can be decoded; the first is {next(iter(bad))}.")
+    return train_data, eval_data
 
 
-def check_data_arguments(data_args: DataArguments, training_args: TrainingArguments) -> None:
+def check_data_arguments(data_args: DataArguments) -> None:
     for name in ("max_train_samples", "max_eval_samples", "shuffle_buffer"):
         value = getattr(data_args, name)
         if value is not None and value < 1:
@@ -336,8 +314,6 @@ def check_data_arguments(data_args: DataArguments, training_args: TrainingArgume
         raise ValueError(f"--bad_images is {data_args.bad_images}, but it must be error or skip.")
     if (data_args.train_files or data_args.validation_files) and not data_args.dataset_name:
         raise ValueError("--train_files and --validation_files need --dataset_name, their format, such as webdataset.")
-    if data_args.streaming and training_args.do_train and training_args.max_steps < 1:
-        raise ValueError("--streaming needs --max_steps: a stream does not tell how many steps an epoch has.")
 
 
 def load_sources(data_args: DataArguments) -> tuple:
@@ -518,11 +494,12 @@ def limit_streams(
     train: PictureStream | None,
     evaluation: PictureStream | None,
     data_args: DataArguments,
-    training_args: TrainingArguments,
+    seed: int,
+    output_dir: str | os.PathLike,
 ) -> tuple[PictureStream | None, PictureStream | None]:
-    settings = {"bad_images": data_args.bad_images, "output_dir": training_args.output_dir}
+    settings = {"bad_images": data_args.bad_images, "output_dir": output_dir}
     if train is not None:
-        order = {"endless": True, "shuffle_buffer": data_args.shuffle_buffer, "seed": training_args.seed}
+        order = {"endless": True, "shuffle_buffer": data_args.shuffle_buffer, "seed": seed}
         train = replace(train, max_samples=data_args.max_train_samples, **order, **settings)
     if evaluation is not None:
         evaluation = replace(evaluation, max_samples=data_args.max_eval_samples, **settings)
@@ -533,31 +510,23 @@ def limit_tables(
     train: LabelledPictures | None,
     evaluation: LabelledPictures | None,
     data_args: DataArguments,
-    training_args: TrainingArguments,
-) -> tuple[LabelledPictures | None, LabelledPictures | None]:
-    """As many pictures as are asked for; without the bad ones, if these are to be skipped."""
-    skip = data_args.bad_images == "skip"
+    seed: int,
+    num_proc: int | None,
+) -> tuple[LabelledPictures | None, LabelledPictures | None, dict[str, str]]:
+    """As many images as are asked for; without the corrupt ones, if these are to be skipped, and those by name."""
     bad: dict[str, str] = {}
     asked = {"max_train_samples": train, "max_eval_samples": evaluation}
     tables = {flag: pictures for flag, pictures in asked.items() if pictures is not None}
     for flag, pictures in tables.items():
         limit = getattr(data_args, flag)
         if limit is not None:
-            numbers = np.random.default_rng(training_args.seed).permutation(pictures.numbers)
+            numbers = np.random.default_rng(seed).permutation(pictures.numbers)
             pictures = replace(pictures, numbers=numbers)
-        if skip:
-            pictures, found = without_bad(pictures, limit, training_args.dataloader_num_workers or None)
+        if data_args.bad_images == "skip":
+            pictures, found = without_bad(pictures, limit, num_proc)
             bad |= found
         tables[flag] = replace(pictures, numbers=pictures.numbers[:limit])
-
-    if skip and training_args.process_index == 0:
-        path = write_list(training_args.output_dir, list(bad.items()))
-        if bad:
-            logger.warning("Left out %d pictures that cannot be decoded; they are listed in %s.", len(bad), path)
-    for pictures in tables.values():
-        if len(pictures) == 0:
-            raise ValueError(f"{pictures.origin} has no picture that can be decoded; the first is {next(iter(bad))}.")
-    return tables.get("max_train_samples"), tables.get("max_eval_samples")
+    return tables.get("max_train_samples"), tables.get("max_eval_samples"), bad
 
 
 def without_bad(

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""The loss of a classifier, and what a teacher adds to it.
+"""What a teacher adds to the loss of a classifier.
 
 CaiT has no distillation token, and the public code cannot train one with a teacher: facebookresearch/deit, `losses.py`
 wants the two outputs of a distilled DeiT. The ten checkpoints have one class token and one head, so teacher and labels
@@ -11,21 +11,14 @@ from collections import Counter, defaultdict
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import AutoModelForImageClassification
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..checkpoints import IMAGENET_1K_CLASSES
 from ..evaluation.imagenet import indices_of_classes
+from .arguments import ModelArguments, RecipeArguments
 from .transforms import normalisation
-
-
-def classification_loss(logits: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-    """Cross entropy, in float32 or wider: the mean or, with `reduction="none"`, of each picture.
-
-    Args:
-        logits (`torch.Tensor` of shape `(batch, classes)`).
-        labels: classes `(batch,)`, or a share of each class `(batch, classes)` that sums to 1.
-    """
-    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels, reduction=reduction)
 
 
 class Distillation:
@@ -86,11 +79,38 @@ class Distillation:
         return (1 - self.alpha) * own_loss + self.alpha * teacher_loss(logits, teacher_logits, self.kind, self.tau)
 
 
+def load_teacher(
+    recipe: RecipeArguments,
+    model_args: ModelArguments,
+    student_processor: BaseImageProcessor,
+    student_labels: dict[int, str],
+) -> Distillation | None:
+    """The teacher that the flags name.
+
+    Raises:
+        ValueError: if it does not fit the student.
+    """
+    name = recipe.teacher_model_name_or_path
+    if name is None:
+        return None
+    options = {"trust_remote_code": model_args.trust_remote_code}
+    teacher = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32, **options)
+    return Distillation(
+        teacher,
+        recipe.distillation_type,
+        recipe.distillation_alpha,
+        recipe.distillation_tau,
+        student_processor,
+        AutoImageProcessor.from_pretrained(name, **options),
+        student_labels,
+    )
+
+
 def teacher_loss(logits: torch.Tensor, teacher_logits: torch.Tensor, kind: str, tau: float) -> torch.Tensor:
     """The teacher's part of the loss, see [`Distillation`]; logits `(batch, classes)` of equal classes."""
-    if kind == "hard":
-        return classification_loss(logits, teacher_logits.argmax(dim=1))
     wide = torch.promote_types(logits.dtype, torch.float32)
+    if kind == "hard":
+        return F.cross_entropy(logits.to(wide), teacher_logits.argmax(dim=1))
     student, teacher = (F.log_softmax(z.to(wide) / tau, dim=1) for z in (logits, teacher_logits))
     return F.kl_div(student, teacher, reduction="sum", log_target=True) * tau**2 / logits.numel()
 

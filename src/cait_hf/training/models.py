@@ -91,6 +91,8 @@ def set_labels(
             logger.warning("The classifier was trained for other classes than those of the data; it is trained on.")
         config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in config.id2label.items()}  # stored ones may lack it
+    if config.problem_type is not None:  # each image has one class, whatever a checkpoint was trained for
+        config.problem_type = "single_label_classification"
     if eval_data is not None:
         unknown = [name for name in eval_data.class_names if name not in config.label2id]
         if unknown:

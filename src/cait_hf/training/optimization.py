@@ -9,6 +9,9 @@ import math
 
 import torch
 from torch import nn
+from transformers import Trainer, get_scheduler
+
+from .arguments import RecipeArguments, TrainingArguments
 
 
 def decayed_parameter_names(model: nn.Module) -> set[str]:
@@ -94,6 +97,31 @@ def cosine_schedule(
         return (min_lr + (learning_rate - min_lr) * cosine) / learning_rate
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+def make_optimizer(model: nn.Module, recipe: RecipeArguments, args: TrainingArguments) -> torch.optim.Optimizer:
+    """The optimizer of `--optim` with this package's groups: layer decay, and what has no weight decay.
+
+    Args:
+        model (`nn.Module`): that of Transformers inside one of PEFT, see `models.plain_model`.
+    """
+    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+    groups = parameter_groups(model, args.learning_rate, args.weight_decay, recipe.layer_decay)
+    return optimizer_class(groups, **options)
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, recipe: RecipeArguments, args: TrainingArguments, num_training_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The schedule of `--lr_scheduler_type` or, with `--min_lr` or `--warmup_lr`, the official one."""
+    num_warmup_steps = args.get_warmup_steps(num_training_steps)
+    if recipe.warmup_epochs is not None:
+        num_warmup_steps = math.ceil(num_training_steps * recipe.warmup_epochs / args.num_train_epochs)
+    if recipe.min_lr is None and recipe.warmup_lr is None:
+        options = args.lr_scheduler_kwargs
+        return get_scheduler(args.lr_scheduler_type, optimizer, num_warmup_steps, num_training_steps, options)
+    lowest = recipe.warmup_lr or 0.0, recipe.min_lr or 0.0
+    return cosine_schedule(optimizer, num_training_steps, num_warmup_steps, args.learning_rate, *lowest)
 
 
 def freeze_all_but(model: nn.Module, trainable: str) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from .arguments import RecipeArguments, TrainingArguments
 from .randomness import Randomness
 
 
@@ -61,3 +62,12 @@ class TrainSampler(torch.utils.data.Sampler[int]):
             for process in range(self.num_processes)
             for key in step[process :: self.num_processes]
         ]
+
+
+def make_sampler(
+    num_pictures: int, randomness: Randomness, recipe: RecipeArguments, args: TrainingArguments
+) -> TrainSampler:
+    """The order of the pictures for all processes together."""
+    return TrainSampler(
+        num_pictures, randomness, recipe.repeated_augmentation, args.train_batch_size, max(1, args.world_size)
+    )

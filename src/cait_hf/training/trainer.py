@@ -4,6 +4,7 @@
 Like the official training loop (`engine.py`), it stops at a loss that is not finite; plain `Trainer` trains on.
 """
 
+import copy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,33 +20,31 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from ..evaluation.metrics import ClassificationMetrics
+from ..losses import image_classification_loss
 from .arguments import RecipeArguments
 from .data import PictureStream
-from .distillation import Distillation, classification_loss
+from .distillation import Distillation
 from .ema import ModelEma
-from .experiment import (
-    check_optimizer,
-    could_not_be_written,
-    could_not_go_on,
-    make_optimizer,
-    make_sampler,
-    make_scheduler,
-)
 from .models import plain_model
-from .optimization import decayed_parameter_names
+from .optimization import decayed_parameter_names, make_optimizer, make_scheduler
 from .progress import StepTimer, TrainingProgress
 from .randomness import Randomness, seed_forward_pass
+from .resume import check_optimizer, could_not_be_written, could_not_go_on
+from .sampling import make_sampler
 from .transforms import TrainCollator, collate
 
 
 class ImageClassificationTrainer(Trainer):
     """`Trainer` for any image classifier: soft labels, a teacher, layer decay, an average of the weights.
 
-    Weight decay spares all vectors (biases, norms, LayerScale), positions and class token. The loss is the cross
-    entropy of the logits, whatever the model's own may be.
+    Weight decay spares all vectors (biases, norms, LayerScale), positions and class token. The loss is CaiT's own,
+    [`~cait_hf.losses.image_classification_loss`], for any model.
+
+    `args` are never edited: they are the record of the run, which loggers and checkpoints keep. Where they have a
+    `label_smoothing_factor`, `train_collator` smooths the labels; where they `push_to_hub`, the script pushes what is
+    complete at the end. The trainer itself does neither.
 
     Args:
         recipe ([`~cait_hf.training.arguments.RecipeArguments`], *optional*): the defaults change nothing.
@@ -75,6 +74,7 @@ class ImageClassificationTrainer(Trainer):
             kwargs["data_collator"] = collate
         super().__init__(model=model, args=args, **kwargs)
         self.recipe, self.train_collator, self.randomness = recipe or RecipeArguments(), train_collator, randomness
+        self.label_smoother = None
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = False  # ours is the mean of a batch
         self.distillation = distillation.to(self.args.device) if distillation else None
         self.ema = None
@@ -107,12 +107,14 @@ class ImageClassificationTrainer(Trainer):
             self.data_collator = for_evaluation
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
-        """The base class's, of all pictures: `--dataloader_drop_last` is about training."""
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        """The base class's, of all images: `--dataloader_drop_last` is about training."""
+        recorded = self.args
+        self.args = copy.copy(recorded)
+        self.args.dataloader_drop_last = False
         try:
             return super().get_eval_dataloader(eval_dataset)
         finally:
-            self.args.dataloader_drop_last = drop_last
+            self.args = recorded
 
     def _loader_of_stream(self) -> torch.utils.data.DataLoader:
         args = self.args
@@ -125,17 +127,23 @@ class ImageClassificationTrainer(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor,
         )
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """The base class's; a stream goes on where the checkpoint was written, without decoding what comes before."""
-        checkpoint = resume_from_checkpoint or None
-        if checkpoint is True:
-            checkpoint = get_last_checkpoint(self.args.output_dir)  # without one, the base class raises
-        if checkpoint is not None and isinstance(self.train_dataset, PictureStream):
-            self.args.ignore_data_skip = True
-            state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-            batches = state.global_step * self.args.gradient_accumulation_steps
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """The base class's; a stream resumes where the checkpoint was written, without decoding what comes before."""
+        epochs_trained, batches_to_skip = super()._init_training_state(*args, **kwargs)
+        if isinstance(self.train_dataset, PictureStream):
+            batches = self.state.global_step * self.args.gradient_accumulation_steps
             self.train_dataset.skip_batches(batches, self._train_batch_size)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+            batches_to_skip = 0
+        return epochs_trained, batches_to_skip
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing, although `--push_to_hub` is on: see the class."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: see the class."""
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: see the class."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -146,7 +154,7 @@ class ImageClassificationTrainer(Trainer):
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of `--optim`, with this package's groups."""
         if self.optimizer is None:
-            model = self.model if model is None else model
+            model = plain_model(self.model if model is None else model)
             self.optimizer: torch.optim.Optimizer = make_optimizer(model, self.recipe, self.args)
         return self.optimizer
 
@@ -183,13 +191,13 @@ class ImageClassificationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """Cross entropy with classes or shares of classes and, in training, the teacher's part."""
+        """`image_classification_loss` of classes or soft labels and, in training, the teacher's part."""
         inputs = dict(inputs)
         labels = inputs.pop("labels", None)
         if labels is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(**inputs)
-        loss = classification_loss(outputs.logits, labels)
+        loss = image_classification_loss(labels, outputs.logits, plain_model(self.model).config)
         if self.distillation is not None and model.training:
             with self.accelerator.autocast():
                 loss = self.distillation(inputs["pixel_values"], outputs.logits, loss)
