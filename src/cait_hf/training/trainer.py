@@ -60,6 +60,9 @@ class ImageClassificationTrainer(Trainer):
         ValueError: if an average is to be kept of weights that are sharded.
     """
 
+    args: TrainingArguments
+    _initialized = False
+
     def __init__(
         self,
         model: torch.nn.Module,
@@ -89,6 +92,7 @@ class ImageClassificationTrainer(Trainer):
             self.pop_callback(PrinterCallback)
             self.add_callback(TrainingProgress(self.timer))
         self._micro_step = 0
+        self._initialized = True
 
     @property
     def sharded(self) -> bool:
@@ -137,12 +141,11 @@ class ImageClassificationTrainer(Trainer):
         return epochs_trained, batches_to_skip
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing, although `--push_to_hub` is on: see the class."""
+        """The base class's, but not in `__init__`: no repository before there is something to push."""
+        if self._initialized:
+            super().init_hf_repo(*args, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Nothing: see the class."""
-
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: see the class."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
