@@ -109,7 +109,7 @@ def test_arguments_are_never_edited(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Record, "record", training.args)
             training.train(resume_from)
-            training.save_model()
+            training.save_model(_internal_call=True)
             assert sum(len(batch["labels"]) for batch in training.get_eval_dataloader(batches(1.0))) == 4
     for folder in (tmp_path, tmp_path / "checkpoint-4"):
         kept = torch.load(folder / "training_args.bin", weights_only=False)
