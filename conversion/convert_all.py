@@ -26,15 +26,12 @@ from huggingface_hub import constants
 from tqdm import tqdm
 
 from cait_hf.checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint
-from cait_hf.convert import (
-    convert,
-    official_cache_file,
-    one_line,
-    require_timm,
-    run_command,
-    sha256_of,
-)
+from cait_hf.command_line import one_line, run_command
+from cait_hf.conversion import convert
+from cait_hf.files import sha256_of
 from cait_hf.publish import push_folder
+from cait_hf.sources import official_cache_file
+from cait_hf.verify import require_timm
 from cait_hf_cli import add_folder_arguments, add_push_arguments
 
 
@@ -120,7 +117,7 @@ def convert_one(checkpoint: CaitCheckpoint, finished: Row | None, args: argparse
 
 
 def source_of(checkpoint: CaitCheckpoint, source: str) -> str:
-    """The source of one checkpoint, as `cait_hf.convert` understands it.
+    """The source of one checkpoint, as `cait_hf.sources` reads it.
 
     Raises:
         FileNotFoundError: if the folder `source` has none.

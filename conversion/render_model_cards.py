@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from cait_hf import CHECKPOINTS, CaitCheckpoint, CaitConfig
-from cait_hf.convert import run_command
+from cait_hf.command_line import run_command
 from cait_hf.model_card import render_model_card
 
 

@@ -34,7 +34,9 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitImageProcessorPil
 from cait_hf.checkpoints import CHECKPOINTS, IMAGENET_1K_CLASSES, CaitCheckpoint, find_checkpoint
-from cait_hf.convert import check_geometry, load_model, run_command
+from cait_hf.command_line import run_command
+from cait_hf.loading import load_model, load_weights, require_none_missing
+from cait_hf.sources import check_geometry
 from cait_hf.training.imagenet import (
     NUM_PICTURES,
     Pictures,
@@ -162,10 +164,8 @@ def load_classifier(source: str, dtype: torch.dtype) -> tuple[torch.nn.Module, o
     described, _ = PreTrainedConfig.get_config_dict(source)
     if described.get("model_type") == "cait" or str(described.get("architecture")).startswith("cait_"):
         return load_model(source).to(dtype), CaitImageProcessorPil.from_pretrained(source)
-    model, loading = AutoModelForImageClassification.from_pretrained(source, dtype=dtype, output_loading_info=True)
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
-        raise ValueError(f"{source} lacks {len(missing)} tensors of a classifier, the first are {missing[:3]}.")
+    model, missing = load_weights(AutoModelForImageClassification, source, dtype)
+    require_none_missing(source, missing)
     return model, AutoImageProcessor.from_pretrained(source, backend="pil")
 
 
