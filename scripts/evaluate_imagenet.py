@@ -33,8 +33,9 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitImageProcessorPil
-from cait_hf.checkpoints import CHECKPOINTS, IMAGENET_1K_CLASSES, CaitCheckpoint, find_checkpoint
+from cait_hf.checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint
 from cait_hf.command_line import run_command
+from cait_hf.labels import IMAGENET_1K_CLASSES
 from cait_hf.loading import load_model, load_weights, require_none_missing
 from cait_hf.sources import check_geometry
 from cait_hf.training.imagenet import (
@@ -279,7 +280,7 @@ def compare(
         for name, share in shares.items()
     }
     others = {}
-    if checkpoint is not None:
+    if checkpoint is not None and checkpoint.timm_accuracy is not None:
         others = {"timm": getattr(checkpoint.timm_accuracy, test_set)}
     if checkpoint is not None and test_set == "imagenet" and checkpoint.published_top1 is not None:
         others = {"published": (checkpoint.published_top1, checkpoint.published_top5), **others}

@@ -153,10 +153,12 @@ def list_checkpoints(args: argparse.Namespace) -> None:
     for checkpoint in CHECKPOINTS:
         published = "-" if checkpoint.published_top1 is None else f"{checkpoint.published_top1:.1f}"
         published += "*" if checkpoint.published_top1_source == SECOND_HAND else ""
-        top1, top5 = checkpoint.timm_accuracy.imagenet
+        top1, top5 = ("-", "-")
+        if checkpoint.timm_accuracy is not None:
+            top1, top5 = (f"{accuracy:.3f}" for accuracy in checkpoint.timm_accuracy.imagenet)
         print(
-            f"{checkpoint.official_name:<12}  {checkpoint.num_parameters:>10,}  {checkpoint.timm_gmacs:<13}  "
-            f"{4e-6 * checkpoint.num_parameters:<9.1f}  {published:<9}  {top1:<7.3f}  {top5:.3f}"
+            f"{checkpoint.official_name:<12}  {checkpoint.num_parameters:>10,}  {checkpoint.timm_gmacs or '-':<13}  "
+            f"{4e-6 * checkpoint.num_parameters:<9.1f}  {published:<9}  {top1:<7}  {top5}"
         )
     print("ImageNet-1k. Multiply-adds as timm counts them. * quoted by others, not in the authors' own files.")
 

@@ -36,7 +36,7 @@ from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
-from cait_hf.checkpoints import imagenet_1k_labels
+from cait_hf.labels import imagenet_1k_labels
 from cait_hf.state_dict import convert_official_state_dict
 
 

@@ -31,7 +31,8 @@ from test_scripts import SCRIPTS, load_script
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from cait_hf import CaitForImageClassification, CaitImageProcessorPil
-from cait_hf.checkpoints import find_checkpoint, imagenet_1k_labels
+from cait_hf.checkpoints import find_checkpoint
+from cait_hf.labels import imagenet_1k_labels
 from cait_hf.training.imagenet import Prepare, class_index, indices_of_classes, synset_indices
 from cait_hf.training.ranks import best_ranks
 

@@ -20,17 +20,19 @@ COMMANDS = {"cait_hf_cli", "command_line", "conversion", "model_card", "publish"
 NO_TEXT = {".parquet", ".png", ".safetensors"}
 # Modules of the package that another module may import; one that is not listed may import none.
 MAY_IMPORT = {
-    "modeling_cait": {"configuration_cait", "attention_cait", "attention_fused", "state_dict", "checkpoints"},
+    "modeling_cait": {"configuration_cait", "attention_cait", "attention_fused", "state_dict"},
     "attention_fused": {"attention_cait", "attention_blocked", "attention_triton"},
-    "configuration_cait": {"checkpoints"},
-    "state_dict": {"checkpoints"},
+    "checkpoints": {"timm_format"},
+    "timm_format": {"labels"},
+    "configuration_cait": {"timm_format"},
+    "state_dict": {"timm_format"},
     "image_processing_cait": {"image_processing_pil_cait"},
     "loading": {"configuration_cait", "modeling_cait", "state_dict"},
     "model_card": {"checkpoints", "configuration_cait"},
-    "verify": {"checkpoints", "configuration_cait", "loading", "modeling_cait", "state_dict"},
+    "verify": {"configuration_cait", "loading", "modeling_cait", "state_dict", "timm_format"},
     "sources": {
-        *("checkpoints", "configuration_cait", "files", "image_processing_pil_cait", "loading", "publish"),
-        "state_dict",
+        *("checkpoints", "configuration_cait", "files", "image_processing_pil_cait", "labels", "loading"),
+        *("publish", "state_dict", "timm_format"),
     },
     "conversion": {
         *("checkpoints", "configuration_cait", "files", "loading", "model_card", "publish", "sources", "verify"),
@@ -40,7 +42,7 @@ MAY_IMPORT = {
     "training.arguments": {"training.data"},
     "training.transforms": {"image_processing_pil_cait", "training.randomness"},
     "training.sampling": {"training.randomness"},
-    "training.distillation": {"checkpoints", "training.imagenet", "training.transforms"},
+    "training.distillation": {"labels", "training.imagenet", "training.transforms"},
     "training.models": {
         "configuration_cait",
         "image_processing_pil_cait",
@@ -62,7 +64,7 @@ MAY_IMPORT = {
             *("progress", "randomness", "transforms"),
         )
     },
-    "training.imagenet": {"checkpoints"},
+    "training.imagenet": {"labels"},
 }
 OPTIONAL = {"triton", "timm", "torchvision", "sklearn", "matplotlib", "evaluate"}
 MAY_IMPORT_OPTIONAL = {

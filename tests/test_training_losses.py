@@ -14,8 +14,8 @@ from random_weights import pictures, randomize_, tiny_config
 from transformers import ViTImageProcessorPil
 
 from cait_hf import CaitForImageClassification
-from cait_hf.checkpoints import imagenet_1k_labels
 from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
+from cait_hf.labels import imagenet_1k_labels
 from cait_hf.training.distillation import Distillation, classification_loss
 from cait_hf.training.ema import EMA_FILE, ModelEma
 from cait_hf.training.randomness import seed_forward_pass

@@ -15,20 +15,15 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 
-from .checkpoints import (
-    SECOND_HAND,
-    CaitCheckpoint,
-    config_kwargs_from_timm,
-    find_checkpoint,
-    imagenet_1k_labels,
-    label_kwargs,
-)
+from .checkpoints import SECOND_HAND, CaitCheckpoint, find_checkpoint
 from .configuration_cait import CaitConfig
 from .files import sha256_of
 from .image_processing_pil_cait import CaitImageProcessorPil
+from .labels import imagenet_1k_labels, label_kwargs
 from .loading import REPO_ID, read_weights
 from .publish import HUB_ERRORS
 from .state_dict import infer_config_kwargs
+from .timm_format import config_kwargs_from_timm
 
 
 _HEADER_BYTES = 10**6  # more than the header of a safetensors file of the largest checkpoint (86,160 bytes) has

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from .checkpoints import timm_model_args
 from .configuration_cait import CaitConfig, as_pair
 from .loading import read_weights
 from .modeling_cait import CaitForImageClassification
 from .state_dict import convert_to_official_state_dict
+from .timm_format import timm_model_args
 
 
 TOLERANCE = 1e-4  # largest difference of two float32 logits, in units of the largest expected logit

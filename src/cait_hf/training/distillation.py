@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..checkpoints import IMAGENET_1K_CLASSES
+from ..labels import IMAGENET_1K_CLASSES
 from .imagenet import indices_of_classes
 from .transforms import normalisation
 

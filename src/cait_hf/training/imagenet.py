@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..checkpoints import IMAGENET_1K_CLASSES, imagenet_1k_labels
+from ..labels import IMAGENET_1K_CLASSES, imagenet_1k_labels
 
 
 # Pictures in the whole set. ImageNet-Real is the 50,000 of the validation set without the 3,163 that got no label.
