@@ -15,7 +15,6 @@ after the checkpoint has been found to agree with timm. The exit code is 0 if al
 
 import argparse
 import json
-import os
 import re
 import sys
 from datetime import datetime, timezone
@@ -32,6 +31,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from cait_hf import CaitConfig, CaitForImageClassification
 from cait_hf.command_line import run_command
 from cait_hf.configuration_cait import as_pair
+from cait_hf.files import write_text
 from cait_hf.loading import load_weights, require_none_missing
 from cait_hf.state_dict import convert_to_official_state_dict
 from cait_hf.verify import TIMM, TOLERANCE, compare_logits, difference_text, logits_of, require_timm, timm_logits
@@ -210,12 +210,7 @@ def write_expected(path: Path, expected_file: dict[str, Any]):
     """Replace the file as a whole, one line a row of logits."""
     text = json.dumps(expected_file, indent=2)
     text = re.sub(r"\[[-+.,\d\seE]+\]", lambda row: " ".join(row[0].split()), text)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, f"{text}\n")
 
 
 if __name__ == "__main__":

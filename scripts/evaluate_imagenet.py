@@ -35,6 +35,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from cait_hf import CaitConfig, CaitImageProcessorPil
 from cait_hf.checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint
 from cait_hf.command_line import run_command
+from cait_hf.files import write_json
 from cait_hf.labels import IMAGENET_1K_CLASSES
 from cait_hf.loading import load_model, load_weights, require_none_missing
 from cait_hf.sources import check_geometry
@@ -49,7 +50,7 @@ from cait_hf.training.imagenet import (
     load_rows,
     reassessed_labels,
 )
-from cait_hf.training.ranks import Ranks, rank_batch, rank_pictures, topk_accuracy, write_json
+from cait_hf.training.ranks import Ranks, rank_batch, rank_pictures, topk_accuracy
 
 
 TITLES = {"imagenet": "ImageNet-1k validation", "real": "ImageNet-Real", "v2": "ImageNet-V2 matched frequency"}
@@ -129,7 +130,7 @@ def evaluate_command(args: argparse.Namespace):
         print(table(results))
         for note in notes(args, results, checkpoint, model.config):
             print(note)
-        write_json(output, results)
+        write_json(output, results, indent=1)
         ranks.path.unlink(missing_ok=True)
         print(f"Wrote {output}.")
     accelerator.end_training()

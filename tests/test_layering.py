@@ -37,7 +37,10 @@ MAY_IMPORT = {
     "conversion": {
         *("checkpoints", "configuration_cait", "files", "loading", "model_card", "publish", "sources", "verify"),
     },
-    "training.bad_images": set(),
+    "training.bad_images": {"files"},
+    "training.ema": {"files"},
+    "training.ranks": {"files"},
+    "visualization": {"files"},
     "training.data": {"training.bad_images"},
     "training.arguments": {"training.data"},
     "training.transforms": {"image_processing_pil_cait", "training.randomness"},
@@ -48,14 +51,12 @@ MAY_IMPORT = {
         "image_processing_pil_cait",
         *(f"training.{name}" for name in ("arguments", "data", "optimization")),
     },
-    "training.report": {"training.metrics"},
-    "training.card": {"training.report"},
+    "training.report": {"files", "training.metrics"},
+    "training.card": {"files"},
     "training.experiment": {
-        f"training.{name}"
-        for name in (
-            *("arguments", "card", "data", "distillation", "ema", "models", "optimization", "randomness", "report"),
-            *("sampling", "transforms"),
-        )
+        "files",
+        *(f"training.{name}" for name in ("arguments", "card", "data", "distillation", "ema", "models")),
+        *(f"training.{name}" for name in ("optimization", "randomness", "report", "sampling", "transforms")),
     },
     "training.trainer": {
         f"training.{name}"

@@ -2,11 +2,36 @@
 """Files and folders that appear complete or not at all, and their hashes."""
 
 import hashlib
+import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary sibling to write; it takes the place of `path` in the end, or is removed after an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Write the file completely in UTF-8, or leave the old one; `errors` as for `open`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors=errors)
+
+
+def write_json(path: Path, content: Any, **options: Any) -> None:
+    """The same with JSON and a newline; `options` are those of `json.dumps`."""
+    write_text(path, json.dumps(content, **options) + "\n")
 
 
 @contextmanager

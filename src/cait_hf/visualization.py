@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from .files import replacing
+
 
 # Colours of an overlay from the lowest to the highest attention: dark violet, red, orange, pale yellow.
 _RAMP = np.array([(48, 18, 96), (176, 38, 84), (240, 110, 40), (255, 238, 150)], dtype=np.float32)
@@ -450,12 +452,8 @@ def save_drawing(drawing: Image.Image | Sequence[Image.Image], file: str | os.Pa
     if file.suffix.lower() == ".gif":
         frames = _with_shared_palette([frame.convert("RGB") for frame in frames])
         options = {"save_all": True, "append_images": frames[1:], "duration": duration, "loop": 0}
-    temporary = file.with_name(f".{file.stem}-{os.getpid()}{file.suffix}")
-    try:
-        frames[0].save(temporary, **options)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(file) as temporary:
+        frames[0].save(temporary, format=file.suffix[1:], **options)
 
 
 def _with_shared_palette(frames: list[Image.Image]) -> list[Image.Image]:

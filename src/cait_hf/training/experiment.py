@@ -1,7 +1,6 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """From the flags to all that a training loop needs; the two scripts differ in the loop alone."""
 
-import json
 import logging
 import math
 import shutil
@@ -27,6 +26,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..files import write_json
 from .arguments import DataArguments, ModelArguments, RecipeArguments, TrainingArguments, parse_arguments
 from .card import METRICS, Dataset, write_model_card
 from .data import TRAINING_DATA, LabelledPictures, PictureStream, load_data
@@ -35,7 +35,7 @@ from .ema import EMA_FILE, ModelEma
 from .models import add_lora, load_config, load_model, plain_model, save_model, set_labels
 from .optimization import cosine_schedule, freeze_all_but, parameter_groups
 from .randomness import Randomness
-from .report import environment, replacing, write_report
+from .report import environment, write_report
 from .sampling import TrainSampler
 from .transforms import EvalTransform, TrainCollator, TrainTransform
 
@@ -373,8 +373,9 @@ def finish(
     for name in ("train", "eval"):
         chosen = {key: value for key, value in metrics.items() if key.startswith(name)}
         if chosen:
-            _write_json(folder / f"{name}_results.json", {**chosen, "epoch": metrics.get("epoch")})
-    _write_json(folder / "all_results.json", metrics)
+            chosen["epoch"] = metrics.get("epoch")
+            write_json(folder / f"{name}_results.json", chosen, indent=4, sort_keys=True)
+    write_json(folder / "all_results.json", metrics, indent=4, sort_keys=True)
     if args.do_train:
         if ema is not None:
             with ema.in_place_of(model):
@@ -432,11 +433,6 @@ def split_evaluated(eval_data: LabelledPictures | PictureStream | None, data_arg
     if eval_data.origin == TRAINING_DATA:
         return f"{data_args.train_val_split:.0%} held out"
     return Path(data_args.validation_dir).name if data_args.validation_dir else data_args.eval_split
-
-
-def _write_json(path: Path, content: dict) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=4, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def push(folder: Path, args: TrainingArguments) -> None:

@@ -6,7 +6,6 @@ of several classes that count as right, the best one's. Top-k accuracy is the sh
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
+
+from ..files import write_json
 
 
 TOPK_ACCURACY = Path(__file__).resolve().parents[1] / "topk_accuracy.py"
@@ -101,7 +102,7 @@ class Ranks(dict[int, int]):
 
     def save(self) -> None:
         """Write the file."""
-        write_json(self.path, {"settings": self.settings, "ranks": self})
+        write_json(self.path, {"settings": self.settings, "ranks": self}, indent=1)
 
 
 def rank_pictures(
@@ -156,10 +157,3 @@ def topk_accuracy(ranks: Iterable[int], top_k: tuple[int, ...] = (1, 5)) -> dict
     predictions = np.tile(-places, (len(references), 1))
     metric = evaluate.load(str(TOPK_ACCURACY), keep_in_memory=True)
     return metric.compute(predictions=predictions, references=references, top_k=list(top_k))
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write the file completely, or leave the old one."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
