@@ -373,8 +373,8 @@ def finish(
     for name in ("train", "eval"):
         chosen = {key: value for key, value in metrics.items() if key.startswith(name)}
         if chosen:
-            chosen["epoch"] = metrics.get("epoch")
-            write_json(folder / f"{name}_results.json", chosen, indent=4, sort_keys=True)
+            content = {**chosen, "epoch": metrics.get("epoch")}
+            write_json(folder / f"{name}_results.json", content, indent=4, sort_keys=True)
     write_json(folder / "all_results.json", metrics, indent=4, sort_keys=True)
     if args.do_train:
         if ema is not None:
