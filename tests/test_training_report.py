@@ -14,7 +14,7 @@ from PIL import Image
 from random_weights import pictures, randomize_, tiny_config
 from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
 
-from cait_hf import CaitForImageClassification, files
+from cait_hf import CaitForImageClassification
 from cait_hf.training import card, report
 from cait_hf.training.card import Dataset, write_model_card
 from cait_hf.training.metrics import (
@@ -235,15 +235,6 @@ def test_number_of_names_must_be_that_of_classes(tmp_path, results):
     with pytest.raises(ValueError, match=r"class_names has 2 names, but results\['raw'\] has 3 classes"):
         write_report(tmp_path / "out", results=results, class_names=NAMES[:2])
     assert not (tmp_path / "out").exists()
-
-
-def test_an_error_leaves_the_earlier_file(tmp_path):
-    path = tmp_path / "metrics.json"
-    path.write_text("earlier")
-    with pytest.raises(OSError, match="full"), files.replacing(path) as temporary:
-        temporary.write_text("half")
-        raise OSError("the disk is full")
-    assert path.read_text() == "earlier" and list(tmp_path.iterdir()) == [path]
 
 
 def write_card(folder, results, model=None, **changes):
