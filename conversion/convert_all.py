@@ -13,7 +13,6 @@ have the hashes written there is not converted again. One that fails does not st
 
 import argparse
 import json
-import os
 import shutil
 import signal
 import sys
@@ -26,15 +25,12 @@ from huggingface_hub import constants
 from tqdm import tqdm
 
 from cait_hf.checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint
-from cait_hf.convert import (
-    convert,
-    official_cache_file,
-    one_line,
-    require_timm,
-    run_command,
-    sha256_of,
-)
+from cait_hf.command_line import one_line, run_command
+from cait_hf.conversion import convert
+from cait_hf.files import sha256_of, write_json
 from cait_hf.publish import push_folder
+from cait_hf.sources import official_cache_file
+from cait_hf.verify import require_timm
 from cait_hf_cli import add_folder_arguments, add_push_arguments
 
 
@@ -120,7 +116,7 @@ def convert_one(checkpoint: CaitCheckpoint, finished: Row | None, args: argparse
 
 
 def source_of(checkpoint: CaitCheckpoint, source: str) -> str:
-    """The source of one checkpoint, as `cait_hf.convert` understands it.
+    """The source of one checkpoint, as `cait_hf.sources` reads it.
 
     Raises:
         FileNotFoundError: if the folder `source` has none.
@@ -159,10 +155,7 @@ def write_record(args: argparse.Namespace, row: Row, source: str, source_sha256:
         "seconds": row.seconds,
         "files": {file.name: sha256_of(file) for file in sorted(folder.iterdir())},
     }
-    record = json.dumps({**read_record(args.output_dir), row.name: entry}, indent=2) + "\n"
-    temporary = args.output_dir / f".{RECORD}.{os.getpid()}"
-    temporary.write_text(record, encoding="utf-8")
-    os.replace(temporary, args.output_dir / RECORD)
+    write_json(args.output_dir / RECORD, {**read_record(args.output_dir), row.name: entry}, indent=2)
 
 
 def options_of(args: argparse.Namespace) -> dict:

@@ -8,22 +8,22 @@ checkpoint to download (`XXS24_224`), a repository of timm on the Hub (`timm/cai
 with timm's `config.json` and weights. The folder written holds config.json, model.safetensors,
 preprocessor_config.json and a model card; it appears complete or not at all.
 
-The work is done by `cait_hf.convert`; the same command in an installed package is `cait-hf convert`.
+The same command in an installed package is `cait-hf convert`.
 """
 
 import argparse
 import signal
 import sys
 
-from cait_hf.convert import convert_command, run_command
-from cait_hf_cli import add_convert_arguments
+from cait_hf.command_line import run_command
+from cait_hf_cli import add_convert_arguments, convert
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own); return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_convert_arguments(parser)
-    return run_command(convert_command, parser.parse_args(argv))
+    return run_command(convert, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

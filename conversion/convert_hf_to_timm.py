@@ -19,10 +19,12 @@ from typing import Any
 import safetensors.torch
 
 from cait_hf import CHECKPOINTS, CaitCheckpoint, CaitConfig, CaitImageProcessorPil
-from cait_hf.checkpoints import timm_model_args
+from cait_hf.command_line import run_command
 from cait_hf.configuration_cait import as_pair
-from cait_hf.convert import load_model, new_folder, run_command
+from cait_hf.files import new_folder
+from cait_hf.loading import load_model
 from cait_hf.state_dict import convert_to_official_state_dict
+from cait_hf.timm_format import timm_model_args
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,12 +9,12 @@ they name no converted file; `convert_cait_to_hf.py` writes such a card into eve
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from cait_hf import CHECKPOINTS, CaitCheckpoint, CaitConfig
-from cait_hf.convert import run_command
+from cait_hf.command_line import run_command
+from cait_hf.files import write_text
 from cait_hf.model_card import render_model_card
 
 
@@ -37,12 +37,7 @@ def render(args: argparse.Namespace):
         return
     args.output_dir.mkdir(parents=True, exist_ok=True)
     for name, card in cards.items():
-        temporary = args.output_dir / f".{name}.{os.getpid()}"
-        try:
-            temporary.write_text(card, encoding="utf-8")
-            temporary.replace(args.output_dir / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(args.output_dir / name, card)
     print(f"Wrote {len(cards)} model cards to {args.output_dir}.")
 
 

@@ -15,7 +15,6 @@ after the checkpoint has been found to agree with timm. The exit code is 0 if al
 
 import argparse
 import json
-import os
 import re
 import sys
 from datetime import datetime, timezone
@@ -26,19 +25,19 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitForImageClassification
-from cait_hf.checkpoints import timm_model_args
+from cait_hf.command_line import run_command
 from cait_hf.configuration_cait import as_pair
-from cait_hf.convert import run_command
+from cait_hf.files import write_text
+from cait_hf.loading import load_weights, require_none_missing
 from cait_hf.state_dict import convert_to_official_state_dict
+from cait_hf.verify import TIMM, TOLERANCE, compare_logits, difference_text, logits_of, require_timm, timm_logits
 
 
 EXPECTED_LOGITS = Path(__file__).with_name("expected_logits.json")
-TOLERANCE = 1e-4  # largest difference of two logits, in units of the largest expected logit
 # The part of a configuration that decides which entry is a checkpoint's.
 GEOMETRY = (
     "hidden_size",
@@ -68,7 +67,6 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(verify, parser.parse_args(argv))
 
 
-@torch.no_grad()
 def verify(args: argparse.Namespace):
     """Compare, report, and write down if asked to.
 
@@ -79,7 +77,7 @@ def verify(args: argparse.Namespace):
     """
     against_timm = args.record or args.against == "timm"
     if against_timm:
-        timm_class = import_timm_class()
+        require_timm()
     model = load_model(args.checkpoint, args.revision)
     if args.record or not against_timm:
         expected_file = read_expected(args.expected)
@@ -88,11 +86,12 @@ def verify(args: argparse.Namespace):
         expected, tolerance = recorded_logits(expected_file["checkpoints"][name], name, args.expected)
 
     pixel_values = prepare_pictures(args.checkpoint, args.revision, model.config)
-    logits = model(pixel_values).logits
     if against_timm:
-        expected, tolerance = timm_logits(timm_class, model, pixel_values), TOLERANCE
-    reference = "timm's" if against_timm else f"those recorded for {name}"
-    print(f"{args.checkpoint}: {compare(logits, expected, reference, tolerance)}.")
+        weights = convert_to_official_state_dict(model.state_dict())
+        expected, tolerance = timm_logits(model.config, weights, pixel_values), TOLERANCE
+    reference = TIMM if against_timm else f"those recorded for {name}"
+    difference = compare_logits(logits_of(model, pixel_values), expected, reference, tolerance)
+    print(f"{args.checkpoint}: {difference_text(difference, reference)}.")
 
     if args.record:
         expected_file["checkpoints"][name] |= new_entry(args.checkpoint, model.config, expected)
@@ -100,38 +99,14 @@ def verify(args: argparse.Namespace):
         print(f"Recorded {name} in {args.expected}.")
 
 
-def import_timm_class() -> type[torch.nn.Module]:
-    try:
-        from timm.models.cait import Cait
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
-        raise ImportError(f"--against timm and --record need timm, which cannot be imported: {error}") from error
-    return Cait
-
-
-def timm_logits(
-    timm_class: type[torch.nn.Module], model: CaitForImageClassification, pixel_values: torch.Tensor
-) -> torch.Tensor:
-    """Logits of timm's CaiT with the weights of `model`, converted back."""
-    timm_model = timm_class(**timm_model_args(model.config)).eval()
-    timm_model.load_state_dict(convert_to_official_state_dict(model.state_dict()))
-    return timm_model(pixel_values)
-
-
 def load_model(source: str, revision: str) -> CaitForImageClassification:
     """The model in float32, from the class that the Auto classes choose."""
-    try:
-        model, loading = AutoModelForImageClassification.from_pretrained(
-            source, revision=revision, dtype=torch.float32, output_loading_info=True
-        )
-    except (RuntimeError, SafetensorError) as error:  # other shapes than the configuration's, a damaged file
-        raise ValueError(f"The weights of {source} cannot be loaded: {error}") from error
+    model, missing = load_weights(AutoModelForImageClassification, source, torch.float32, revision)
     if not isinstance(model, CaitForImageClassification):
         raise ValueError(
             f"{source} is a {type(model).__name__}, but it must be a converted CaitForImageClassification."
         )
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
-        raise ValueError(f"{source} lacks {len(missing)} tensors, the first are {', '.join(missing[:5])}.")
+    require_none_missing(source, missing)
     return model
 
 
@@ -165,21 +140,6 @@ def formula_pictures(config: CaitConfig) -> list[PIL.Image.Image]:
         values = (2 * index + channel + 1) * x + (3 - channel) * y + x * y // 16
         pictures.append(PIL.Image.fromarray((values % 256).astype(np.uint8)))
     return pictures
-
-
-def compare(logits: torch.Tensor, expected: torch.Tensor, reference: str, tolerance: float) -> str:
-    """A summary of the difference.
-
-    Raises:
-        ValueError: if it is more than `tolerance` of the largest expected logit, or not a number.
-    """
-    if logits.shape != expected.shape:
-        raise ValueError(f"The logits have shape {tuple(logits.shape)}, but {reference} have {tuple(expected.shape)}.")
-    difference = ((logits - expected).abs().max() / expected.abs().max()).item()
-    summary = f"the logits differ from {reference} by at most {difference:.1e} of the largest"
-    if not difference <= tolerance:
-        raise ValueError(f"{summary[0].upper()}{summary[1:]}, more than the {tolerance:.0e} allowed.")
-    return summary
 
 
 def read_expected(path: Path) -> dict[str, Any]:
@@ -250,12 +210,7 @@ def write_expected(path: Path, expected_file: dict[str, Any]):
     """Replace the file as a whole, one line a row of logits."""
     text = json.dumps(expected_file, indent=2)
     text = re.sub(r"\[[-+.,\d\seE]+\]", lambda row: " ".join(row[0].split()), text)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, f"{text}\n")
 
 
 if __name__ == "__main__":

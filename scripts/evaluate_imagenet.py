@@ -33,8 +33,8 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitImageProcessorPil
-from cait_hf.checkpoints import CHECKPOINTS, IMAGENET_1K_CLASSES, CaitCheckpoint, find_checkpoint
-from cait_hf.convert import check_geometry, load_model, run_command
+from cait_hf.checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint
+from cait_hf.command_line import run_command
 from cait_hf.evaluation.imagenet import (
     NUM_PICTURES,
     EvaluationImages,
@@ -46,7 +46,11 @@ from cait_hf.evaluation.imagenet import (
     load_rows,
     reassessed_labels,
 )
-from cait_hf.evaluation.ranks import Ranks, rank_batch, rank_pictures, write_json
+from cait_hf.evaluation.ranks import Ranks, rank_batch, rank_pictures
+from cait_hf.files import write_json
+from cait_hf.labels import IMAGENET_1K_CLASSES
+from cait_hf.loading import load_model, load_weights, require_none_missing
+from cait_hf.sources import check_geometry
 from cait_hf.topk_accuracy import topk_of_ranks
 
 
@@ -128,7 +132,7 @@ def evaluate_command(args: argparse.Namespace):
         print(table(results))
         for note in notes(args, results, checkpoint, model.config):
             print(note)
-        write_json(output, results)
+        write_json(output, results, indent=1)
         ranks.path.unlink(missing_ok=True)
         print(f"Wrote {output}.")
     accelerator.end_training()
@@ -172,10 +176,8 @@ def load_classifier(source: str, dtype: torch.dtype) -> tuple[torch.nn.Module, o
     described, _ = PreTrainedConfig.get_config_dict(source)
     if described.get("model_type") == "cait" or str(described.get("architecture")).startswith("cait_"):
         return load_model(source).to(dtype), CaitImageProcessorPil.from_pretrained(source)
-    model, loading = AutoModelForImageClassification.from_pretrained(source, dtype=dtype, output_loading_info=True)
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
-        raise ValueError(f"{source} lacks {len(missing)} tensors of a classifier, the first are {missing[:3]}.")
+    model, missing = load_weights(AutoModelForImageClassification, source, dtype)
+    require_none_missing(source, missing)
     return model, AutoImageProcessor.from_pretrained(source, backend="pil")
 
 
@@ -293,7 +295,7 @@ def compare(
         for name, share in shares.items()
     }
     others = {}
-    if checkpoint is not None:
+    if checkpoint is not None and checkpoint.timm_accuracy is not None:
         others = {"timm": getattr(checkpoint.timm_accuracy, test_set)}
     if checkpoint is not None and test_set == "imagenet" and checkpoint.published_top1 is not None:
         others = {"published": (checkpoint.published_top1, checkpoint.published_top5), **others}

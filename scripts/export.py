@@ -33,12 +33,15 @@ import torch
 from torch.export import Dim
 
 from cait_hf import CaitForImageClassification, CaitImageProcessorPil
+from cait_hf.command_line import one_line, run_command
 from cait_hf.configuration_cait import as_pair
-from cait_hf.convert import load_model, new_folder, one_line, run_command
+from cait_hf.files import new_folder
+from cait_hf.loading import load_model
+from cait_hf.verify import compare_logits, difference_text, logits_of, random_images
 
 
+TORCH = "torch's"
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": (), "openvino": ("openvino",)}
-TOLERANCE = 1e-4  # of the largest logit, or of 1 where all are smaller
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,8 +74,8 @@ def export_command(args: argparse.Namespace):
             require_opset(folder, args.opset)
         with contextlib.suppress(OSError):  # a model without an image processor
             CaitImageProcessorPil.from_pretrained(args.source).save_pretrained(folder)
-        difference, largest = compare(model, folder, args.format, args.dynamic_size)
-    print(f"Wrote {args.output_dir}: logits within {difference:.1e} of torch's, which reach {largest:.1f}.")
+        difference = compare(model, folder, args.format, args.dynamic_size)
+    print(f"Wrote {args.output_dir}: {difference_text(difference, TORCH)}.")
 
 
 def require_packages(export_format: str):
@@ -141,7 +144,7 @@ def free_axes(model: CaitForImageClassification, dynamic_size: bool) -> dict[int
 
 def example(model: CaitForImageClassification, dynamic_size: bool) -> torch.Tensor:
     """Pictures to trace with: more than one, and not square, so that no two sizes are taken for the same."""
-    return random_pictures(model, batch_size=2, patches_more=(2, 1) if dynamic_size else (0, 0))
+    return random_images(model.config, patches_more=(2, 1) if dynamic_size else (0, 0))
 
 
 # How from_pretrained takes what `write` has just written; not for files of unknown origin.
@@ -152,46 +155,25 @@ LOAD = {
 }
 
 
-def compare(
-    model: CaitForImageClassification, folder: Path, export_format: str, dynamic_size: bool
-) -> tuple[float, float]:
-    """The largest difference of the written program's logits from torch's, and the largest logit, on random pictures.
+def compare(model: CaitForImageClassification, folder: Path, export_format: str, dynamic_size: bool) -> float:
+    """The largest difference of the written program's logits from torch's on random images, see `compare_logits`.
 
     Raises:
-        ValueError: if its runtime cannot load or run the program, or the difference exceeds `TOLERANCE` times the
-            largest logit (or 1).
+        ValueError: if its runtime cannot load or run the program, or its logits are not torch's.
     """
     from transformers.exporters.base import ExportedModel
 
-    batches = [random_pictures(model, batch_size) for batch_size in (1, 3)]
+    batches = [random_images(model.config, batch_size) for batch_size in (1, 3)]
     if dynamic_size:
-        batches += [random_pictures(model, 1, more) for more in ((3, 1), (1, 4))]
+        batches += [random_images(model.config, 1, more) for more in ((3, 1), (1, 4))]
     with quiet(), torch.no_grad():
-        expected = [model(batch).logits for batch in batches]
+        expected = [logits_of(model, batch) for batch in batches]
         try:
             exported = ExportedModel.from_pretrained(folder, **LOAD[export_format])
             found = [torch.as_tensor(exported(pixel_values=batch).logits) for batch in batches]
         except Exception as error:  # every runtime has classes of its own
             raise ValueError(f"The exported program does not run: {one_line(error)}") from error
-    difference = max(float((a - b).abs().max()) for a, b in zip(found, expected))
-    largest = max(float(logits.abs().max()) for logits in expected)
-    if not difference <= TOLERANCE * max(1.0, largest):
-        raise ValueError(
-            f"The exported program's logits differ from torch's by {difference:.1e}, but {TOLERANCE:.0e} of the "
-            f"largest logit ({largest:.1f}) is allowed."
-        )
-    return difference, largest
-
-
-def random_pictures(
-    model: CaitForImageClassification, batch_size: int, patches_more: tuple[int, int] = (0, 0)
-) -> torch.Tensor:
-    """Normalised noise `(batch, channels, height, width)`, by so many patches larger than the model's own size."""
-    config = model.config
-    sizes = zip(as_pair(config.image_size), as_pair(config.patch_size), patches_more)
-    height, width = (size + patch * more for size, patch, more in sizes)
-    generator = torch.Generator().manual_seed(batch_size)
-    return torch.randn(batch_size, config.num_channels, height, width, generator=generator)
+    return compare_logits(torch.cat(found), torch.cat(expected), TORCH, smallest_scale=1.0)
 
 
 @contextlib.contextmanager

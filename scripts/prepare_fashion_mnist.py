@@ -21,7 +21,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from cait_hf.training.report import replacing
+from cait_hf.files import replacing
 
 
 CLASSES = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if argv is None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up when terminated, too
-    from cait_hf.convert import run_command
+    from cait_hf.command_line import run_command
 
     try:
         return run_command(args.command, args)
@@ -153,10 +153,12 @@ def list_checkpoints(args: argparse.Namespace) -> None:
     for checkpoint in CHECKPOINTS:
         published = "-" if checkpoint.published_top1 is None else f"{checkpoint.published_top1:.1f}"
         published += "*" if checkpoint.published_top1_source == SECOND_HAND else ""
-        top1, top5 = checkpoint.timm_accuracy.imagenet
+        top1, top5 = ("-", "-")
+        if checkpoint.timm_accuracy is not None:
+            top1, top5 = (f"{accuracy:.3f}" for accuracy in checkpoint.timm_accuracy.imagenet)
         print(
-            f"{checkpoint.official_name:<12}  {checkpoint.num_parameters:>10,}  {checkpoint.timm_gmacs:<13}  "
-            f"{4e-6 * checkpoint.num_parameters:<9.1f}  {published:<9}  {top1:<7.3f}  {top5:.3f}"
+            f"{checkpoint.official_name:<12}  {checkpoint.num_parameters:>10,}  {checkpoint.timm_gmacs or '-':<13}  "
+            f"{4e-6 * checkpoint.num_parameters:<9.1f}  {published:<9}  {top1:<7}  {top5}"
         )
     print("ImageNet-1k. Multiply-adds as timm counts them. * quoted by others, not in the authors' own files.")
 
@@ -207,8 +209,8 @@ class Classifier:
     """A model with the preparation of its pictures, from their files to the `top_k` most probable classes."""
 
     def __init__(self, model: str, top_k: int) -> None:
-        from cait_hf.convert import load_model
         from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
+        from cait_hf.loading import load_model
 
         source = source_of(model)
         self.model = load_model(source).eval()
@@ -254,13 +256,31 @@ def source_of(model: str) -> str:
 
 
 def convert(args: argparse.Namespace) -> None:
-    from cait_hf.convert import convert_command
+    """Convert, report, and push if asked to."""
+    from cait_hf.configuration_cait import as_pair
+    from cait_hf.conversion import convert as convert_source
+    from cait_hf.verify import difference_text
 
-    convert_command(args)
+    model_name = args.push_to_hub or args.output_dir.resolve().name
+    converted = convert_source(
+        args.source, args.output_dir, model_name, None, args.overwrite, args.verify, args.remote_code
+    )
+    if converted.largest_difference is not None:
+        print(f"Verified: {difference_text(converted.largest_difference)}.")
+    if not converted.has_image_processor:
+        print("No preprocessor_config.json: the package prepares square RGB images, which are not this model's.")
+    height, width = as_pair(converted.config.image_size)
+    print(f"Wrote {args.output_dir}: {converted.num_parameters:,} parameters, images of {height} x {width} pixels.")
+    if args.push_to_hub:
+        from cait_hf.publish import push_folder
+
+        url = push_folder(args.output_dir, args.push_to_hub, args.private, args.revision, args.tag)
+        print(f"Pushed to {url}.")
 
 
 def verify(args: argparse.Namespace) -> None:
-    from cait_hf.convert import compare_model_with_timm, difference_text, load_model, require_timm
+    from cait_hf.loading import load_model
+    from cait_hf.verify import compare_model_with_timm, difference_text, require_timm
 
     require_timm()
     print(f"Verified: {difference_text(compare_model_with_timm(load_model(source_of(args.model))))}.")

@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Which files of the package lie beside a checkpoint that is shared with its code: the tests' one list of them."""
 
-CONFIGURATION = {"checkpoints.py", "configuration_cait.py"}
+CONFIGURATION = {"configuration_cait.py", "labels.py", "timm_format.py"}
 MODEL = CONFIGURATION | {
     "attention_blocked.py",
     "attention_cait.py",

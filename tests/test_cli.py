@@ -17,7 +17,7 @@ from random_weights import randomize_, tiny_config
 
 import cait_hf
 import cait_hf_cli as cli
-from cait_hf import CHECKPOINTS, CaitForImageClassification, CaitImageProcessorPil, convert
+from cait_hf import CHECKPOINTS, CaitForImageClassification, CaitImageProcessorPil, loading
 from cait_hf.model_card import multiply_adds
 
 
@@ -208,13 +208,13 @@ def test_verify(model, capsys, monkeypatch):
 
     monkeypatch.setattr(CaitForImageClassification, "forward", wrong)
     assert run("verify", model) == 1
-    assert "more than 1e-04" in capsys.readouterr().err
+    assert "more than the 1e-04 allowed" in capsys.readouterr().err
 
 
 def test_verify_without_timm(model, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     assert run("verify", model) == 1
-    assert "compares with timm, which cannot be imported" in capsys.readouterr().err
+    assert "needs timm, which cannot be imported" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda checkpoint: checkpoint.official_name)
@@ -265,7 +265,7 @@ def test_unexpected_error_names_its_kind(model, capsys, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("no\nidea")
 
-    monkeypatch.setattr(convert, "load_model", broken)
+    monkeypatch.setattr(loading, "load_model", broken)
     assert run("classify", "a.png", "--model", model) == 1
     assert capsys.readouterr().err == "error: RuntimeError: no idea (see --debug)\n"
     with pytest.raises(RuntimeError, match="no\nidea"):

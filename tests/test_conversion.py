@@ -37,7 +37,7 @@ from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
-from cait_hf.checkpoints import imagenet_1k_labels
+from cait_hf.labels import imagenet_1k_labels
 from cait_hf.state_dict import convert_official_state_dict
 
 
@@ -46,7 +46,7 @@ sys.path.insert(0, str(CONVERSION))
 import convert_cait_to_hf  # noqa: E402
 import convert_hf_to_timm  # noqa: E402
 
-from cait_hf import convert  # noqa: E402
+from cait_hf import files, loading, sources  # noqa: E402
 
 
 WRITTEN = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
@@ -265,15 +265,15 @@ def test_verify_finds_swapped_tensors(first, second, official, tmp_path, workpla
             renamed[key.replace(name, swap[name]) if name else key] = tensor
         return renamed
 
-    monkeypatch.setattr(convert, "convert_official_state_dict", swapped)
+    monkeypatch.setattr(loading, "convert_official_state_dict", swapped)
     exit_code = to_hf(write_pth(tmp_path / "weights.pth", official), workplace / "model", "--verify")
-    assert_refused(exit_code, capsys, "--verify: the logits differ from timm's by at most", workplace)
+    assert_refused(exit_code, capsys, "The logits differ from timm's by at most", workplace)
 
 
 def test_verify_without_timm(official, tmp_path, workplace, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     exit_code = to_hf(write_pth(tmp_path / "weights.pth", official), workplace / "model", "--verify")
-    assert_refused(exit_code, capsys, "--verify compares with timm, which cannot be imported", workplace)
+    assert_refused(exit_code, capsys, "needs timm, which cannot be imported", workplace)
 
 
 # Sources on the network
@@ -283,7 +283,7 @@ def test_verify_without_timm(official, tmp_path, workplace, capsys, monkeypatch)
 def tiny_xxs24(monkeypatch):
     """XXS24_224, as small as a test wants it."""
     checkpoint = tiny_checkpoint("XXS24_224")
-    monkeypatch.setattr(convert, "find_checkpoint", lambda name: checkpoint)
+    monkeypatch.setattr(sources, "find_checkpoint", lambda name: checkpoint)
     return checkpoint
 
 
@@ -359,14 +359,14 @@ def test_timm_repository_with_other_weights(known, hub, tmp_path, workplace, cap
     official = tiny_official_tensors(checkpoint)
     good = write_tiny_timm_folder(tmp_path / "good", checkpoint, official)
     if known == "sha256":
-        checkpoint = replace(checkpoint, timm_file_sha256=convert.sha256_of(good / "model.safetensors"))
+        checkpoint = replace(checkpoint, timm_file_sha256=files.sha256_of(good / "model.safetensors"))
         bad = write_tiny_timm_folder(tmp_path / "bad", checkpoint, tiny_official_tensors(checkpoint, seed=1))
         sentence = f"but it must have SHA-256 {checkpoint.timm_file_sha256}"
     else:
         half = {key: tensor.half() for key, tensor in official.items()}
         bad = write_tiny_timm_folder(tmp_path / "bad", checkpoint, half)
         sentence = f"but it must have {4 * checkpoint.num_parameters:,} bytes"
-    monkeypatch.setattr(convert, "find_checkpoint", lambda name: checkpoint)
+    monkeypatch.setattr(sources, "find_checkpoint", lambda name: checkpoint)
     publish(hub, bad, checkpoint.timm_repo)
     assert_refused(to_hf(checkpoint.timm_repo, workplace / "model"), capsys, sentence, workplace)
     hub.requests.clear()
@@ -639,7 +639,7 @@ def test_the_way_back_names_options_that_timm_lacks(tmp_path, workplace, capsys)
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=repr)
-@pytest.mark.parametrize("moment", ["CaitForImageClassification", "CaitImageProcessorPil", "rename"])
+@pytest.mark.parametrize("moment", [CaitForImageClassification, CaitImageProcessorPil, "rename"])
 def test_interrupted_while_writing(moment, interruption, official, tmp_path, workplace, capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise interruption
@@ -648,7 +648,7 @@ def test_interrupted_while_writing(moment, interruption, official, tmp_path, wor
     if moment == "rename":
         monkeypatch.setattr(Path, "rename", interrupt)
     else:
-        monkeypatch.setattr(getattr(convert, moment), "save_pretrained", interrupt)
+        monkeypatch.setattr(moment, "save_pretrained", interrupt)
     assert_refused(to_hf(pth, workplace / "new" / "model"), capsys, "error: ", workplace)
 
 

@@ -16,8 +16,10 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 from official_files import tiny_checkpoint, tiny_official_tensors, write_pth, write_tiny_timm_folder
 
-from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, convert
+from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, sources
+from cait_hf.files import sha256_of
 from cait_hf.state_dict import convert_official_state_dict, convert_to_official_state_dict
+from cait_hf.verify import TOLERANCE
 
 
 CONVERSION = Path(__file__).parent.parent / "conversion"
@@ -34,7 +36,7 @@ def checkpoints(monkeypatch):
     """The ten, each as small as a test wants it."""
     tiny = {name: tiny_checkpoint(name) for name in NAMES}
     real = convert_all.find_checkpoint
-    for module in (convert_all, convert):
+    for module in (convert_all, sources):
         monkeypatch.setattr(module, "find_checkpoint", lambda name: tiny[real(name).official_name])
     monkeypatch.setattr(convert_all, "CHECKPOINTS", tuple(tiny.values()))
     return tiny
@@ -70,7 +72,7 @@ def test_ten_files(checkpoints, downloads, tmp_path, capsys):
         name, parameters, difference, sha256, seconds = line.split()
         assert (name, difference) == (checkpoint.official_name, "-")
         assert parameters == f"{sum(tensor.numel() for tensor in stored.values()):,}"
-        assert sha256 == convert.sha256_of(folder / "model.safetensors") and float(seconds) >= 0
+        assert sha256 == sha256_of(folder / "model.safetensors") and float(seconds) >= 0
         card = ModelCard.load(folder / "README.md")
         assert card.data.license == "apache-2.0" and checkpoint.official_name in card.text
     assert sorted(file.name for file in output.iterdir()) == sorted(
@@ -171,9 +173,9 @@ def test_difference_from_timm(downloads, tmp_path, capsys):
     capsys.readouterr()
     assert run(output, "--source", downloads, *TWO, "--verify") == 0  # done again: it was not verified
     lines = capsys.readouterr().out.splitlines()[2:]
-    assert all(float(line.split()[2]) <= convert.VERIFY_TOLERANCE for line in lines) and len(lines) == 2
+    assert all(float(line.split()[2]) <= TOLERANCE for line in lines) and len(lines) == 2
     record = json.loads((output / "conversion.json").read_text())
-    assert all(0 <= record[name]["largest_difference"] <= convert.VERIFY_TOLERANCE for name in TWO[1:])
+    assert all(0 <= record[name]["largest_difference"] <= TOLERANCE for name in TWO[1:])
 
 
 def test_too_little_room(checkpoints, downloads, tmp_path, capsys, monkeypatch):
@@ -237,13 +239,13 @@ def test_refused(options, sentence, tmp_path, capsys):
 PEAK = """
 import re, sys
 from pathlib import Path
-from cait_hf import convert
+from cait_hf import conversion
 
 def peak():  # of this process alone: getrusage() starts with the peak of the parent
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 
 before = peak()
-convert.convert(sys.argv[1], Path(sys.argv[2]), "name")
+conversion.convert(sys.argv[1], Path(sys.argv[2]), "name")
 print(peak() - before)
 """
 

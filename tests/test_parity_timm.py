@@ -17,8 +17,8 @@ import torch
 from random_weights import pictures, randomize_, tiny_config
 
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification
-from cait_hf.checkpoints import timm_model_args
 from cait_hf.state_dict import convert_to_official_state_dict
+from cait_hf.timm_format import timm_model_args
 
 
 timm = pytest.importorskip("timm", reason="the reference is timm's CaiT, which needs torchvision")

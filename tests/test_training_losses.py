@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from transformers import TrainingArguments, ViTConfig, ViTImageProcessorPil
 
 from cait_hf import CaitConfig, CaitForImageClassification
-from cait_hf.checkpoints import imagenet_1k_labels
 from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
+from cait_hf.labels import imagenet_1k_labels
 from cait_hf.losses import image_classification_loss
 from cait_hf.training.distillation import Distillation
 from cait_hf.training.ema import EMA_FILE, ModelEma

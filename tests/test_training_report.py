@@ -236,15 +236,6 @@ def test_number_of_names_must_be_that_of_classes(tmp_path, results):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_error_leaves_the_earlier_file(tmp_path):
-    path = tmp_path / "metrics.json"
-    path.write_text("earlier")
-    with pytest.raises(OSError, match="full"), report.replacing(path) as temporary:
-        temporary.write_text("half")
-        raise OSError("the disk is full")
-    assert path.read_text() == "earlier" and list(tmp_path.iterdir()) == [path]
-
-
 def write_card(folder, results, model=None, **changes):
     model = model or CaitForImageClassification(tiny_config(num_labels=3, id2label=dict(enumerate(["a", "b", "c"]))))
     arguments = {

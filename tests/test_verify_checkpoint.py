@@ -278,7 +278,7 @@ def test_against_timm_notices_a_wrong_model(checkpoint, capsys, monkeypatch):
 def test_timm_that_cannot_be_imported(checkpoint, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.setitem(sys.modules, "timm.models.cait", None)
-    assert_refused(verify(checkpoint, "--against", "timm"), capsys, "need timm, which cannot be imported")
+    assert_refused(verify(checkpoint, "--against", "timm"), capsys, "needs timm, which cannot be imported")
 
 
 def test_record(checkpoint, expected_file, capsys):

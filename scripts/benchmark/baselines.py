@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForImageClassification, TimmWrapperConfig, ViTConfig
 
 from cait_hf import CHECKPOINTS, CaitConfig
-from cait_hf.checkpoints import timm_model_args
 from cait_hf.state_dict import convert_to_official_state_dict
+from cait_hf.timm_format import timm_model_args
 
 
 # By the name of a model, without its resolution: the fields of CaitConfig that make it up.

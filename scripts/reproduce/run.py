@@ -26,8 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from variants import HEADS, ConvolutionalTeacher, Variant, branch_ratios, build
 
+from cait_hf.files import write_json
 from cait_hf.training.optimization import cosine_schedule, parameter_groups
-from cait_hf.training.report import replacing
 
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -248,8 +248,7 @@ def mixing_multiply_adds(variant: Variant, size: int) -> int:
 
 def write(path: Path, result: dict):
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    write_json(path, result)
 
 
 if __name__ == "__main__":

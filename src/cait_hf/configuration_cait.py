@@ -15,7 +15,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils.generic import is_timm_config_dict
 
-from .checkpoints import config_kwargs_from_timm, default_layer_scale_init_value
+from .timm_format import config_kwargs_from_timm, default_layer_scale_init_value
 
 
 @strict

@@ -136,6 +136,8 @@ def _metadata(
 def _eval_results(checkpoint: CaitCheckpoint) -> list[EvalResult]:
     """Top-1 and top-5 in percent as timm reports them. The authors' figures are in the text only: huggingface_hub
     gives all results of a test set one source."""
+    if checkpoint.timm_accuracy is None:
+        return []
     return [
         EvalResult(
             task_type="image-classification",

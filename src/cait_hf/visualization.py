@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from .files import replacing
 from .image_processing_pil_cait import to_rgb
 
 
@@ -452,12 +453,8 @@ def save_drawing(drawing: Image.Image | Sequence[Image.Image], file: str | os.Pa
     if file.suffix.lower() == ".gif":
         frames = _with_shared_palette([to_rgb(frame) for frame in frames])
         options = {"save_all": True, "append_images": frames[1:], "duration": duration, "loop": 0}
-    temporary = file.with_name(f".{file.stem}-{os.getpid()}{file.suffix}")
-    try:
-        frames[0].save(temporary, **options)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(file) as temporary:
+        frames[0].save(temporary, format=file.suffix[1:], **options)
 
 
 def _with_shared_palette(frames: list[Image.Image]) -> list[Image.Image]:

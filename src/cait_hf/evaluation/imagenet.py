@@ -20,9 +20,9 @@ import datasets
 import torch
 from PIL import Image
 
-from ..checkpoints import IMAGENET_1K_CLASSES, imagenet_1k_labels
 from ..dataset_columns import IMAGE_COLUMNS, LABEL_COLUMNS, find_column
 from ..image_processing_pil_cait import to_rgb
+from ..labels import IMAGENET_1K_CLASSES, imagenet_1k_labels
 
 
 # Pictures in the whole set. ImageNet-Real is the 50,000 of the validation set without the 3,163 that got no label.

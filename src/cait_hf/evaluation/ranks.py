@@ -6,7 +6,6 @@ of several classes that count as correct, the best one's. `topk_of_ranks` makes 
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import accelerate
 import torch
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
+
+from ..files import write_json
 
 
 # In the place of a rank: the picture could not be read; its logits are not all finite.
@@ -98,7 +99,7 @@ class Ranks(dict[int, int]):
 
     def save(self) -> None:
         """Write the file."""
-        write_json(self.path, {"settings": self.settings, "ranks": self})
+        write_json(self.path, {"settings": self.settings, "ranks": self}, indent=1)
 
 
 def rank_pictures(
@@ -142,10 +143,3 @@ def check_rank(name: str, rank: int) -> None:
         raise ValueError(f"{name} cannot be read as a picture: replace it, and run the same command to go on.")
     if rank == NOT_FINITE:
         raise ValueError(f"The logits of {name} are not finite: evaluate with --dtype float32.")
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write the file completely, or leave the old one."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

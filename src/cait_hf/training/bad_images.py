@@ -15,6 +15,8 @@ from typing import Any
 import datasets
 import PIL.Image
 
+from ..files import write_text
+
 
 BAD_IMAGES_FILE = "bad_images.txt"
 
@@ -121,12 +123,7 @@ def write_list(folder: str | os.PathLike, bad: Sequence[tuple[str, str]]) -> Pat
         path.unlink(missing_ok=True)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text("".join(_line(*entry) for entry in bad), encoding="utf-8", errors="surrogateescape")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, "".join(_line(*entry) for entry in bad), errors="surrogateescape")
     return path
 
 

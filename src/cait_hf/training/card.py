@@ -17,7 +17,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
-from .report import replacing
+from ..files import write_text
 
 
 logger = logging.getLogger(__name__)
@@ -164,8 +164,7 @@ def write_model_card(
         machine_table=machine_table(train_metrics, environment),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(f"{card}\n", encoding="utf-8")
+    write_text(path, f"{card}\n")
     return path
 
 

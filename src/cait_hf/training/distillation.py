@@ -15,8 +15,8 @@ from transformers import AutoModelForImageClassification
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from ..checkpoints import IMAGENET_1K_CLASSES
 from ..evaluation.imagenet import indices_of_classes
+from ..labels import IMAGENET_1K_CLASSES
 from .arguments import ModelArguments, RecipeArguments
 from .transforms import normalisation
 

@@ -1,7 +1,6 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """The moving average of the weights, timm's `ModelEmaV3`, as both training scripts keep, evaluate and save it."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from ..files import replacing
 
 
 EMA_FILE = "ema.safetensors"
@@ -57,11 +58,10 @@ class ModelEma:
             average[name].copy_(kept)
 
     def save(self, folder: str | Path) -> None:
-        """Write `ema.safetensors`, whole or not at all."""
-        path = Path(folder) / EMA_FILE
-        temporary = path.with_suffix(".part")
-        save_file({name: tensor.contiguous() for name, tensor in self._average.module.state_dict().items()}, temporary)
-        os.replace(temporary, path)
+        """Write `ema.safetensors`, complete or not at all."""
+        tensors = {name: tensor.contiguous() for name, tensor in self._average.module.state_dict().items()}
+        with replacing(Path(folder) / EMA_FILE) as temporary:
+            save_file(tensors, temporary)
 
     def load(self, folder: str | Path) -> None:
         """Take the average of a checkpoint.

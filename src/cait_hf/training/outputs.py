@@ -1,7 +1,6 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """What a run leaves in its folder: the model, its EMA weights, metrics, report and card; perhaps pushed to the Hub."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +10,14 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..files import write_json
 from .arguments import DataArguments, TrainingArguments, changed_fields
 from .card import Dataset, write_model_card
 from .data import TRAINING_DATA, LabelledPictures, PictureStream
 from .ema import ModelEma
 from .experiment import Experiment
 from .models import plain_model, save_model
-from .report import environment, replacing, write_report
+from .report import environment, write_report
 from .resume import TRAINER_STATE
 
 
@@ -71,8 +71,9 @@ def finish(
     for name in ("train", "eval"):
         chosen = {key: value for key, value in metrics.items() if key.startswith(name)}
         if chosen:
-            _write_json(folder / f"{name}_results.json", {**chosen, "epoch": metrics.get("epoch")})
-    _write_json(folder / "all_results.json", metrics)
+            content = {**chosen, "epoch": metrics.get("epoch")}
+            write_json(folder / f"{name}_results.json", content, indent=4, sort_keys=True)
+    write_json(folder / "all_results.json", metrics, indent=4, sort_keys=True)
     if args.do_train:
         if ema is not None:
             with ema.in_place_of(model):
@@ -131,11 +132,6 @@ def split_evaluated(eval_data: LabelledPictures | PictureStream | None, data_arg
     if eval_data.origin == TRAINING_DATA:
         return f"{data_args.train_val_split:.0%} held out"
     return Path(data_args.validation_dir).name if data_args.validation_dir else data_args.eval_split
-
-
-def _write_json(path: Path, content: dict) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=4, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def push(folder: Path, args: TrainingArguments) -> None:

@@ -11,8 +11,8 @@ import logging
 import math
 import os
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from ..evaluation.metrics import scalars
+from ..files import replacing, write_text
 
 
 if TYPE_CHECKING:
@@ -85,8 +86,7 @@ def write_report(
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     figures = {**report_figures(results, class_names, train_metrics or {}), **environment(num_processes)}
-    with replacing(folder / "metrics.json") as temporary:
-        temporary.write_text(to_json(figures), encoding="utf-8")
+    write_text(folder / "metrics.json", to_json(figures))
     written = [folder / "metrics.json"]
 
     if importlib.util.find_spec("matplotlib") is None:
@@ -103,17 +103,6 @@ def write_report(
                 figure.savefig(temporary, format="png", bbox_inches="tight")
             written.append(folder / name)
     return written
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write; it takes the place of `path` in the end, or is removed after an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def report_figures(results: dict[str, dict], class_names: Sequence[str], train_metrics: dict[str, float]) -> dict:
