@@ -510,9 +510,9 @@ def limit_streams(
     seed: int,
     output_dir: str | os.PathLike,
 ) -> tuple[PictureStream | None, PictureStream | None]:
-    settings = {"bad_images": data_args.bad_images, "output_dir": output_dir}
+    settings: dict[str, Any] = {"bad_images": data_args.bad_images, "output_dir": output_dir}
     if train is not None:
-        order = {"endless": True, "shuffle_buffer": data_args.shuffle_buffer, "seed": seed}
+        order: dict[str, Any] = {"endless": True, "shuffle_buffer": data_args.shuffle_buffer, "seed": seed}
         train = replace(train, max_samples=data_args.max_train_samples, **order, **settings)
     if evaluation is not None:
         evaluation = replace(evaluation, max_samples=data_args.max_eval_samples, **settings)
