@@ -101,9 +101,9 @@ def test_stream_resumes_at_the_last_checkpoint(named, tmp_path):
         assert torch.equal(parameter, expected)
 
 
-def test_arguments_are_never_edited(tmp_path, monkeypatch):
-    """Nor is the Hub asked for anything (there is none): pushing is up to the script, once all is complete."""
-    flags = {"label_smoothing_factor": 0.1, "push_to_hub": True, "dataloader_drop_last": True}
+def test_arguments_are_never_edited(hub, repo_id, tmp_path, monkeypatch):
+    """Nor does the trainer push: that is up to the script, once all is complete."""
+    flags = {"label_smoothing_factor": 0.1, "push_to_hub": True, "hub_model_id": repo_id, "dataloader_drop_last": True}
     for resume_from in (None, str(tmp_path / "checkpoint-2")):
         training = trainer(tmp_path, stream(), collate, per_device_eval_batch_size=3, **flags)
         with monkeypatch.context() as patch:
@@ -114,6 +114,7 @@ def test_arguments_are_never_edited(tmp_path, monkeypatch):
     for folder in (tmp_path, tmp_path / "checkpoint-4"):
         kept = torch.load(folder / "training_args.bin", weights_only=False)
         assert {name: getattr(kept, name) for name in flags} == flags
+    assert ("models", repo_id) not in hub.repositories
 
 
 def test_resuming_a_stream_needs_a_checkpoint(tmp_path):
