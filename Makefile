@@ -8,7 +8,7 @@ VENV ?= .venv
 TRANSFORMERS_NEWEST ?= transformers
 
 # Two single-threaded workers are faster than one test with two threads, whose tensors are small.
-PYTEST = -m pytest --numprocesses 2 --dist worksteal --durations 30
+PYTEST = -m pytest --numprocesses 2 --dist worksteal
 
 .PHONY: demo test test-slow test-minimal test-oldest test-newest test-upstream quality style lock clean
 
@@ -46,7 +46,7 @@ quality: $(VENV)-quality/.installed
 	$(VENV)-quality/bin/codespell
 	$(VENV)-quality/bin/zizmor --offline --quiet .github
 	$(VENV)-quality/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	$(VENV)-quality/bin/shellcheck .ci/run scripts/accelerate_configs/*.slurm
+	$(VENV)-quality/bin/shellcheck .ci/run scripts/benchmark/gpu.sh scripts/accelerate_configs/*.slurm
 
 style: $(VENV)-quality/.installed
 	$(VENV)-quality/bin/ruff check --fix .

@@ -45,6 +45,14 @@ setup(
         "openvino": ["openvino>=2026.3"],
         "peft": ["peft>=0.18"],
         "quantization": ["bitsandbytes>=0.48", "torchao>=0.17"],
-        "test": ["matplotlib>=3.8", "parameterized", "pytest>=8", "pytest-xdist>=3.6", "scikit-learn>=1.5"],
+        "test": [
+            "matplotlib>=3.8",
+            "packaging",
+            "parameterized",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "pyyaml",
+            "scikit-learn>=1.5",
+        ],
     },
 )

@@ -13,6 +13,10 @@ the program, its export.json and config.json, the image processor, and loads wit
 
     logits = ExportedModel.from_pretrained("cait-xxs24-224-onnx")(pixel_values=pixel_values).logits
 
+A torch.export program may hold pickles, which can run code: since Transformers 5.24 it loads with
+`trust_remote_code=True` only, which is for folders that you trust. OpenVINO rounds to bfloat16 on processors that can,
+unless from_pretrained gets `config={"INFERENCE_PRECISION_HINT": "f32"}`.
+
 ONNX needs onnx, onnxscript and onnxruntime, OpenVINO needs openvino. The folder appears complete or not at all.
 """
 
@@ -67,7 +71,7 @@ def export_command(args: argparse.Namespace):
             require_opset(folder, args.opset)
         with contextlib.suppress(OSError):  # a model without an image processor
             CaitImageProcessorPil.from_pretrained(args.source).save_pretrained(folder)
-        difference, largest = compare(model, folder, args.dynamic_size)
+        difference, largest = compare(model, folder, args.format, args.dynamic_size)
     print(f"Wrote {args.output_dir}: logits within {difference:.1e} of torch's, which reach {largest:.1f}.")
 
 
@@ -140,7 +144,17 @@ def example(model: CaitForImageClassification, dynamic_size: bool) -> torch.Tens
     return random_pictures(model, batch_size=2, patches_more=(2, 1) if dynamic_size else (0, 0))
 
 
-def compare(model: CaitForImageClassification, folder: Path, dynamic_size: bool) -> tuple[float, float]:
+# How from_pretrained takes what `write` has just written; not for files of unknown origin.
+LOAD = {
+    "onnx": {},
+    "torch": {"trust_remote_code": True},  # asked for whatever the pickles hold: here tensors alone
+    "openvino": {"config": {"INFERENCE_PRECISION_HINT": "f32"}},  # what is compared is the program, not the rounding
+}
+
+
+def compare(
+    model: CaitForImageClassification, folder: Path, export_format: str, dynamic_size: bool
+) -> tuple[float, float]:
     """The largest difference of the written program's logits from torch's, and the largest logit, on random pictures.
 
     Raises:
@@ -155,7 +169,7 @@ def compare(model: CaitForImageClassification, folder: Path, dynamic_size: bool)
     with quiet(), torch.no_grad():
         expected = [model(batch).logits for batch in batches]
         try:
-            exported = ExportedModel.from_pretrained(folder)
+            exported = ExportedModel.from_pretrained(folder, **LOAD[export_format])
             found = [torch.as_tensor(exported(pixel_values=batch).logits) for batch in batches]
         except Exception as error:  # every runtime has classes of its own
             raise ValueError(f"The exported program does not run: {one_line(error)}") from error

@@ -135,8 +135,8 @@ class Loop:
         args, recipe = experiment.training_args, experiment.recipe
         accelerator = make_accelerator(args)
         model, optimizer, train_loader, eval_loader = experiment.model, None, None, None
-        if args.activation_checkpointing:
-            model.gradient_checkpointing_enable(args.activation_checkpointing_kwargs)
+        if args.gradient_checkpointing:  # the old names, which newer versions keep equal to the new ones
+            model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         if experiment.distillation is not None:
             experiment.distillation.to(accelerator.device)
         if args.do_eval:

@@ -3,6 +3,7 @@
 
 import atexit
 import functools
+import gc
 import os
 import shutil
 import socket
@@ -71,6 +72,11 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
+def pytest_collection_finish():
+    """What is loaded by now stays: `gc.collect`, which Trainer calls after each training, need not visit it again."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
@@ -107,3 +113,9 @@ def no_waiting(monkeypatch):
     """The Hub client waits 1, 2, 4, 8 and 8 seconds between its attempts; in this test it does not."""
     sleep = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """Reports of trainings as without matplotlib: the plots take half of a training of a few steps."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""`scripts/benchmark.py` at a tiny size: what it writes, keeps, refuses and computes. No time is judged."""
+"""`scripts/benchmark/run.py` at a tiny size: what it writes, keeps, refuses and computes. No time is judged."""
 
 import importlib.util
 import json
@@ -9,22 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from test_scripts import SCRIPTS, load_scripts
 
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-
-
-def load_script(name: str):
-    sys.path.insert(0, str(SCRIPTS))  # where Python looks for its siblings when it is started as a script
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(SCRIPTS))
-
-
-benchmark = load_script("benchmark")
-contestants = load_script("benchmark_contestants")
-report = load_script("benchmark_report")
+report, baselines, benchmark = load_scripts(SCRIPTS / "benchmark", "report", "baselines", "run")
 Work = report.Work
 
 TINY = ["--models", "tiny", "--image_sizes", "32", "--batch_sizes", "3", "--threads", "1", "--repeats", "2"]
@@ -34,7 +22,7 @@ UNCOMPILED = ("ours", "ours_eager", "timm", "timm_wrapper", "vit")
 
 @pytest.fixture
 def needs_timm():
-    pytest.importorskip("timm", reason="timm is one of the contestants")
+    pytest.importorskip("timm", reason="timm is one of the baselines")
     pytest.importorskip("matplotlib", reason="the benchmark draws charts")
 
 
@@ -72,7 +60,7 @@ def synthetic_results(*rows: dict) -> dict:
 
 
 def test_run_writes_every_sample_and_its_tables_come_again_from_the_file(tmp_path, needs_timm, capsys):
-    flags = ("--modes", ",".join(TIMED_MODES), "--contestants", ",".join(UNCOMPILED))
+    flags = ("--modes", ",".join(TIMED_MODES), "--baselines", ",".join(UNCOMPILED))
     results = run(tmp_path, *flags)
     printed = capsys.readouterr().out
 
@@ -103,14 +91,14 @@ def test_run_writes_every_sample_and_its_tables_come_again_from_the_file(tmp_pat
 
 
 def test_bfloat16(tmp_path, needs_timm):
-    (row,) = run(tmp_path, "--modes", "inference", "--contestants", "ours,timm", "--dtypes", "bfloat16")["rows"]
+    (row,) = run(tmp_path, "--modes", "inference", "--baselines", "ours,timm", "--dtypes", "bfloat16")["rows"]
     assert row["dtype"] == "bfloat16"
     assert 0 < row["differences"]["timm"] < 0.2
 
 
 @pytest.mark.slow
 def test_compiled(tmp_path, needs_timm):
-    (row,) = run(tmp_path, "--modes", "inference", "--contestants", "ours,ours_compiled,timm_compiled")["rows"]
+    (row,) = run(tmp_path, "--modes", "inference", "--baselines", "ours,ours_compiled,timm_compiled")["rows"]
     assert row["failures"] == {}
     assert sorted(row["first_call_seconds"]) == ["ours_compiled", "timm_compiled"]
     assert max(row["differences"].values()) < 1e-5
@@ -121,7 +109,7 @@ def test_compiled(tmp_path, needs_timm):
 @pytest.mark.skipif(sys.platform != "linux", reason="memory on the CPU is read from /proc")
 def test_memory_is_that_of_the_maps(tmp_path, needs_matplotlib):
     """1,024 patches, 4 heads: the eager forward holds 2 to 5 maps of 16.8 MB at once, as nothing else is as large."""
-    flags = ("--modes", "attention_memory", "--contestants", "ours_eager", "--image_sizes", "512")
+    flags = ("--modes", "attention_memory", "--baselines", "ours_eager", "--image_sizes", "512")
     (row,) = run(tmp_path, *flags, "--batch_sizes", "1", "--repeats", "1")["rows"]
     one_map = 4 * 1024**2 * 4
     (peak,) = row["samples"]["ours_eager"]
@@ -133,19 +121,19 @@ def test_memory_child_that_dies_is_a_failure(tmp_path, needs_matplotlib, monkeyp
     dying = tmp_path / "dying.py"
     dying.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     monkeypatch.setattr(benchmark, "__file__", str(dying))
-    flags = ("--modes", "training_memory", "--contestants", "ours,vit")
+    flags = ("--modes", "training_memory", "--baselines", "ours,vit")
     (row,) = run(tmp_path / "results", *flags)["rows"]
     assert row["samples"] == {}
     assert row["failures"] == {"ours": "killed by signal 9", "vit": "killed by signal 9"}
 
 
-# Contestants
+# Baselines
 
 
 @pytest.mark.parametrize("name", ["timm", "timm_wrapper"])
 @pytest.mark.parametrize("part", ["attn.proj_w.weight", "attn.proj_l.weight", "gamma_1"])
 def test_guard_stops_when_a_weight_differs(name, part, tmp_path, needs_timm, monkeypatch):
-    original = contestants.build_model
+    original = baselines.build_model
 
     def altered(asked, work, state):
         model = original(asked, work, state)
@@ -155,21 +143,21 @@ def test_guard_stops_when_a_weight_differs(name, part, tmp_path, needs_timm, mon
             parameter.data = parameter.data * 1.1
         return model
 
-    monkeypatch.setattr(contestants, "build_model", altered)
+    monkeypatch.setattr(baselines, "build_model", altered)
     with pytest.raises(SystemExit, match=r"(timm|TimmWrapper) differs by .* from the reference in inference tiny-32"):
-        run(tmp_path, "--modes", "inference", "--contestants", "ours," + name)
+        run(tmp_path, "--modes", "inference", "--baselines", "ours," + name)
     assert not (tmp_path / "results.json").exists()
 
 
 def test_guard_stops_at_nan():
     work = Work("inference", "tiny", 32, 2)
-    guard = contestants.EqualityGuard(work, contestants.random_state(work), contestants.Inputs.of(work))
+    guard = baselines.EqualityGuard(work, baselines.random_state(work), baselines.Inputs.of(work))
     assert guard.check("ours", guard.expected) == 0
     with pytest.raises(ValueError, match="cait-hf differs by nan"):
         guard.check("ours", guard.expected * float("nan"))
 
 
-def test_contestant_that_fails_is_recorded_and_the_others_measured(tmp_path, needs_matplotlib, monkeypatch, capsys):
+def test_baseline_that_fails_is_recorded_and_the_others_measured(tmp_path, needs_matplotlib, monkeypatch, capsys):
     original = benchmark.make_step
 
     def failing(name, *args):
@@ -178,7 +166,7 @@ def test_contestant_that_fails_is_recorded_and_the_others_measured(tmp_path, nee
         return original(name, *args)
 
     monkeypatch.setattr(benchmark, "make_step", failing)
-    (row,) = run(tmp_path, "--modes", "inference", "--contestants", "ours,vit")["rows"]
+    (row,) = run(tmp_path, "--modes", "inference", "--baselines", "ours,vit")["rows"]
     assert list(row["samples"]) == ["ours"]
     assert row["failures"] == {"vit": "CUDA out of memory."}
     assert "| failed |" in capsys.readouterr().out
@@ -187,8 +175,8 @@ def test_contestant_that_fails_is_recorded_and_the_others_measured(tmp_path, nee
 @pytest.mark.parametrize("model", ["XXS24", "S24", "M36", "tiny"])
 def test_vit_has_the_shape_of_cait(model):
     with torch.device("meta"):
-        config = contestants.build_model("vit", Work("inference", model, 384, 1), {}).config
-    cait = contestants.cait_config(Work("inference", model, 384, 1))
+        config = baselines.build_model("vit", Work("inference", model, 384, 1), {}).config
+    cait = baselines.cait_config(Work("inference", model, 384, 1))
     for field in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_labels"):
         assert getattr(config, field) == getattr(cait, field)
     assert config.image_size == 384 and config.patch_size == 16
@@ -197,9 +185,9 @@ def test_vit_has_the_shape_of_cait(model):
 
 def test_ours_is_the_default_and_eager_is_eager():
     work = Work("inference", "tiny", 32, 1)
-    state = contestants.random_state(work)
+    state = baselines.random_state(work)
     implementations = {
-        name: contestants.build_model(name, work, state).config._attn_implementation
+        name: baselines.build_model(name, work, state).config._attn_implementation
         for name in ("ours", "ours_eager", "ours_compiled")
     }
     assert implementations == {"ours": "sdpa", "ours_eager": "eager", "ours_compiled": "sdpa"}
@@ -210,9 +198,9 @@ def test_training_step_of_an_attention_reaches_queries_keys_and_values(name, req
     if name == "timm":
         request.getfixturevalue("needs_timm")
     work = Work("attention_training", "tiny", 32, 2)
-    inputs, state = contestants.Inputs.of(work), contestants.random_state(work)
-    module = contestants.build_attention(name, work, state, inputs)
-    contestants.tensor_of(module(inputs.pictures)).backward(inputs.gradient)
+    inputs, state = baselines.Inputs.of(work), baselines.random_state(work)
+    module = baselines.build_attention(name, work, state, inputs)
+    baselines.tensor_of(module(inputs.images)).backward(inputs.gradient)
     given = [parameter for key, parameter in module.named_parameters() if "tensor" in key or "qkv" in key]
     assert sum(parameter.numel() for parameter in given) == sum(tensor.numel() for tensor in inputs.qkv)
     assert all(parameter.grad.abs().sum() > 0 for parameter in given)
@@ -260,7 +248,7 @@ def test_goal_rows():
     assert planned[Work("inference", "S24", 384, 2)] == ["ours", "ours_compiled", "timm", "timm_compiled", "vit"]
     assert planned[Work("training_memory", "XXS24", 384, 4)] == ["ours", "timm", "vit"]
     on_cuda = dict(benchmark.plan(benchmark.parse_args(["--goals", "--device", "cuda"])))
-    assert on_cuda[Work("inference", "S24", 224, 256, "bfloat16", "cuda")] == ["ours", "timm", "vit"]
+    assert on_cuda[Work("inference", "S24", 224, 256, "bfloat16", "cuda")] == ["ours", "timm", "timm_compiled", "vit"]
 
 
 def test_units():
@@ -298,7 +286,7 @@ def test_scaling_rows_and_chart(tmp_path, needs_matplotlib):
 
 @pytest.fixture
 def measured(monkeypatch, needs_matplotlib):
-    """Stands in for `measure`: returns a row of synthetic samples and notes the contestants asked for."""
+    """Stands in for `measure`: returns a row of synthetic samples and notes the baselines asked for."""
     calls = []
 
     def measure(work, names, args):
@@ -313,14 +301,14 @@ def measured(monkeypatch, needs_matplotlib):
 
 def test_interrupted_run_keeps_complete_rows(tmp_path, measured):
     with pytest.raises(SystemExit, match="Interrupted: 1 complete rows, 1 of them new"):
-        run(tmp_path, "--modes", "inference,training", "--contestants", "ours,vit")
+        run(tmp_path, "--modes", "inference,training", "--baselines", "ours,vit")
     results = json.loads((tmp_path / "results.json").read_text())
     assert [row["mode"] for row in results["rows"]] == ["inference"]
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_rows_are_kept_completed_or_overwritten(tmp_path, measured):
-    flags = ("--modes", "inference", "--contestants")
+    flags = ("--modes", "inference", "--baselines")
     run(tmp_path, *flags, "ours,vit")
     run(tmp_path, *flags, "vit")
     assert len(measured) == 1
@@ -334,7 +322,7 @@ def test_rows_are_kept_completed_or_overwritten(tmp_path, measured):
 def test_results_of_another_machine_are_not_mixed(tmp_path, measured):
     (tmp_path / "results.json").write_text(json.dumps(synthetic_results()))
     with pytest.raises(SystemExit, match="was measured with cpu A CPU, but here it is .*choose another --output_dir"):
-        run(tmp_path, "--modes", "inference", "--contestants", "ours")
+        run(tmp_path, "--modes", "inference", "--baselines", "ours")
     assert measured == []
 
 
@@ -345,7 +333,7 @@ def test_results_of_another_machine_are_not_mixed(tmp_path, measured):
     "flags, message",
     [
         ("--models XXS42", "it has 'XXS42', but each item must be one of XXS24,"),
-        ("--contestants ours,timn", "it has 'timn', but each item must be one of ours, ours_eager"),
+        ("--baselines ours,timn", "it has 'timn', but each item must be one of ours, ours_eager"),
         ("--modes memory", "it has 'memory', but each item must be one of inference"),
         ("--dtypes float64", "it has 'float64', but each item must be one of float32, bfloat16"),
         ("--batch_sizes 1,0", "it has '0', but it must be an integer > 0"),
@@ -367,7 +355,7 @@ def test_wrong_size_output_dir_and_results(tmp_path, needs_matplotlib):
     file.write_text('{"rows": [{"mode": "inference"}]}')
     for argv, message in (
         (["--image_sizes", "225"], "^error: CaitConfig: image_size is 225, but it must be a multiple of patch_size"),
-        (["--output_dir", str(file), "--contestants", "ours"], "^error: .*file"),
+        (["--output_dir", str(file), "--baselines", "ours"], "^error: .*file"),
         (["--tables", str(file)], "^error: .*file is not a results.json of this script"),
         (["--tables", str(tmp_path / "none.json")], "^error: .*No such file"),
     ):
@@ -380,7 +368,5 @@ def test_missing_device_and_package(monkeypatch):
     with pytest.raises(SystemExit, match="--device is cuda, but PyTorch sees no CUDA device"):
         benchmark.main([*TINY, "--device", "cuda"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "timm" else True)
-    with pytest.raises(
-        SystemExit, match="timm is not installed, but it is one of the --contestants: pip install timm"
-    ):
-        benchmark.main([*TINY, "--contestants", "ours,timm"])
+    with pytest.raises(SystemExit, match="timm is not installed, but it is one of the --baselines: pip install timm"):
+        benchmark.main([*TINY, "--baselines", "ours,timm"])

@@ -108,7 +108,8 @@ def test_training_compiles_once_for_all_batch_sizes(model, attn_implementation):
 
 
 def test_random_parts_of_training_stay_random():
-    config = tiny_config(drop_path_rate=0.4, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    random = {"drop_path_rate": 0.4, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    config = tiny_config(num_hidden_layers=1, num_class_attention_layers=1, **random)
     model = randomize_(CaitForImageClassification(config)).train()
     call = compiled(model, dynamic=None)
     first = call(pictures(4, 32)).logits

@@ -21,6 +21,7 @@ from urllib.error import URLError
 import pytest
 import safetensors.torch
 import torch
+import warm_process
 from huggingface_hub import ModelCard
 from official_files import (
     TINY_TIMM,
@@ -663,7 +664,7 @@ CaitImageProcessorPil.save_pretrained = terminate
 sys.argv = ["convert", "--source", {str(pth)!r}, "--output_dir", {str(output)!r}, *{options!r}]
 runpy.run_path({str(CONVERSION / "convert_cait_to_hf.py")!r}, run_name="__main__")
 """
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    return warm_process.run(program)
 
 
 def test_killed_while_writing(official, tmp_path, workplace):

@@ -5,15 +5,13 @@ The processes are real ones and talk over the loopback interface (gloo, CPU). Wh
 `distributed_worker.py`, whose `train` makes the reference here, in a single process on whole batches.
 """
 
-import os
-import socket
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
+import warm_process
 from distributed_worker import DTYPES, SCENARIOS, SECONDS, logits, train, trainer
 from random_weights import randomize_, tiny_config
 from safetensors.torch import load_file
@@ -44,50 +42,27 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def processes(folder):
     """Two processes that went through all scenarios, or as far as they came: starting them takes longest."""
-    # The store at which the processes meet is ours, so no port has to be guessed; torchrun does the same.
-    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-    environment = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "GLOO_SOCKET_IFNAME": loopback,
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    processes = []
-    try:
-        for rank in ("0", "1"):
-            with open(folder / f"{rank}.log", "wb") as log:
-                command = [sys.executable, str(WORKER), str(folder), *SCENARIOS]
-                own = environment | {"RANK": rank, "LOCAL_RANK": rank}
-                processes.append(subprocess.Popen(command, env=own, stdout=log, stderr=subprocess.STDOUT))
+    with warm_process.two_ranks(WORKER, folder, *SCENARIOS, log=folder / "log") as processes:
         wait_for(processes)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
     return processes
 
 
-def wait_for(processes: list[subprocess.Popen]):
+def wait_for(processes: list[BaseProcess]):
     """Until all have ended, or one has failed: the others would wait for it."""
     end = time.monotonic() + SECONDS
-    while any(process.poll() is None for process in processes) and time.monotonic() < end:
-        if any(process.poll() for process in processes):
+    while any(process.is_alive() for process in processes) and time.monotonic() < end:
+        if any(process.exitcode for process in processes):
             time.sleep(3)  # the others may have something to say about it
             return
         time.sleep(0.05)
 
 
-def results_of(scenario: str, folder: Path, processes: list[subprocess.Popen]) -> dict:
+def results_of(scenario: str, folder: Path, processes: list[BaseProcess]) -> dict:
     """What the first process found, after it was seen that both have the same weights."""
     files = [folder / f"{scenario}-{rank}.pt" for rank in (0, 1)]
     if not all(file.is_file() for file in files):
-        logs = "".join(f"\n--- process {rank}\n{(folder / f'{rank}.log').read_text()}" for rank in (0, 1))
-        pytest.fail(f"processes ended with {[process.returncode for process in processes]} before results{logs}")
+        logs = "".join(f"\n--- process {rank}\n{(folder / f'log{rank}.err').read_text()}" for rank in (0, 1))
+        pytest.fail(f"processes ended with {[process.exitcode for process in processes]} before results{logs}")
     first, second = (torch.load(file) for file in files)
     assert_same_weights(first, second)
     return first

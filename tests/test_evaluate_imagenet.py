@@ -8,12 +8,9 @@ numpy; none of the script's own code is asked.
 import dataclasses
 import io
 import json
-import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tarfile
 from collections.abc import Iterable
@@ -24,6 +21,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import warm_process
 from PIL import Image
 from random_weights import randomize_, tiny_config
 from sklearn.datasets import load_digits
@@ -40,6 +38,7 @@ script = load_script("evaluate_imagenet")
 SCRIPT = SCRIPTS / "evaluate_imagenet.py"
 COUNT = 23  # no multiple of a batch size below, nor of two
 RANKS = ([0, 3, 0, 7, 4, 0, 5, 1] * 3)[:COUNT]  # that the labels of the pictures get
+SECONDS = 240  # for a child process on a busy machine
 FLAGS = ["--num_workers", "0", "--batch_size", "4"]
 
 
@@ -350,7 +349,7 @@ def test_a_killed_run_goes_on(model_dir, data_dir, tmp_path, monkeypatch, capsys
     whole = evaluate(model_dir, tmp_path / "whole.json", "--data_dir", data_dir)
     output = tmp_path / "killed.json"
     command = [SCRIPT, model_dir, "--output", output, "--data_dir", data_dir, *FLAGS, "--save_steps", 2]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, command)], capture_output=True, text=True)
+    killed = warm_process.run(KILLED, *command)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not output.exists() and (tmp_path / "killed.json.ranks").exists()
 
@@ -445,22 +444,16 @@ def test_logits_that_are_not_finite(data_dir, tmp_path, capsys):
     assert "jpeg are not finite: evaluate with --dtype float32" in error
 
 
-def launch(*args) -> subprocess.CompletedProcess:
-    """The script in two processes that talk over the loopback interface."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, SCRIPT]
-    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-    environment = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": loopback}
-    command = [str(part) for part in (*command, *args, *FLAGS)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
-
-
 @pytest.mark.parametrize("streaming", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_two_processes_equal_one(streaming, model_dir, data_dir, labels, tmp_path):
     """An odd number of pictures, and a last batch that only one process needs; each picture counts once."""
     flags = as_stream(tmp_path / "data", data_dir, labels) if streaming else ["--data_dir", data_dir]
     one = evaluate(model_dir, tmp_path / "one.json", *flags)
-    finished = launch(model_dir, *flags, "--output", tmp_path / "two.json")
-    assert finished.returncode == 0, finished.stderr
+    command = [SCRIPT, model_dir, *flags, "--output", tmp_path / "two.json", *FLAGS]
+    with warm_process.two_ranks(*command, log=tmp_path / "log") as processes:
+        for process in processes:
+            process.join(SECONDS)
+    assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "log0.err").read_text()
     two = json.loads((tmp_path / "two.json").read_text())
     assert (one["hardware"]["num_processes"], two["hardware"]["num_processes"]) == (1, 2)
     assert (two["accuracy"], two["num_pictures"]) == (one["accuracy"], COUNT)

@@ -29,8 +29,8 @@ GRADIENT_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-12}
 # Nothing depends on these two (see test_every_parameter_matters): their gradient is rounding, here and in timm.
 WITHOUT_INFLUENCE = ("proj_l.bias", "attn.k.bias")
 
-# The M models at full depth would need 12 GB for the float64 gradients: their width is tested at 4 layers.
-REDUCED_DEPTH = {checkpoint.timm_name: 4 for checkpoint in CHECKPOINTS if checkpoint.hidden_size == 768}
+# The M models at full depth would need 12 GB for the float64 gradients: their width is tested at 2 layers.
+REDUCED_DEPTH = {checkpoint.timm_name: 2 for checkpoint in CHECKPOINTS if checkpoint.hidden_size == 768}
 
 
 def models(checkpoint, dtype) -> tuple[CaitForImageClassification, torch.nn.Module]:

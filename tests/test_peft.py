@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from random_weights import pictures, randomize_, tiny_config
 from transformers import AutoModelForImageClassification
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from cait_hf import CaitForImageClassification
 
@@ -106,6 +109,11 @@ def test_peft_model_trains_merges_and_reloads(base, lora_config, folder, tmp_pat
     assert torch.equal(logits_of(loaded), logits_of(merged))
 
 
+@pytest.mark.skipif(
+    Version(peft.__version__) < Version(MIN_PEFT_VERSION),
+    reason=f"add_adapter of transformers {transformers.__version__} needs peft {MIN_PEFT_VERSION}, not "
+    f"{peft.__version__}",
+)
 def test_added_adapter_trains_and_reloads(base, lora_config, tmp_path):
     base_weights = copy.deepcopy(base.state_dict())
     before = logits_of(base)

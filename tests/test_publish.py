@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import remote_code
 import torch
+import warm_process
 from huggingface_hub import HfApi
 from official_files import official_tensors, write_pth
 from random_weights import pictures, tiny_config
@@ -134,7 +135,7 @@ def kill(self, *args, **kwargs):
 HfApi.preupload_lfs_files = kill
 push_folder(Path({str(folder)!r}), {repo_id!r})
 """
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == -9
+    assert warm_process.run(program).returncode == -9
     assert hub.count("PUT ") == 2 and api.model_info(repo_id).sha == before
     push_folder(folder, repo_id)
     assert len(titles(repo_id)) == 3

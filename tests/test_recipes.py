@@ -16,6 +16,7 @@ from cait_hf.training.arguments import parse_arguments
 from cait_hf.training.models import load_config
 
 
+pytestmark = pytest.mark.usefixtures("no_plots")
 RECIPES, CONFIGS = SCRIPTS / "recipes", SCRIPTS / "accelerate_configs"
 README = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
 SCRATCH = {"fashion_mnist.yaml", "pretrain.yaml"}

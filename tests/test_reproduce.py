@@ -2,7 +2,6 @@
 """`scripts/reproduce`: the variants are what they are called, the scripts run from pictures to REPRODUCTION.md."""
 
 import json
-import sys
 
 import datasets
 import numpy as np
@@ -10,16 +9,13 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
-from test_scripts import SCRIPTS, load_script
+from test_scripts import SCRIPTS, load_scripts
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 
 pytest.importorskip("matplotlib", reason="the plots are matplotlib's")
-FOLDER = SCRIPTS / "reproduce"
-variants, runner, report = (load_script(name, FOLDER) for name in ("variants", "run", "report"))
-for name in ("variants", "run", "report"):
-    del sys.modules[name]  # another folder has a module `run`, too
+variants, runner, report = load_scripts(SCRIPTS / "reproduce", "variants", "run", "report")
 Variant, build, branch_ratios = variants.Variant, variants.build, variants.branch_ratios
 
 

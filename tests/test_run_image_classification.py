@@ -6,9 +6,7 @@ interruptions, accumulation and processes, is in `test_training_equivalence.py`.
 """
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import datasets
 import pytest
 import safetensors.torch
 import torch
+import warm_process
 from PIL import Image
 from sklearn.datasets import load_digits
 from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, run, write_pictures
@@ -29,6 +28,7 @@ from cait_hf.training.data import load_data
 from cait_hf.training.experiment import prepare, split_evaluated
 
 
+pytestmark = pytest.mark.usefixtures("no_plots")  # except those of `run_of_each`, which is older than a test
 SCRIPT_NAMES = ("run_image_classification", "run_image_classification_no_trainer")
 
 
@@ -60,7 +60,10 @@ def run_of_each(request, pictures, training_flags, tmp_path_factory) -> Path:
     output_dir = tmp_path_factory.mktemp("trained")
     flags = "--do_eval --eval_strategy steps --eval_steps 2 --save_steps 2 --load_best_model_at_end"
     flags += f" --metric_for_best_model eval_top1 --save_total_limit 3 --validation_dir {pictures / 'validation'}"
-    run(request.param, *training_flags.split(), *flags.split(), "--output_dir", output_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        command = [str(SCRIPTS / f"{request.param}.py"), *training_flags.split(), *flags.split()]
+        patch.setattr(sys, "argv", [*command, "--output_dir", str(output_dir)])  # the card says it
+        load_script(request.param).main()
     return output_dir
 
 
@@ -454,8 +457,7 @@ def test_full_disk_keeps_the_checkpoints_before(name, training_flags, tmp_path):
     flags = [*training_flags.split(), "--output_dir", str(tmp_path), "--save_steps", "2", "--report_to", "none"]
     load_script(name).main([*flags, "--max_steps", "2"])
     kept = {file: file.read_bytes() for file in (tmp_path / "checkpoint-2").iterdir()}
-    command = [sys.executable, "-c", FULL_DISK, str(SCRIPTS / f"{name}.py"), *flags]
-    finished = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    finished = warm_process.run(FULL_DISK, SCRIPTS / f"{name}.py", *flags)
     assert finished.returncode == 1 and "Traceback" not in finished.stderr, finished.stderr
     assert "error: the checkpoint of step 4 could not be written" in finished.stderr
     assert {file: file.read_bytes() for file in (tmp_path / "checkpoint-2").iterdir()} == kept

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import warm_process
 from PIL import Image
 from sklearn.datasets import load_digits
 from transformers import AutoModelForImageClassification
@@ -42,12 +43,22 @@ def load_script(name: str, folder: Path = SCRIPTS):
     return module
 
 
+def load_scripts(folder: Path, *names: str) -> list:
+    """Scripts of a folder that import each other, each after those that it imports.
+
+    Other folders have modules of the same names: once loaded, nothing finds these by their names.
+    """
+    modules = [load_script(name, folder) for name in names]
+    for name in names:
+        del sys.modules[name]
+    return modules
+
+
 quickstart = load_script("quickstart")
 
 
 def run(name: str, *args, check: bool = True) -> subprocess.CompletedProcess:
-    command = [sys.executable, SCRIPTS / f"{name}.py", *map(str, args)]
-    finished = subprocess.run(command, capture_output=True, text=True)
+    finished = warm_process.run_script(SCRIPTS / f"{name}.py", *args)
     assert not check or finished.returncode == 0, finished.stdout + finished.stderr
     return finished
 

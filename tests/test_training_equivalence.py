@@ -6,17 +6,14 @@ otherwise, and the tolerance is that of a few steps of plain gradient descent.
 """
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm_process
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -25,6 +22,7 @@ from test_run_image_classification import SCRIPT_NAMES
 from test_scripts import SCRIPTS, TINY, load_script, write_pictures
 
 
+pytestmark = pytest.mark.usefixtures("no_plots")
 # LayerScale of order 1 and weights that are not small, so that every part of the model matters to the others
 MATTERS = f"{TINY},layer_scale_init_value=1.0,initializer_range=0.2"
 SECONDS = 240  # for a child process on a busy machine
@@ -96,20 +94,21 @@ def test_both_scripts_give_the_same_weights(engine, flags, pictures, tmp_path):
 def test_killed_training_goes_on_as_if_nothing_had_been(name, flags, tmp_path):
     """SIGKILL at a random moment behind a random checkpoint; worker processes in one of the two runs only."""
     pytest.importorskip("timm", reason="the augmentations and the average are timm's")
-    flags += f" {WITH_EVERYTHING} --per_device_train_batch_size 16 --num_train_epochs 30"
+    flags += f" {WITH_EVERYTHING} --per_device_train_batch_size 16 --num_train_epochs 14"
     flags = flags.replace("--save_strategy no", "--save_strategy steps --save_steps 7")
     uninterrupted = train(name, flags, tmp_path / "whole")
 
-    command = [sys.executable, str(SCRIPTS / f"{name}.py"), *flags.split(), "--output_dir", str(tmp_path / "killed")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [SCRIPTS / f"{name}.py", *flags.split(), "--output_dir", tmp_path / "killed"]
+    process = warm_process.start(warm_process.SCRIPT, *command, log=tmp_path / "log")
     rng = np.random.default_rng()
-    awaited = tmp_path / "killed" / f"checkpoint-{7 * rng.integers(1, 5)}" / "trainer_state.json"  # written last
+    awaited = tmp_path / "killed" / f"checkpoint-{7 * rng.integers(1, 4)}" / "trainer_state.json"  # written last
     end = time.monotonic() + SECONDS
-    while not awaited.exists() and process.poll() is None and time.monotonic() < end:
+    while not awaited.exists() and process.is_alive() and time.monotonic() < end:
         time.sleep(0.002)
     time.sleep(rng.uniform(0, 0.2))
     process.kill()
-    assert process.wait() == -signal.SIGKILL, "the training was over before it could be killed"
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "the training was over before it could be killed"
     assert not (tmp_path / "killed" / "model.safetensors").exists()
 
     resumed = train(name, f"{flags} --dataloader_num_workers 2", tmp_path / "killed")
@@ -155,20 +154,11 @@ def test_two_processes_train_as_one(name, flags, pictures, tmp_path):
     flags += " --optim sgd --learning_rate 0.2 --num_train_epochs 2 --label_smoothing_factor 0.1 --do_eval"
     flags += f" --validation_dir {pictures / 'validation'}"
     single = train(name, f"{flags} --per_device_train_batch_size 16", tmp_path / "single")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    loopback = next(interface for _, interface in socket.if_nameindex() if interface.startswith("lo"))
-    launch = f"-m torch.distributed.run --nproc_per_node 2 --master_addr 127.0.0.1 --master_port {port}"
-    command = [*launch.split(), str(SCRIPTS / f"{name}.py"), *flags.split(), "--per_device_train_batch_size", "8"]
-    finished = subprocess.run(
-        [sys.executable, *command, "--output_dir", str(tmp_path / "double")],
-        env=os.environ | {"GLOO_SOCKET_IFNAME": loopback, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    command = [SCRIPTS / f"{name}.py", *flags.split(), "--per_device_train_batch_size", "8"]
+    with warm_process.two_ranks(*command, "--output_dir", tmp_path / "double", log=tmp_path / "log") as processes:
+        for process in processes:
+            process.join(SECONDS)
+    assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "log0.err").read_text()[-3000:]
     assert_close(load_file(tmp_path / "double" / "model.safetensors"), single)
     results = [json.loads((tmp_path / run / "all_results.json").read_text()) for run in ("single", "double")]
     assert results[0]["eval_top1"] == results[1]["eval_top1"]  # each of the 18 pictures counted once

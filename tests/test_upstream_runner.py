@@ -137,31 +137,26 @@ REPORT = """<testsuites><testsuite>
 <testcase classname="cait.modeling.CaitModelTest" name="test_subtests"><skipped message="of one"/><failure
  message="of another"/></testcase>
 </testsuite></testsuites>"""
-README = """
-| | CaiT | ViT |
-|---|---|---|
-| executed and passed | 1 | 7 |
-| failed | 0 | 0 |
-| skipped | 3 | 9 |
-
-(transformers 9.9.9, PyTorch 8.8.8, a CPU.)
-
-### Cannot apply to CaiT
-
-| tests | why |
-|---|---|
-| `test_rope*`, `test_axial` | Rotary positions. |
-
-### Lack something where they ran
-
-| tests | what |
-|---|---|
-| `test_on_gpu` | An accelerator. |
-
-## Another section
-
-| `test_save_load` | not a skip |
+EXPECTED = """
+counts:
+  9.9.9: {cait: {passed: 1, skipped: 2}, vit: {passed: 7, skipped: 9}}
+cannot_apply:
+  - why: Rotary positions.
+    tests: [test_rope*, test_axial]
+  - why: Tests that came later.
+    tests: [test_later]
+    transformers: ">=10"
+lacking:
+  - why: An accelerator.
+    tests: [test_on_gpu]
 """
+
+
+@pytest.fixture(autouse=True)
+def expected(tmp_path_factory, monkeypatch) -> run.Expected:
+    monkeypatch.setattr(run, "EXPECTED", tmp_path_factory.mktemp("expected") / "expected.yaml")
+    run.EXPECTED.write_text(EXPECTED)
+    return run.read_expected("9.9.9")
 
 
 def test_report_is_counted(tmp_path):
@@ -185,11 +180,11 @@ def outcome(passed=("test_save_load",), skipped=("test_rope_0", "test_axial", "t
     )
 
 
-def test_readme_that_says_what_happened():
-    assert run.compare(README, outcome()) == []
+def test_expected_is_what_happened(expected):
+    assert run.compare(expected, outcome()) == []
     # what lacked something may run elsewhere
-    assert run.compare(README, outcome(("test_save_load", "test_on_gpu"), ("test_rope_0", "test_axial"))) == []
-    assert run.summary(outcome(), README).splitlines() == [
+    assert run.compare(expected, outcome(("test_save_load", "test_on_gpu"), ("test_rope_0", "test_axial"))) == []
+    assert run.summary(expected, outcome()).splitlines() == [
         "Cannot apply to CaiT: 2",
         "      2  Rotary positions.",
         "Lack something where they ran: 1",
@@ -198,45 +193,55 @@ def test_readme_that_says_what_happened():
 
 
 @pytest.mark.parametrize(
-    ("happened", "sentence"),
+    ("happened", "message"),
     [
         (
             outcome(skipped=("test_rope_0", "test_axial", "test_on_gpu", "test_new")),
-            "CaitModelTest.test_new is skipped (a reason), but README.md does not say why.",
+            "CaitModelTest.test_new is skipped (a reason), but expected.yaml does not say why.",
         ),
         (
             outcome(("test_axial",), ("test_rope_0", "test_on_gpu")),
-            "CaitModelTest.test_axial is executed, but README.md says with 'test_axial' that it cannot apply.",
+            "CaitModelTest.test_axial is executed, but expected.yaml says with 'test_axial' that it cannot apply.",
         ),
         (
             outcome(skipped=("test_axial", "test_on_gpu")),
-            "README.md explains 'test_rope*', but no test has such a name.",
+            "expected.yaml explains 'test_rope*', but no test has such a name.",
+        ),
+        (
+            outcome(skipped=("test_rope_0", "test_axial", "test_on_gpu", "test_later")),
+            "CaitModelTest.test_later is skipped (a reason), but expected.yaml does not say why.",
         ),
     ],
 )
-def test_readme_that_differs_from_what_happened(happened, sentence):
-    assert run.compare(README, happened) == [sentence]
+def test_expected_is_not_what_happened(expected, happened, message):
+    assert run.compare(expected, happened) == [message]
 
 
-VERSIONS = "transformers 9.9.9, PyTorch 8.8.8, a CPU"
+@pytest.mark.parametrize("installed", ["10.0", "10.1.0.dev0"])
+def test_tests_that_only_some_versions_have(installed):
+    expected = run.read_expected(installed)
+    assert run.compare(expected, outcome()) == ["expected.yaml explains 'test_later', but no test has such a name."]
+    assert run.compare(expected, outcome(skipped=("test_rope_0", "test_axial", "test_on_gpu", "test_later"))) == []
 
 
-def test_counts_are_those_of_readme():
-    assert run.compare_counts(README, VERSIONS, {"cait": outcome()}) == []
-    assert run.compare_counts(README, VERSIONS, {"cait": outcome(passed=("test_save_load", "test_new"))}) == [
-        "README.md states 1 executed and passed for cait, but it is 2."
+def test_counts(expected, capsys):
+    assert run.compare_counts(expected, "9.9.9", {"cait": outcome()}) == []
+    # with the accelerator, or without the test
+    happened = outcome(("test_save_load", "test_on_gpu"), ("test_rope_0", "test_axial"))
+    assert run.compare_counts(expected, "9.9.9", {"cait": happened}) == []
+    happened = outcome(passed=("test_save_load", "test_new"))
+    assert run.compare_counts(expected, "9.9.9", {"cait": happened, "vit": outcome()}) == [
+        "expected.yaml states {'passed': 1, 'skipped': 2} for cait with transformers 9.9.9, but it is "
+        "{'passed': 2, 'skipped': 2}.",
+        "expected.yaml states {'passed': 7, 'skipped': 9} for vit with transformers 9.9.9, but it is "
+        "{'passed': 1, 'skipped': 2}.",
     ]
-    assert run.compare_counts(README, VERSIONS, {"vit": outcome()}) == [
-        "README.md states 7 executed and passed for vit, but it is 1.",
-        "README.md states 9 skipped for vit, but it is 3.",
-    ]
-    assert run.compare_counts(README, VERSIONS.replace("8.8.8", "8.8.9"), {"vit": outcome()}) == []
+    assert capsys.readouterr().out == ""
 
 
-def test_counts_of_the_real_readme_are_found():
-    text = run.README.read_text(encoding="utf-8")
-    versions = re.search(r"\((transformers [\d.]+, PyTorch [\d.]+, a CPU)", text)[1]
-    assert len(run.compare_counts(text, versions, {"cait": run.Outcome(), "vit": run.Outcome()})) == 4
+def test_counts_of_an_unknown_version_are_printed(expected, capsys):
+    assert run.compare_counts(expected, "9.9.10", {"cait": outcome()}) == []
+    assert '  9.9.10: {"cait": {"passed": 1, "skipped": 2}}' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -245,15 +250,16 @@ def test_counts_of_the_real_readme_are_found():
         (outcome(), 0, ""),
         (run.Outcome(["CaitModelTest.test_save_load"], returncode=1), 1, "exit status 1 for cait, but its report has"),
         (run.Outcome([], {"CaitModelTest.test_config": "differs"}, returncode=1), 1, "failed 1"),
-        (outcome(passed=("test_save_load", "test_new")), 1, "README.md states 1 executed and passed for cait"),
-        (outcome(skipped=("test_new",)), 1, "README.md does not say why"),
+        (
+            outcome(passed=("test_save_load", "test_new")),
+            1,
+            "expected.yaml states {'passed': 1, 'skipped': 2} for cait",
+        ),
+        (outcome(skipped=("test_new",)), 1, "expected.yaml does not say why"),
     ],
 )
-def test_exit_status(happened, status, said, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(run, "README", tmp_path / "README.md")
-    run.README.write_text(README)
+def test_exit_status(happened, status, said, monkeypatch, capsys):
     monkeypatch.setattr(run, "version", lambda name: "9.9.9")
-    monkeypatch.setattr(run.torch, "__version__", "8.8.8+cpu")
     monkeypatch.setattr(run.torch.accelerator, "is_available", lambda: False)
     monkeypatch.setattr(run, "fetch", lambda version: None)
     monkeypatch.setattr(run, "unpack", lambda *_: None)
@@ -262,11 +268,33 @@ def test_exit_status(happened, status, said, monkeypatch, tmp_path, capsys):
     assert said in capsys.readouterr().out
 
 
-def test_readme_explains_every_pattern_once():
-    text = run.README.read_text(encoding="utf-8")
-    tables = [run.explanations(text, heading) for heading in ("Cannot apply to CaiT", "Lack something where they ran")]
-    assert all(tables) and not tables[0].keys() & tables[1].keys()
-    assert all(len(reason) > 10 for table in tables for reason in table.values())
+def test_tables_of_readme(tmp_path, monkeypatch, expected):
+    monkeypatch.setattr(run, "README", tmp_path / "README.md")
+    blocks = {
+        name: f"<!-- {name} of expected.yaml -->\n{{}}<!-- end of {name} -->\n" for name in ("counts", *run.KINDS)
+    }
+    template = "Text.\n" + "\nMore text.\n".join(blocks.values())
+    run.README.write_text(template.format("", "an old row\n", ""))
+    for _ in range(2):  # the second time nothing changes
+        assert run.main(["--write_readme"]) == 0
+        assert run.README.read_text() == template.format(
+            "| transformers | CaiT passed | CaiT skipped | ViT passed | ViT skipped |\n|---|---|---|---|---|\n"
+            "| 9.9.9 | 1 | 2 | 7 | 9 |\n",
+            "| tests | why |\n|---|---|\n| `test_rope*`, `test_axial` | Rotary positions. |\n"
+            "| `test_later` (transformers >=10) | Tests that came later. |\n",
+            "| tests | why |\n|---|---|\n| `test_on_gpu` | An accelerator. |\n",
+        )
+
+
+def test_our_own_readme_and_expected(monkeypatch):
+    monkeypatch.setattr(run, "EXPECTED", UPSTREAM / "expected.yaml")
+    readme, expected = run.README.read_text(encoding="utf-8"), run.read_expected()
+    assert run.with_tables(readme, expected) == readme, "run tests/upstream/run.py --write_readme"
+    assert expected.counts.keys() <= archive.SHA256.keys()
+    skips = expected.cannot_apply + expected.lacking
+    patterns = [(pattern, entry.transformers) for entry in skips for pattern in entry.tests]
+    assert len(patterns) == len(set(patterns))
+    assert all(len(entry.why) > 10 for entry in skips)
 
 
 def test_plain_pytest_collects_none_of_it():

@@ -3,13 +3,12 @@
 
 import importlib.util
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm_process
 from PIL import Image
 from random_weights import randomize_, tiny_config
 from timm_format import write_timm_folder
@@ -65,8 +64,7 @@ def grid_size(pictures: list[tuple[int, int]], columns: int, lines: int = 1, pan
 
 def test_a_process_of_its_own_draws_a_picture_that_is_not_square(tmp_path):
     output = tmp_path / "attention.png"
-    command = [sys.executable, SCRIPT, "model", "wide.png", "high.png", "--output", output]
-    finished = subprocess.run(command, capture_output=True, text=True)
+    finished = warm_process.run_script(SCRIPT, "model", "wide.png", "high.png", "--output", output)
     assert finished.returncode == 0, finished.stderr
     assert "10 map(s) each" in finished.stdout
     # two class layers, each a line of the mean and four heads

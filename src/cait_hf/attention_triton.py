@@ -27,6 +27,7 @@ BK keys, of one picture, with all heads. HP and DP are H and D rounded up to pow
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -228,8 +229,46 @@ def _shared_memory(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
+class Launch(NamedTuple):
+    """How a kernel is launched: the tile that it works on, and what Triton makes of its loop."""
+
+    outer: int  # queries of a program; of "key_value_gradient": keys
+    inner: int  # keys of a step of its loop; of "key_value_gradient": queries
+    num_warps: int
+    num_stages: int
+
+
+# Launches that were measured to be faster than `_default_launch` on GPUs with the shared memory of an H100, by
+# (kernel, bytes of a number, HP, DP). `scripts/benchmark/gpu.sh` searches for them and prints the entries.
+LAUNCHES: dict[tuple[str, int, int, int], Launch] = {}
+
+
 def _launch(query: torch.Tensor, kernel: str) -> tuple[tuple[int], dict]:
-    """Grid and keyword arguments of a kernel.
+    """Grid and keyword arguments of a kernel."""
+    batch, heads, patches, channels = query.shape
+    HP, DP = _padded_heads(heads), _padded_channels(channels)
+    launch = LAUNCHES.get(_launch_key(query, kernel)) if _shared_memory(query.device) >= 200 * 1024 else None
+    outer, inner, num_warps, num_stages = launch or _default_launch(query, kernel)
+    options = {
+        "H": heads,
+        "D": channels,
+        "HP": HP,
+        "DP": DP,
+        "BQ": inner if kernel == "key_value_gradient" else outer,
+        "BK": outer if kernel == "key_value_gradient" else inner,
+        "PRECISION": "ieee" if query.dtype == torch.float32 else "tf32",
+        "num_warps": num_warps,
+        "num_stages": num_stages,
+    }
+    return (batch * triton.cdiv(patches, outer),), options
+
+
+def _launch_key(query: torch.Tensor, kernel: str) -> tuple[str, int, int, int]:
+    return kernel, query.element_size(), _padded_heads(query.shape[1]), _padded_channels(query.shape[3])
+
+
+def _default_launch(query: torch.Tensor, kernel: str) -> Launch:
+    """The launch of a kernel by what a multiprocessor has.
 
     A multiprocessor has 64 Ki registers of 4 bytes, a thread at most 255: a program of 8 warps (256 threads) nearly
     all. Through its loop it keeps `rows` x DP float32 (`rows` = HP x BQ), twice in the gradients of keys and values:
@@ -242,8 +281,7 @@ def _launch(query: torch.Tensor, kernel: str) -> tuple[tuple[int], dict]:
     (sm_90) compiles with few or no spilled registers, within the shared memory. float32 has its products on the CUDA
     cores, from shared memory through more registers.
     """
-    batch, heads, patches, channels = query.shape
-    HP, DP = _padded_heads(heads), _padded_channels(channels)
+    HP, DP = _padded_heads(query.shape[1]), _padded_channels(query.shape[3])
     shared_memory = _shared_memory(query.device)
     in_forward = kernel in ("statistics", "output")
     if query.dtype == torch.float32:
@@ -254,19 +292,10 @@ def _launch(query: torch.Tensor, kernel: str) -> tuple[tuple[int], dict]:
         rows = min(rows // 2, 128)
     if DP > 64:
         rows //= 4
-    outer, inner = min(64, max(4, rows // HP)), 16
-    options = {
-        "H": heads,
-        "D": channels,
-        "HP": HP,
-        "DP": DP,
-        "BQ": inner if kernel == "key_value_gradient" else outer,
-        "BK": outer if kernel == "key_value_gradient" else inner,
-        "PRECISION": "ieee" if query.dtype == torch.float32 else "tf32",
-        "num_warps": 8,
-        "num_stages": 1 if query.dtype == torch.float32 or DP > 64 else 2,
-    }
-    return (batch * triton.cdiv(patches, outer),), options
+    num_stages = 1 if query.dtype == torch.float32 or DP > 64 else 2
+    # of four heads and fewer, 64 rows or columns of a gradient spill 300 to 700 bytes a thread
+    most = 32 if kernel in ("query_gradient", "key_value_gradient") else 64
+    return Launch(min(most, max(4, rows // HP)), 16, 8, num_stages)
 
 
 @jit
@@ -468,12 +497,11 @@ def _add_mixing_gradient(total, d_mixed, maps, PRECISION: tl.constexpr):
 @jit
 def _offsets(strides, image, rows, N, H: tl.constexpr, D: tl.constexpr, HP: tl.constexpr, DP: tl.constexpr):
     """Where a block `(HP, rows, DP)` of a tensor `(B, H, N, D)` lies, and which of its entries exist."""
-    head = tl.arange(0, HP)[:, None, None]
-    row = rows[None, :, None]
-    channel = tl.arange(0, DP)[None, None, :]
-    offsets = (
-        image.to(tl.int64) * strides[0] + head * strides[1] + row.to(tl.int64) * strides[2] + channel * strides[3]
-    )
+    head = tl.arange(0, HP)[:, None, None].to(tl.int64)
+    row = rows[None, :, None].to(tl.int64)
+    channel = tl.arange(0, DP)[None, None, :].to(tl.int64)
+    # in 64 bits all of them: any stride can be the one that spans a large batch
+    offsets = image.to(tl.int64) * strides[0] + head * strides[1] + row * strides[2] + channel * strides[3]
     return offsets, (head < H) & (row < N) & (channel < D)
 
 

@@ -2,16 +2,17 @@
 """Run the tests that Transformers shares between its own models on CaiT, and on ViT beside it, and count them.
 
     make test-upstream
+    python tests/upstream/run.py --write_readme    # the tables of README.md, from expected.yaml
 
 The tests come from the source distribution of the installed version (`archive.py`); what they import and it lacks is
-in `stand_ins/`. README.md beside this file says of every test that is skipped why: where the two differ, the run fails
-as it does with a failed test.
+in `stand_ins/`. expected.yaml says of every test that is skipped why: where the two differ, the run fails as it does
+with a failed test.
 """
 
 import argparse
 import fnmatch
+import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -23,12 +24,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import yaml
 from archive import fetch
+from packaging.specifiers import SpecifierSet
 
 
 HERE = Path(__file__).resolve().parent
+EXPECTED = HERE / "expected.yaml"
 README = HERE / "README.md"
 MODELS = ("cait", "vit")
+KINDS = {"cannot_apply": "Cannot apply to CaiT", "lacking": "Lack something where they ran"}
 
 
 @dataclass
@@ -44,6 +49,38 @@ class Outcome:
         executed = len(self.passed) + len(self.failed)
         counts = f"executed {executed}, passed {len(self.passed)}, failed {len(self.failed)}"
         return f"{counts}, skipped {len(self.skipped)}"
+
+
+@dataclass
+class Skips:
+    """Tests that are skipped for one reason: patterns of their names, and which versions of transformers have them."""
+
+    why: str
+    tests: list[str]
+    transformers: str = ""
+
+    def matching(self, name: str) -> list[str]:
+        return [pattern for pattern in self.tests if fnmatch.fnmatchcase(name.partition(".")[2], pattern)]
+
+
+@dataclass
+class Expected:
+    """The content of expected.yaml; `counts[version][model]` has `passed` and `skipped`."""
+
+    counts: dict[str, dict[str, dict[str, int]]]
+    cannot_apply: list[Skips]
+    lacking: list[Skips]
+
+
+def read_expected(installed: str | None = None) -> Expected:
+    """expected.yaml, without the skips of versions of transformers other than the installed one."""
+    content = yaml.safe_load(EXPECTED.read_text(encoding="utf-8"))
+    expected = Expected(**{**content, **{kind: [Skips(**skips) for skips in content[kind]] for kind in KINDS}})
+    if installed:
+        for kind in KINDS:
+            skips = [s for s in getattr(expected, kind) if SpecifierSet(s.transformers).contains(installed, True)]
+            setattr(expected, kind, skips)
+    return expected
 
 
 def unpack(archive: Path, folder: Path):
@@ -92,72 +129,86 @@ def read_report(report: Path, returncode: int) -> Outcome:
     return outcome
 
 
-def explanations(readme: str, heading: str) -> dict[str, str]:
-    """Patterns of test names and the reason for skipping them, from the table under a heading of README.md."""
-    section = readme.partition(f"### {heading}\n")[2].partition("\n#")[0]
-    rows = re.findall(r"^\| (`.+`) \| (.+) \|$", section, re.MULTILINE)
-    return {pattern: reason for patterns, reason in rows for pattern in re.findall(r"`([^`]+)`", patterns)}
-
-
-def compare(readme: str, outcome: Outcome) -> list[str]:
-    """Sentences on where README.md and a complete run differ.
+def compare(expected: Expected, outcome: Outcome) -> list[str]:
+    """Error messages where expected.yaml and a complete run differ.
 
     A test that cannot apply must be skipped; one that lacks something here may run elsewhere.
     """
-    cannot_apply = explanations(readme, "Cannot apply to CaiT")
-    lacking = explanations(readme, "Lack something where they ran")
     executed = [*outcome.passed, *outcome.failed]
-    sentences = []
+    errors = []
     for name, reason in outcome.skipped.items():
-        if not matching({**cannot_apply, **lacking}, name):
-            sentences.append(f"{name} is skipped ({reason}), but README.md does not say why.")
+        if not any(skips.matching(name) for skips in expected.cannot_apply + expected.lacking):
+            errors.append(f"{name} is skipped ({reason}), but expected.yaml does not say why.")
     for name in executed:
-        for pattern in matching(cannot_apply, name):
-            sentences.append(f"{name} is executed, but README.md says with {pattern!r} that it cannot apply.")
-    for pattern in {**cannot_apply, **lacking}:
+        for pattern in (pattern for skips in expected.cannot_apply for pattern in skips.matching(name)):
+            errors.append(f"{name} is executed, but expected.yaml says with {pattern!r} that it cannot apply.")
+    for pattern in (pattern for skips in expected.cannot_apply + expected.lacking for pattern in skips.tests):
         if not fnmatch.filter([*executed, *outcome.skipped], f"*.{pattern}"):
-            sentences.append(f"README.md explains {pattern!r}, but no test has such a name.")
-    return sentences
+            errors.append(f"expected.yaml explains {pattern!r}, but no test has such a name.")
+    return errors
 
 
-def compare_counts(readme: str, versions: str, outcomes: dict[str, Outcome]) -> list[str]:
-    """Sentences on where the table of counts in README.md differs from complete runs of the versions it names."""
-    if versions not in readme:
+def count(expected: Expected, outcome: Outcome) -> dict[str, int]:
+    """How many tests passed and were skipped, without those that depend on what is installed here."""
+
+    def number(names) -> int:
+        return sum(not any(skips.matching(name) for skips in expected.lacking) for name in names)
+
+    return {"passed": number(outcome.passed), "skipped": number(outcome.skipped)}
+
+
+def compare_counts(expected: Expected, installed: str, outcomes: dict[str, Outcome]) -> list[str]:
+    """Error messages where the counts of expected.yaml differ from complete runs; none for a version it lacks."""
+    counts = {model: count(expected, outcome) for model, outcome in outcomes.items()}
+    if installed not in expected.counts:
+        print(f"\nNo counts in tests/upstream/expected.yaml, add:\n  {installed}: {json.dumps(counts)}")
         return []
-    rows = re.findall(r"^\| ([a-z ]+) \| (\d+) \| (\d+) \|$", readme, re.MULTILINE)
-    stated = {name: dict(zip(MODELS, map(int, counts))) for name, *counts in rows}
-    sentences = []
-    for model, outcome in outcomes.items():
-        counts = {"executed and passed": outcome.passed, "failed": outcome.failed, "skipped": outcome.skipped}
-        for name, tests in counts.items():
-            if stated[name][model] != len(tests):
-                sentences.append(f"README.md states {stated[name][model]} {name} for {model}, but it is {len(tests)}.")
-    return sentences
+    return [
+        f"expected.yaml states {stated} for {model} with transformers {installed}, but it is {counts[model]}."
+        for model, stated in expected.counts[installed].items()
+        if model in counts and counts[model] != stated
+    ]
 
 
-def matching(patterns: dict[str, str], name: str) -> list[str]:
-    return [pattern for pattern in patterns if fnmatch.fnmatchcase(name.partition(".")[2], pattern)]
-
-
-def summary(outcome: Outcome, readme: str) -> str:
-    """How many of the skipped tests each reason of README.md explains."""
+def summary(expected: Expected, outcome: Outcome) -> str:
+    """How many of the skipped tests each reason explains."""
     lines = []
-    for heading in ("Cannot apply to CaiT", "Lack something where they ran"):
-        counts: dict[str, int] = {}
-        for pattern, reason in explanations(readme, heading).items():
-            number = sum(bool(matching({pattern: reason}, name)) for name in outcome.skipped)
-            counts[reason] = counts.get(reason, 0) + number
-        lines += [f"{heading}: {sum(counts.values())}"]
-        lines += [f"{number:>7}  {reason}" for reason, number in counts.items() if number]
+    for kind, heading in KINDS.items():
+        numbers = [sum(bool(s.matching(name)) for name in outcome.skipped) for s in getattr(expected, kind)]
+        lines += [f"{heading}: {sum(numbers)}"]
+        lines += [f"{number:>7}  {s.why}" for number, s in zip(numbers, getattr(expected, kind)) if number]
     return "\n".join(lines)
+
+
+def with_tables(readme: str, expected: Expected) -> str:
+    """README.md with the tables that are made from expected.yaml, each between two comments."""
+    rows = ["| transformers | CaiT passed | CaiT skipped | ViT passed | ViT skipped |", "|---|---|---|---|---|"]
+    for installed, counts in expected.counts.items():
+        numbers = [str(counts[model][key]) for model in MODELS for key in ("passed", "skipped")]
+        rows.append(f"| {' | '.join([installed, *numbers])} |")
+    tables = {"counts": rows}
+    for kind in KINDS:
+        tables[kind] = ["| tests | why |", "|---|---|"]
+        for skips in getattr(expected, kind):
+            versions = f" (transformers {skips.transformers})" if skips.transformers else ""
+            tables[kind].append(f"| {', '.join(f'`{test}`' for test in skips.tests)}{versions} | {skips.why} |")
+    for name, rows in tables.items():
+        before, start, rest = readme.partition(f"<!-- {name} of expected.yaml -->\n")
+        end = f"<!-- end of {name} -->\n"
+        readme = before + start + "\n".join(rows) + f"\n{end}" + rest.partition(end)[2]
+    return readme
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--processes", type=int, default=0, help="how many share the tests (pytest-xdist)")
-    parser.add_argument("pytest_options", nargs="*", help="after --, for pytest; README.md is then not compared")
+    parser.add_argument("pytest_options", nargs="*", help="after --, for pytest; expected.yaml is then not compared")
+    parser.add_argument("--write_readme", action="store_true", help="only write expected.yaml's tables into README.md")
     arguments = parser.parse_args(argv)
+    if arguments.write_readme:
+        README.write_text(with_tables(README.read_text(encoding="utf-8"), read_expected()), encoding="utf-8")
+        return 0
     installed = version("transformers")
     options = [*arguments.pytest_options]
     if arguments.processes:
@@ -180,13 +231,12 @@ def main(argv: list[str] | None = None) -> int:
         if outcome.returncode and not outcome.failed
     ]
     if not arguments.pytest_options:
-        readme = README.read_text(encoding="utf-8")
+        expected = read_expected(installed)
         if "cait" in outcomes:
-            print(f"\nSkipped for CaiT (tests/upstream/README.md)\n{summary(outcomes['cait'], readme)}")
-            problems += compare(readme, outcomes["cait"])
+            print(f"\nSkipped for CaiT (tests/upstream/expected.yaml)\n{summary(expected, outcomes['cait'])}")
+            problems += compare(expected, outcomes["cait"])
         if not torch.accelerator.is_available():
-            versions = f"transformers {installed}, PyTorch {torch.__version__.partition('+')[0]}, a CPU"
-            problems += compare_counts(readme, versions, outcomes)
+            problems += compare_counts(expected, installed, outcomes)
     print(*problems, sep="\n")
     return int(bool(problems) or any(outcome.failed for outcome in outcomes.values()))
 

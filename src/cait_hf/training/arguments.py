@@ -86,6 +86,8 @@ class TrainingArguments(transformers.TrainingArguments):
     bf16: bool = option("Mixed precision in bfloat16. Without it: on GPUs that have it, unless --fp16.", None)
     report_to: list[str] | None = option("Loggers, such as tensorboard and trackio, or all. Without it: none.")
     remove_unused_columns: bool = option("Leave it off: the pictures are no column that the model names.", False)
+    if not hasattr(transformers.TrainingArguments, "activation_checkpointing"):  # the name since 5.23
+        activation_checkpointing: bool = option("Compute activations twice, which saves memory.", False)
 
     def __post_init__(self) -> None:
         # without an accelerator, or several processes would not find each other
@@ -94,6 +96,8 @@ class TrainingArguments(transformers.TrainingArguments):
             on_gpu = torch.cuda.is_available() and not self.use_cpu
             self.bf16 = on_gpu and not self.fp16 and torch.cuda.is_bf16_supported(including_emulation=False)
         self.report_to = self.report_to or ["none"]
+        if not hasattr(transformers.TrainingArguments, "activation_checkpointing"):
+            self.gradient_checkpointing: bool = self.gradient_checkpointing or self.activation_checkpointing
         super().__post_init__()
 
 

@@ -1,11 +1,12 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""What `benchmark.py` measures, by name, and the Markdown tables and charts of its results. Needs no torch.
+"""What `run.py` measures, by name, and the Markdown tables and charts of its results. Needs no torch.
 
-A result is one row of `results.json`: a [`Work`] and, for each contestant, one sample a round, in seconds a call or
-bytes. The contestants of a round ran one after the other, so what the machine did meanwhile hit all of them: ratios
+A result is one row of `results.json`: a [`Work`] and, for each baseline, one sample a round, in seconds a call or
+bytes. The baselines of a round ran one after the other, so what the machine did meanwhile hit all of them: ratios
 are taken round by round, and their median and 10 % and 90 % quantiles are what is reported.
 """
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ MODES = {
     "attention_memory": "Peak memory of one attention, forward",
     "attention_training_memory": "Peak memory of one attention, forward and backward",
 }
-CONTESTANTS = {
+BASELINES = {
     "ours": "cait-hf",
     "ours_eager": "cait-hf eager",
     "ours_compiled": "cait-hf compiled",
@@ -33,15 +34,15 @@ CONTESTANTS = {
     "timm_wrapper": "TimmWrapper",
     "vit": "ViT, SDPA",  # among attentions: scaled_dot_product_attention, without head mixing
 }
-COLOURS = dict(zip(CONTESTANTS, ("#1b5e9e", "#a9cdea", "#5b9bd5", "#e07b39", "#c0571b", "#f3b98f", "#8a8f98")))
-COMPARISONS = (("timm", "ours"), ("timm_compiled", "ours_compiled"), ("ours", "vit"))
+COLORS = dict(zip(BASELINES, ("#1b5e9e", "#a9cdea", "#5b9bd5", "#e07b39", "#c0571b", "#f3b98f", "#8a8f98")))
+COMPARISONS = (("timm", "ours"), ("timm_compiled", "ours"), ("timm_compiled", "ours_compiled"), ("ours", "vit"))
 
 NOTES = """\
 - **cait-hf**: `CaitForImageClassification` as it is built by default; *eager* with `attn_implementation="eager"`;
   *compiled* by `torch.compile(dynamic=False)`. **timm**: its CaiT with the same weights. **TimmWrapper**: the
   `TimmWrapperForImageClassification` of transformers around it. Equal logits are checked before anything is timed.
 - **ViT, SDPA**, the floor: the `ViTForImageClassification` of transformers with `scaled_dot_product_attention`. It has
-  CaiT's hidden size, heads, MLP width, picture and patch size, and as many layers as CaiT has patch layers. Its class
+  CaiT's hidden size, heads, MLP width, image and patch size, and as many layers as CaiT has patch layers. Its class
   token passes through all of them (N + 1 tokens where CaiT has N); it has no LayerScale and no class-attention layers.
 - An attention alone goes from projected queries, keys and values to the attended values; *ViT, SDPA* then is
   `scaled_dot_product_attention` on the same tensors (FlashAttention on CUDA in half precision), without head mixing.
@@ -54,7 +55,7 @@ NOTES = """\
 
 @dataclass(frozen=True)
 class Work:
-    """What the contestants of a row all do."""
+    """What the baselines of a row all do."""
 
     mode: str
     model: str
@@ -115,18 +116,37 @@ def cpu_goals() -> list[Goal]:
     return goals
 
 
+# By model and image size: images of a batch at inference, and of a training step that fits 80 GB with timm too.
+CUDA_SIZES = {("S24", 224): (256, 64), ("S24", 384): (128, 32), ("XXS24", 224): (256, 128), ("M36", 384): (64, 8)}
+CUDA_MODES = ("inference", "attention", "attention_training", "training_memory", "training")
+
+
+def cuda_work(mode: str, model: str, image_size: int) -> Work:
+    inference, training = CUDA_SIZES[model, image_size]
+    return Work(mode, model, image_size, training if "training" in mode else inference, "bfloat16", "cuda")
+
+
+def cuda_rows() -> list[tuple[Work, list[str]]]:
+    """What is measured on a GPU, and of which baselines, the most telling first."""
+    rows = []
+    for mode in CUDA_MODES:
+        names = ["ours", "timm", "vit"] if mode.endswith("memory") else ["ours", "timm", "timm_compiled", "vit"]
+        rows += [(cuda_work(mode, *size), names) for size in CUDA_SIZES]
+    return rows
+
+
 def cuda_goals() -> list[Goal]:
-    """On an H100 or H200, bfloat16. The batch of S24-384 is not part of the goal: 32 fits 80 GB with timm too."""
-    inference, large = ("S24", 224, 256, "bfloat16", "cuda"), ("S24", 384, 32, "bfloat16", "cuda")
+    """On an H100 or H200, bfloat16."""
     return [
-        Goal(Work("inference", *inference), "timm", "ours", at_least=2.5),
-        Goal(Work("inference", *inference), "vit", "ours", at_least=0.85),
-        Goal(Work("training", *large), "timm", "ours", at_least=2.0),
-        Goal(Work("training_memory", *large), "ours", "timm", at_most=0.35),
-        Goal(Work("attention", *inference), "ours", "vit", at_most=2.0),
-        Goal(Work("attention_training", *inference), "ours", "vit", at_most=2.0),
-        Goal(Work("attention", *large), "ours", "vit", at_most=2.0),
-        Goal(Work("attention_training", *large), "ours", "vit", at_most=2.0),
+        Goal(cuda_work("inference", "S24", 224), "timm", "ours", at_least=2.0),
+        Goal(cuda_work("inference", "S24", 224), "ours", "vit", at_most=1.2),
+        Goal(cuda_work("training", "S24", 384), "timm", "ours", at_least=2.0),
+        *(Goal(cuda_work("training_memory", model, 384), "ours", "timm", at_most=0.33) for model in ("S24", "M36")),
+        *(
+            Goal(cuda_work(mode, "S24", size), "ours", "vit", at_most=2.0)
+            for size in (224, 384)
+            for mode in ("attention", "attention_training")
+        ),
     ]
 
 
@@ -140,8 +160,8 @@ def in_order(rows: list[dict]) -> list[dict]:
     return sorted(rows, key=lambda row: (models.index(row["model"]), row["image_size"], row["batch_size"]))
 
 
-def entrants(row: dict) -> set[str]:
-    """Every contestant that the row was measured with, those that failed included."""
+def baselines_of(row: dict) -> set[str]:
+    """Every baseline that the row was measured with, those that failed included."""
     return {*row["samples"], *row["failures"]}
 
 
@@ -156,7 +176,7 @@ class Quantiles(NamedTuple):
 
 
 def ratio(row: dict, numerator: str, denominator: str) -> Quantiles | None:
-    """Quantiles (10, 50, 90 %) over the rounds of one contestant's sample over the other's in the same round.
+    """Quantiles (10, 50, 90 %) over the rounds of one baseline's sample over the other's in the same round.
 
     `None` where one of them is missing or the denominator was 0 (memory of a very small step).
     """
@@ -190,14 +210,103 @@ def tables(results: dict) -> str:
     return "\n\n".join([*filter(None, parts), NOTES.rstrip()]) + "\n"
 
 
+GPU_PARTS = {
+    "a": "kernels against float64",
+    "b": "search over launches of the kernels",
+    "c": "attention and models",
+    "d": "training scripts",
+    "e": "Fashion-MNIST in three minutes",
+}
+
+
+def gpu_tables(folder: Path) -> str:
+    """All that `gpu.sh` wrote into a folder as Markdown; what is missing there is named."""
+    gpu = read_json(folder / "gpu.json")
+    versions = ", ".join(f"{name} {version or 'missing'}" for name, version in gpu["packages"].items())
+    parts = [f"{gpu['device']}; {versions}."]
+    incomplete = [
+        f"- {GPU_PARTS[letter]}: {part['status']}, {part['reason'] or 'without an end'}"
+        for letter, part in gpu["parts"].items()
+        if part["status"] != "passed"
+    ]
+    if incomplete:
+        parts.append("Incomplete:\n\n" + "\n".join(incomplete))
+    sections = {
+        "models": tables,
+        "kernels": exactness_table,
+        "launches": launch_tables,
+        "training": training_table,
+        "fashion_mnist": fashion_mnist_text,
+    }
+    for name, section in sections.items():
+        if (folder / f"{name}.json").is_file():
+            parts.append(section(read_json(folder / f"{name}.json")).rstrip())
+    return "\n\n".join(parts) + "\n"
+
+
+def exactness_table(result: dict) -> str:
+    lines = []
+    for row in sorted(result["cases"], key=lambda row: (row["dtype"], row["heads"], row["patches"])):
+        found = row["errors"]
+        gradients = [error for name, error in found.items() if name != "output"]
+        line = [", ".join(row["architectures"]), str(row["heads"]), str(row["patches"]), row["dtype"]]
+        line += [f"{found['output']:.1e}", f"{max(gradients):.1e}"] if found else ["", ""]
+        lines.append([*line, f"{row['tolerance']:.1e}", row["failure"] or "exact"])
+    head = ("architectures", "heads", "patches", "dtype", "output", "gradients", "allowed", "")
+    missing = result["planned"] - len(lines)
+    text = f"### Largest relative errors of the Triton kernels against float64\n\n{markdown(head, lines)}"
+    return text + (f"\n\n{missing} of {result['planned']} cases were not reached." if missing else "")
+
+
+def launch_tables(result: dict) -> str:
+    lines = []
+    for shape in result["shapes"]:
+        line = [str(shape[name]) for name in ("heads", "patches", "batch")]
+        for name in ("forward", "backward"):
+            line += [digits(shape[name][which]) for which in ("now", "best")]
+        best = [
+            f"{kernel} {'/'.join(map(str, min(rows, key=lambda row: row['milliseconds'])['launch']))}"
+            for kernel, rows in shape["kernels"].items()
+        ]
+        lines.append([*line, ", ".join(best)])
+    head = ("heads", "patches", "batch", "forward", "by the best", "backward", "by the best")
+    text = markdown((*head, "best launch of each kernel: outer/inner/warps/stages"), lines)
+    text = f"### Launches of the Triton kernels, ms (bfloat16)\n\n{text}"
+    return text + "".join(f"\n{line}" for line in ("", "```python", *result["entries"], "```") if result["entries"])
+
+
+def training_table(result: dict) -> str:
+    lines = []
+    for run in result["runs"]:
+        line = [f"`{run['script']}.py`", run["precision"]]
+        if run["failure"]:
+            lines.append([*line, "failed: " + run["failure"], "", "", ""])
+            continue
+        line += [digits(run["train_images_per_second"]), f"{run['train_data_wait_share']:.0%}"]
+        lines.append([*line, digits(run["train_peak_memory_mib"]), digits(run["train_first_step_seconds"])])
+    head = ("script", "precision", "images/s", "of it waiting for data", "peak memory, MiB", "first step, s")
+    title = f"{result['model']}, batch {result['batch_size']}, {result['steps']} steps"
+    return f"### Training scripts, {title}\n\n{markdown(head, lines)}"
+
+
+def fashion_mnist_text(result: dict) -> str:
+    if result["failure"]:
+        return f"### Fashion-MNIST\n\nFailed: {result['failure']}"
+    return (
+        f"### Fashion-MNIST\n\n`recipes/fashion_mnist.yaml` in bf16 for {result['epochs']} epochs, "
+        f"{digits(result['seconds'])} s with a short run before it, {digits(result['train_images_per_second'])} "
+        f"images/s: top-1 {result['eval_top1']:.2%} of the validation split."
+    )
+
+
 def goal_table(rows: list[dict]) -> str:
     lines = []
     for goal in cpu_goals() + cuda_goals():
         row = find_row(rows, goal.work)
-        if row and {goal.numerator, goal.denominator} <= entrants(row):
+        if row and {goal.numerator, goal.denominator} <= baselines_of(row):
             measured = ratio(row, goal.numerator, goal.denominator)
             bound = f">= {goal.at_least:.2f}" if goal.at_least is not None else f"<= {goal.at_most:.2f}"
-            pair = f"{CONTESTANTS[goal.numerator]} / {CONTESTANTS[goal.denominator]}"
+            pair = f"{BASELINES[goal.numerator]} / {BASELINES[goal.denominator]}"
             reached = measured is not None and goal.is_reached(measured.median)
             verdict = "reached" if reached else "**not reached**"
             lines.append((str(goal.work), pair, quantiles_text(measured) or "failed", bound, verdict))
@@ -207,10 +316,10 @@ def goal_table(rows: list[dict]) -> str:
 def mode_table(rows: list[dict]) -> str:
     first = work_of(rows[0])
     unit = "GB" if first.is_memory else "ms an image"
-    names = [name for name in CONTESTANTS if any(name in entrants(row) for row in rows)]
+    names = [name for name in BASELINES if any(name in baselines_of(row) for row in rows)]
     pairs = [pair for pair in COMPARISONS if any(ratio(row, *pair) for row in rows)]
-    head = ["model", "batch", *(CONTESTANTS[name] for name in names)]
-    head += [f"{CONTESTANTS[a]} / {CONTESTANTS[b]}" for a, b in pairs]
+    head = ["model", "batch", *(BASELINES[name] for name in names)]
+    head += [f"{BASELINES[a]} / {BASELINES[b]}" for a, b in pairs]
     lines = []
     for row in rows:
         line = [f"{row['model']}-{row['image_size']}", str(row["batch_size"])]
@@ -223,7 +332,7 @@ def mode_table(rows: list[dict]) -> str:
         for name, seconds in row["first_call_seconds"].items():
             first_calls.setdefault(name, []).append(seconds)
     if first_calls:
-        spans = [f"{CONTESTANTS[name]} {min(all_):.0f} to {max(all_):.0f} s" for name, all_ in first_calls.items()]
+        spans = [f"{BASELINES[name]} {min(all_):.0f} to {max(all_):.0f} s" for name, all_ in first_calls.items()]
         text += f"\n\nFirst call, which compiles and is not part of the times: {', '.join(spans)}."
     failures = [f"- {work_of(row)}, {name}: {text}" for row in rows for name, text in row["failures"].items()]
     return text + ("\n\nFailed:\n\n" + "\n".join(failures) if failures else "")
@@ -301,7 +410,7 @@ def bar_chart(rows: list[dict]):
     from matplotlib.patches import Patch
 
     first = work_of(rows[0])
-    names = [name for name in CONTESTANTS if any(row["samples"].get(name) for row in rows)]
+    names = [name for name in BASELINES if any(row["samples"].get(name) for row in rows)]
     base = "timm" if "timm" in names else names[0]
     rows = [row for row in rows if row["samples"].get(base)]
     height = 0.25 * len(rows) * (len(names) + 1) + 1
@@ -316,7 +425,7 @@ def bar_chart(rows: list[dict]):
                 continue
             place = position + (index + 1) * width
             low, middle, high = relative
-            axes.barh(place, middle, width * 0.9, color=COLOURS[name])
+            axes.barh(place, middle, width * 0.9, color=COLORS[name])
             axes.plot((low, high), (place, place), color="#222222", linewidth=1)
             unit = "GB" if first.is_memory else "ms"
             text = f"{digits(np.median(row['samples'][name]) / 1e9) if first.is_memory else sample_text(row, name)}"
@@ -327,9 +436,9 @@ def bar_chart(rows: list[dict]):
     axes.set_ylim(len(rows), 0)
     axes.grid(axis="x")
     quantity = "memory, shorter is better" if first.is_memory else "speed, longer is better (labels: ms an image)"
-    axes.set_xlabel(f"relative to {CONTESTANTS[base]}: {quantity}")
+    axes.set_xlabel(f"relative to {BASELINES[base]}: {quantity}")
     axes.set_title(f"{MODES[first.mode]} ({first.device}, {first.dtype})", loc="left")
-    handles = [Patch(color=COLOURS[name], label=CONTESTANTS[name]) for name in names]
+    handles = [Patch(color=COLORS[name], label=BASELINES[name]) for name in names]
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1))
     return figure
 
@@ -347,14 +456,14 @@ def scaling_chart(rows_by_mode: dict[str, list[dict]], machine: str):
     for column, (mode, title) in enumerate(zip(SCALING_MODES, titles)):
         for axes, kind, scale in ((grid[0, column], mode, 1e3), (grid[1, column], f"{mode}_memory", 1e-6)):
             rows = rows_by_mode.get(kind, [])
-            for name in CONTESTANTS:
+            for name in BASELINES:
                 points = [
                     ((row["image_size"] // 16) ** 2, np.median(row["samples"][name]) * scale)
                     for row in rows
                     if row["samples"].get(name)
                 ]
                 if points:
-                    axes.plot(*zip(*points), "o-", color=COLOURS[name], label=CONTESTANTS[name], markersize=4)
+                    axes.plot(*zip(*points), "o-", color=COLORS[name], label=BASELINES[name], markersize=4)
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
             axes.grid(which="major")
@@ -368,6 +477,17 @@ def scaling_chart(rows_by_mode: dict[str, list[dict]], machine: str):
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     figure.suptitle(f"Scaling with the number of patches, batch 1 ({machine})", x=0.01, ha="left", weight="bold")
     return figure
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, content):
+    """Under a temporary name first: an interruption leaves what was there."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def as_row(work: Work, **measured) -> dict:

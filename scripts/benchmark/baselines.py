@@ -1,15 +1,15 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""The contestants of `benchmark.py`: models and attentions of one shape, with the same weights if they must agree.
+"""The baselines of `run.py`: models and attentions of one shape, with the same weights if they must agree.
 
-`make_step` gives the function that is timed; `EqualityGuard` compares what the contestants compute.
+`make_step` gives the function that is timed; `EqualityGuard` compares what the baselines compute.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
-from benchmark_report import CONTESTANTS, SCALING_MODEL, Work
+from report import BASELINES, SCALING_MODEL, Work
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForImageClassification, TimmWrapperConfig, ViTConfig
@@ -20,13 +20,13 @@ from cait_hf.state_dict import convert_to_official_state_dict
 
 
 # By the name of a model, without its resolution: the fields of CaitConfig that make it up.
-GEOMETRIES = {checkpoint.official_name.split("_")[0]: checkpoint.config_kwargs for checkpoint in CHECKPOINTS}
-GEOMETRIES[SCALING_MODEL] = {**GEOMETRIES["XXS24"], "num_hidden_layers": 4}
-GEOMETRIES["tiny"] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+ARCHITECTURES = {checkpoint.official_name.split("_")[0]: checkpoint.config_kwargs for checkpoint in CHECKPOINTS}
+ARCHITECTURES[SCALING_MODEL] = {**ARCHITECTURES["XXS24"], "num_hidden_layers": 4}
+ARCHITECTURES["tiny"] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
 
 
 def cait_config(work: Work, **overrides) -> CaitConfig:
-    return CaitConfig(**{**GEOMETRIES[work.model], "image_size": work.image_size, "num_labels": 1000, **overrides})
+    return CaitConfig(**{**ARCHITECTURES[work.model], "image_size": work.image_size, "num_labels": 1000, **overrides})
 
 
 def attention_config(work: Work) -> CaitConfig:
@@ -35,9 +35,9 @@ def attention_config(work: Work) -> CaitConfig:
 
 @dataclass
 class Inputs:
-    """Random pictures and labels, or the projected queries, keys and values `(B, N, C)` of one attention."""
+    """Random images and labels, or the projected queries, keys and values `(B, N, C)` of one attention."""
 
-    pictures: torch.Tensor
+    images: torch.Tensor
     labels: torch.Tensor
     qkv: list[torch.Tensor]
     gradient: torch.Tensor | None  # of the attended values
@@ -56,9 +56,9 @@ class Inputs:
         return cls(tensors[0], labels, tensors[:3], tensors[3])
 
     def first_two(self, dtype: str) -> "Inputs":
-        """What concerns the first two pictures of the batch."""
-        pictures, *qkv = (tensor[:2].to(getattr(torch, dtype)) for tensor in (self.pictures, *self.qkv))
-        return Inputs(pictures, self.labels[:2], qkv, None)
+        """What concerns the first two images of the batch."""
+        images, *qkv = (tensor[:2].to(getattr(torch, dtype)) for tensor in (self.images, *self.qkv))
+        return Inputs(images, self.labels[:2], qkv, None)
 
 
 @torch.no_grad()
@@ -84,17 +84,18 @@ def random_state(work: Work) -> dict[str, torch.Tensor]:
 
 
 def make_step(name: str, work: Work, state: dict[str, torch.Tensor], inputs: Inputs) -> Callable[[], torch.Tensor]:
-    """A function that does the work once with the contestant called `name` and returns logits or attended values."""
+    """A function that does the work once with the baseline called `name` and returns logits or attended values."""
     module = build_attention(name, work, state, inputs) if work.is_attention else build_model(name, work, state)
     module.to(work.device, getattr(torch, work.dtype)).train(work.is_training)
     call = torch.compile(module, dynamic=False) if name.endswith("_compiled") else module
 
     def inference() -> torch.Tensor:
-        with torch.inference_mode():
-            return tensor_of(call(inputs.pictures))
+        with torch.inference_mode(), floor(name, work):
+            return tensor_of(call(inputs.images))
 
     def training() -> torch.Tensor:
-        output = tensor_of(call(inputs.pictures))
+        with floor(name, work):
+            output = tensor_of(call(inputs.images))
         if work.is_attention:
             output.backward(inputs.gradient)
         else:
@@ -103,6 +104,12 @@ def make_step(name: str, work: Work, state: dict[str, torch.Tensor], inputs: Inp
         return output.detach()
 
     return training if work.is_training else inference
+
+
+def floor(name: str, work: Work) -> AbstractContextManager:
+    """FlashAttention for the ViT where there is one; elsewhere PyTorch chooses the kernel."""
+    flash = name == "vit" and work.device == "cuda" and work.dtype != "float32"
+    return sdpa_kernel(SDPBackend.FLASH_ATTENTION) if flash else nullcontext()
 
 
 def tensor_of(output) -> torch.Tensor:
@@ -176,10 +183,7 @@ class Given(nn.Module):
 
 
 class PlainAttention(nn.Module):
-    """`scaled_dot_product_attention` from and to the shapes of the other attentions, `(B, N, C)`.
-
-    On CUDA in half precision by FlashAttention; elsewhere PyTorch chooses the kernel.
-    """
+    """`scaled_dot_product_attention` from and to the shapes of the other attentions, `(B, N, C)`."""
 
     def __init__(self, qkv: list[torch.Tensor], num_heads: int):
         super().__init__()
@@ -188,16 +192,14 @@ class PlainAttention(nn.Module):
 
     def forward(self, _: torch.Tensor) -> torch.Tensor:
         query, key, value = (tensor.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for tensor in self.qkv)
-        flash = query.is_cuda and query.dtype != torch.float32
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION) if flash else nullcontext():
-            output = nn.functional.scaled_dot_product_attention(query, key, value)  # (B, H, N, D)
+        output = nn.functional.scaled_dot_product_attention(query, key, value)  # (B, H, N, D)
         return output.transpose(1, 2).flatten(2)
 
 
 class EqualityGuard:
-    """Stops the benchmark when a contestant computes something else than the plain reference.
+    """Stops the benchmark when a baseline computes something else than the plain reference.
 
-    The reference is our eager path in float32 on the first two pictures. Outputs may differ from it by 1e-4 of its
+    The reference is our eager path in float32 on the first two images. Outputs may differ from it by 1e-4 of its
     largest value, or by three times what the same eager path differs in the dtype that is timed.
     """
 
@@ -217,7 +219,7 @@ class EqualityGuard:
         difference = self.difference(output)
         if not difference <= self.allowed:
             raise ValueError(
-                f"{CONTESTANTS[name]} differs by {difference:.1e} from the reference in {self.work}, but at most "
+                f"{BASELINES[name]} differs by {difference:.1e} from the reference in {self.work}, but at most "
                 f"{self.allowed:.1e} is allowed: it computes something else, so its time says nothing."
             )
         return difference
