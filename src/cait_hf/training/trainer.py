@@ -113,7 +113,7 @@ class ImageClassificationTrainer(Trainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
         """The base class's, of all images: `--dataloader_drop_last` is about training."""
         recorded = self.args
-        self.args: TrainingArguments = copy.copy(recorded)
+        self.args = copy.copy(recorded)
         self.args.dataloader_drop_last = False
         try:
             return super().get_eval_dataloader(eval_dataset)
