@@ -279,7 +279,7 @@ def load_remaining(
     if isinstance(pictures, EvaluationImageStream):
         pictures.done, pictures.max_samples = frozenset(ranks), args.max_samples
         return torch.utils.data.DataLoader(pictures, args.batch_size, collate_fn=prepare)
-    indices = [index for index in pictures.labelled(args.max_samples) if index not in ranks]
+    indices = [index for index in pictures.labeled(args.max_samples) if index not in ranks]
     if not indices:
         return None
     subset = torch.utils.data.Subset(pictures, indices)

@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Write Fashion-MNIST as parquet files that `run_image_classification.py` reads.
 
-Fashion-MNIST (Xiao, Rasul and Vollgraf 2017; Zalando SE, MIT licence) has 60,000 pictures to train on and 10,000 to
+Fashion-MNIST (Xiao, Rasul and Vollgraf 2017; Zalando SE, MIT license) has 60,000 pictures to train on and 10,000 to
 test on, 28 x 28 pixels, gray, ten classes of clothing. This reads its four original files, as the Debian package
 `dataset-fashion-mnist` installs them or github.com/zalandoresearch/fashion-mnist offers them:
 

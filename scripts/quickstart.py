@@ -4,7 +4,7 @@
 First the small checkpoint that comes with the package names real pictures of clothes (Fashion-MNIST's test split) and
 shows where its class token looks; then it is fine-tuned on scikit-learn's handwritten digits (1,797 scans of 8 x 8
 pixels, from the UCI repository's "Optical Recognition of Handwritten Digits"). The last 360 digits, in the order of
-the set, are held out: neighbours in the set were often written by the same hand, so mixing it would make the test
+the set, are held out: neighbors in the set were often written by the same hand, so mixing it would make the test
 easier than it looks.
 """
 

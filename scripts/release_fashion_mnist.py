@@ -213,7 +213,7 @@ True class in the rows, prediction in the columns:
 
 ## Training
 
-55,000 of Fashion-MNIST's 60,000 training pictures (Zalando SE, MIT licence, `LICENSE-fashion-mnist`), from scratch.
+55,000 of Fashion-MNIST's 60,000 training pictures (Zalando SE, MIT license, `LICENSE-fashion-mnist`), from scratch.
 The seeds took {minutes} minutes for {epochs} epochs each on {hardware} with PyTorch {pytorch}. At the end the
 loss was {loss} on training pictures, cropped and mirrored, and {validation_loss} on held-out ones.
 

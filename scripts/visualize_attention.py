@@ -14,8 +14,8 @@ columns count from 0; a negative layer or head counts from the end.
     rollout  which patches the class token draws on through all layers together (see `attention_rollout`); with
              --layer N back to the output of N patch layers only, 0 being the embeddings. A GIF goes through all
 
-The model sees the largest centred part of the picture that has the shape of --image_size, the rest is dimmed; with
---whole it sees everything, its position table resized. Each map is coloured from its own lowest to its highest value.
+The model sees the largest centered part of the picture that has the shape of --image_size, the rest is dimmed; with
+--whole it sees everything, its position table resized. Each map is colored from its own lowest to its highest value.
 patch and rollout hold layers * heads * patches**2 numbers: at large sizes that is gigabytes (see
 `patch_attention_maps`). In Python the same comes as numpy arrays from `cait_hf.visualization`.
 """
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--image_size", type=int, nargs="+", metavar="PIXELS", help="Edge, or height and width (default: the model's)."
     )
-    parser.add_argument("--whole", action="store_true", help="Show the model the whole picture, not its centre.")
+    parser.add_argument("--whole", action="store_true", help="Show the model the whole picture, not its center.")
     return run_command(visualize, parser.parse_args(argv))
 
 
@@ -147,7 +147,7 @@ def seen_size(image: Image.Image, config, image_size: list[int] | None, whole: b
 def preprocess(
     image: Image.Image, image_processor: CaitImageProcessorPil, model: CaitModel, height: int, width: int
 ) -> torch.Tensor:
-    """Resize until the picture just covers height and width, and cut out the centre.
+    """Resize until the picture just covers height and width, and cut out the center.
 
     For a square that is the evaluation of the official checkpoints, pixel for pixel: shortest edge, center crop.
     """

@@ -2,7 +2,7 @@
 """A small Hugging Face Hub on 127.0.0.1, for tests that push with the real client and load what was pushed.
 
 It answers what huggingface_hub 2.4 asks when it creates repositories, commits regular and Git LFS files, makes
-branches or tags, lists and downloads; requests and answers were read from that client's source. Not modelled: Xet
+branches or tags, lists and downloads; requests and answers were read from that client's source. Not modeled: Xet
 (clients need HF_HUB_DISABLE_XET=1), pull requests, gated repositories, renames, pages of long lists, LFS in parts.
 """
 
@@ -435,7 +435,7 @@ class _Handler(BaseHTTPRequestHandler):
     @_route("POST", f"{_API}/preupload/{_REVISION}", "write")
     def preupload(self, repo: Repository, revision: str):
         if "create_pr" in self.query:
-            raise HubError(501, "Pull requests are not modelled")
+            raise HubError(501, "Pull requests are not modeled")
         tree = repo.at(revision).files
         answers = []
         for file in json.load(self.body)["files"]:

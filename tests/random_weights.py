@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Random weights under which every part of a CaiT matters, and tiny configurations.
 
-At the default LayerScale (1e-5) a randomly initialised CaiT is its embeddings and its classifier: a parity test passes
+At the default LayerScale (1e-5) a randomly initialized CaiT is its embeddings and its classifier: a parity test passes
 with the attention removed. Every numerical test draws its weights here; `test_every_parameter_matters` proves them.
 """
 
@@ -59,6 +59,6 @@ def randomize_(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def pictures(batch_size: int, height: int, width: int | None = None, channels: int = 3, seed: int = 1) -> torch.Tensor:
-    """Normalised random pictures `(batch, channels, height, width)`, float32."""
+    """Normalized random pictures `(batch, channels, height, width)`, float32."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch_size, channels, height, width or height, generator=generator)

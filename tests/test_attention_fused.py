@@ -31,7 +31,7 @@ def draw(batch_size=2, heads=4, patches=17, head_dim=8, dtype=torch.float64, str
         states = [noise(batch_size, patches, heads, head_dim).transpose(1, 2) for _ in range(3)]
     elif strides == "contiguous":
         states = [noise(batch_size, heads, patches, head_dim) for _ in range(3)]
-    else:  # nothing is next to its neighbour in memory
+    else:  # nothing is next to its neighbor in memory
         states = [noise(head_dim, 2 * patches, heads, batch_size).permute(3, 2, 1, 0)[:, :, ::2] for _ in range(3)]
     mixing = [noise(heads, heads), noise(heads), noise(heads, heads), noise(heads)]
     return [tensor.detach().requires_grad_() for tensor in (*states, *mixing)]

@@ -32,13 +32,13 @@ def folder(classifier, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 48)])
-@pytest.mark.parametrize("normalised", [True, False])
+@pytest.mark.parametrize("normalized", [True, False])
 @pytest.mark.parametrize("reshaped", [True, False])
-def test_feature_maps_are_the_hidden_states_of_the_model(classifier, folder, height, width, normalised, reshaped):
+def test_feature_maps_are_the_hidden_states_of_the_model(classifier, folder, height, width, normalized, reshaped):
     backbone = CaitBackbone.from_pretrained(
         folder,
         out_features=STAGES,
-        apply_layernorm=normalised,
+        apply_layernorm=normalized,
         reshape_hidden_states=reshaped,
         interpolate_pos_encoding=True,
     )
@@ -47,7 +47,7 @@ def test_feature_maps_are_the_hidden_states_of_the_model(classifier, folder, hei
     feature_maps = backbone(x).feature_maps
     assert len(feature_maps) == 4
     for feature_map, expected in zip(feature_maps, reference.hidden_states):
-        if normalised:
+        if normalized:
             expected = classifier.cait.layernorm(expected)
         if reshaped:
             assert feature_map.shape == (2, 48, height // 8, width // 8)
@@ -57,7 +57,7 @@ def test_feature_maps_are_the_hidden_states_of_the_model(classifier, folder, hei
                     torch.testing.assert_close(feature_map[:, :, row, column], expected[:, patch])
         else:
             torch.testing.assert_close(feature_map, expected)
-    if normalised and not reshaped:
+    if normalized and not reshaped:
         torch.testing.assert_close(feature_maps[-1], reference.last_hidden_state[:, 1:])
 
 
@@ -176,11 +176,11 @@ def test_configurations_from_before_the_backbone_load(tmp_path):
     assert loaded.stage_names == STAGES and loaded.out_features == ["stage3"]
 
 
-@pytest.mark.parametrize("normalised", [True, False])
-def test_checkpoint_of_a_classifier_loads_without_a_warning(folder, caplog, monkeypatch, normalised):
+@pytest.mark.parametrize("normalized", [True, False])
+def test_checkpoint_of_a_classifier_loads_without_a_warning(folder, caplog, monkeypatch, normalized):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     backbone, info = CaitBackbone.from_pretrained(
-        folder, out_indices=[1, 3], apply_layernorm=normalised, output_loading_info=True
+        folder, out_indices=[1, 3], apply_layernorm=normalized, output_loading_info=True
     )
     assert not any(info.values()), info
     assert not caplog.records
@@ -188,7 +188,7 @@ def test_checkpoint_of_a_classifier_loads_without_a_warning(folder, caplog, monk
     names = {name for name, _ in backbone.named_parameters()}
     assert not any("class" in name or "cls" in name for name in names)
     groups = {"embeddings", "layers.0", "layers.1", "layers.2"}
-    assert backbone.layer_groups().keys() == groups | ({"head"} if normalised else set())
+    assert backbone.layer_groups().keys() == groups | ({"head"} if normalized else set())
 
 
 @torch.no_grad()

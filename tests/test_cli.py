@@ -170,7 +170,7 @@ def test_classify_with_a_repository_of_timm_and_multi_label(hub, repo_id, images
     CaitImageProcessorPil.from_pretrained(repo_id).save_pretrained(tmp_path / "multi")
     multi = classified(capsys, images / "a.png", "--model", tmp_path / "multi")[0]["predictions"]
     assert [p["label"] for p in multi] == [p["label"] for p in single]
-    odds = [p["score"] / (1 - p["score"]) for p in multi]  # exp(logit), which the softmax normalises
+    odds = [p["score"] / (1 - p["score"]) for p in multi]  # exp(logit), which the softmax normalizes
     assert [odd / sum(odds) for odd in odds] == pytest.approx([p["score"] for p in single], rel=1e-3)
 
 

@@ -80,9 +80,9 @@ def test_overrides_at_load_are_checked_together(tmp_path):
         CaitConfig.from_pretrained(tmp_path, num_attention_heads=5)
     config = CaitConfig.from_pretrained(tmp_path, hidden_size=240, num_attention_heads=5, num_labels=7)
     assert (config.hidden_size, config.num_attention_heads, config.num_labels) == (240, 5, 7)
-    config, unused = CaitConfig.from_pretrained(tmp_path, image_size=384, colour="red", return_unused_kwargs=True)
+    config, unused = CaitConfig.from_pretrained(tmp_path, image_size=384, color="red", return_unused_kwargs=True)
     assert config.image_size == 384
-    assert unused == {"colour": "red"}
+    assert unused == {"color": "red"}
 
 
 @pytest.mark.parametrize("image_size", [224, (224, 192)])
@@ -120,8 +120,8 @@ def test_labels_asked_for_at_load_replace_the_stored_ones(tmp_path, caplog):
         assert (named.num_labels, named.label2id) == (3, {"ant": 0, "bee": 1, "elk": 2})
         named = load(tmp_path, num_labels=1, id2label={0: "ant"}, label2id={"ant": "0"})
         assert (named.num_labels, named.id2label) == (1, {0: "ant"})
-        config, unused = load(tmp_path, id2label={0: "ant"}, colour="red", return_unused_kwargs=True)
-        assert (config.num_labels, unused) == (1, {"colour": "red"})
+        config, unused = load(tmp_path, id2label={0: "ant"}, color="red", return_unused_kwargs=True)
+        assert (config.num_labels, unused) == (1, {"color": "red"})
         for wrong in ({"num_labels": 3, "id2label": {0: "ant"}}, {"label2id": {"cat": 1, "dog": 0}}):
             with pytest.raises(ValueError, match="num_labels is 3|label2id is"):
                 load(tmp_path, **wrong)

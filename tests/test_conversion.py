@@ -405,7 +405,7 @@ def test_repository_out_of_reach(hub, workplace, capsys):
 
 
 def test_model_card_of_weights_of_ones_own(official, tmp_path):
-    """It claims neither ImageNet, nor a licence, nor the published figures."""
+    """It claims neither ImageNet, nor a license, nor the published figures."""
     assert to_hf(write_pth(tmp_path / "weights.pth", official), tmp_path / "model") == 0
     card = ModelCard.load(tmp_path / "model" / "README.md")
     assert card.data.license is None and card.data.datasets is None and card.data.library_name == "transformers"

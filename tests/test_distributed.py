@@ -104,7 +104,7 @@ def single_process(folder: Path, dtype: torch.dtype, model_class=CaitForImageCla
 
 
 def test_data_parallel(folder, processes):
-    """Also with gradients accumulated without synchronisation, with activation checkpointing, and masked."""
+    """Also with gradients accumulated without synchronization, with activation checkpointing, and masked."""
     results = results_of("data_parallel", folder, processes)
     for dtype in DTYPES:
         reference = single_process(folder, dtype)

@@ -32,7 +32,7 @@ both_classes = pytest.mark.parametrize(
 # (width, height): offsets of the crop with every rounding, tiny, long, square, large
 SIZES = [(1, 1), (2, 3), (16, 17), (224, 224), (225, 224), (226, 224), (224, 227), (231, 224), (384, 384), (448, 451)]
 SIZES += [(375, 500), (640, 427), (997, 991), (50, 700), (700, 50), (468, 1288), (1288, 468), (1500, 1100)]
-LEVEL = 1 / 255 / min(IMAGENET_DEFAULT_STD)  # one 8-bit step after normalisation
+LEVEL = 1 / 255 / min(IMAGENET_DEFAULT_STD)  # one 8-bit step after normalization
 
 
 def synthetic(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -232,7 +232,7 @@ def test_floats_follow_do_rescale(processor_class, dtype):
     hwc = np.asarray(picture).astype(dtype)
     for images, do_rescale in ((hwc, True), (torch.tensor(hwc), True), (hwc / dtype(255), False)):
         assert_equal(processor_class, images, picture, do_rescale=do_rescale)
-    # values outside the range are neither clipped nor rounded: a user may have normalised them before
+    # values outside the range are neither clipped nor rounded: a user may have normalized them before
     signed = hwc[..., 0] / dtype(255) - dtype(0.5)
     options = {"do_rescale": False, "do_normalize": False}
     expected = Image.fromarray(signed.astype(np.float32)).resize((273, 224), Image.Resampling.BICUBIC)

@@ -210,7 +210,7 @@ def test_no_machine_paths():
     assert found == []
 
 
-def test_every_python_file_names_its_licence():
+def test_every_python_file_names_its_license():
     files = [path for path in repository_files() if path.suffix == ".py"]
     header = "# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.\n"
     assert [str(path) for path in files if not path.read_text(encoding="utf-8").startswith(header)] == []

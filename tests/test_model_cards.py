@@ -173,7 +173,7 @@ def test_card_of_weights_of_ones_own():
     card = ModelCard(render_model_card(config, "me/mine", **source, has_image_processor=False))
     assert card.data.license is None and card.data.datasets is None and card.data.eval_results is None
     assert card.data.base_model == "me/cait_x" and card.data.pipeline_tag == "image-classification"
-    assert "ImageNet" not in card.text and "Accuracy" not in card.text and "Licence" not in card.text
+    assert "ImageNet" not in card.text and "Accuracy" not in card.text and "License" not in card.text
     assert rows(card)["picture size in pixels"] == ["32 x 48"]
     file = ModelCard(render_model_card(config, "mine", **source | {"source_name": "model.safetensors"}))
     assert file.data.base_model is None

@@ -161,7 +161,7 @@ def test_pictures_of_any_size():
 
 
 def test_positions_are_interpolated_bicubically_over_the_grid():
-    """Against an interpolation written down here by PyTorch's definition: a = -0.75, half-pixel centres, clamping."""
+    """Against an interpolation written down here by PyTorch's definition: a = -0.75, half-pixel centers, clamping."""
     model = CaitModel(tiny_config(image_size=(24, 40)))  # a grid of 3 x 5
     randomize_(model)
     table = model.embeddings.position_embeddings.detach().double().view(3, 5, 48)
@@ -169,10 +169,10 @@ def test_positions_are_interpolated_bicubically_over_the_grid():
     def weights(old: int, new: int) -> torch.Tensor:
         matrix = torch.zeros(new, old, dtype=torch.float64)
         for target in range(new):
-            centre = (target + 0.5) * old / new - 0.5
-            first = int(centre // 1) - 1
+            center = (target + 0.5) * old / new - 0.5
+            first = int(center // 1) - 1
             for source in range(first, first + 4):
-                x = abs(centre - source)
+                x = abs(center - source)
                 a = -0.75
                 weight = (a + 2) * x**3 - (a + 3) * x**2 + 1 if x <= 1 else a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
                 matrix[target, min(max(source, 0), old - 1)] += weight
@@ -363,7 +363,7 @@ def test_trainer_averages_accumulated_losses_itself(model):
     assert torch.equal(model(pictures(2, 32), labels=labels, num_items_in_batch=2).loss, plain)
 
 
-# --- training behaviour
+# --- training behavior
 
 
 def test_every_parameter_gets_a_gradient(model):

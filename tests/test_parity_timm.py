@@ -164,8 +164,8 @@ def test_every_parameter_matters():
                     assert moved > 100 * TOLERANCE[torch.float32], name
 
 
-def test_initialisation_follows_the_official_recipe():
-    """Same distribution as timm's (= official) initialisation, parameter by parameter: mean, spread and extremes."""
+def test_initialization_follows_the_official_recipe():
+    """Same distribution as timm's (= official) initialization, parameter by parameter: mean, spread and extremes."""
     config = CaitConfig(num_hidden_layers=2, num_labels=1000, layer_scale_init_value=1e-5)
     torch.manual_seed(0)
     ours = convert_to_official_state_dict(CaitForImageClassification(config).state_dict())

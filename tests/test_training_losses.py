@@ -120,7 +120,7 @@ def test_teacher_never_trains():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_teacher_sees_its_own_normalisation():
+def test_teacher_sees_its_own_normalization():
     """Of the same pixels, to 1e-5 of values of a few units."""
     model, seen = teacher(), []
     model.register_forward_pre_hook(lambda _m, _a, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)

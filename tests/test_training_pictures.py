@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """The order of the pictures, their augmentation and mixup: what `cait_hf.training` draws depends on the place alone.
 
-Mixup is checked by its own pixels: pictures of one colour tell which share of each picture a mixed one has. Where timm
+Mixup is checked by its own pixels: pictures of one color tell which share of each picture a mixed one has. Where timm
 does the work, the values expected are timm's own (1.0.31) or follow from the definition of what was asked for.
 """
 
@@ -121,7 +121,7 @@ def test_views_of_a_picture_go_to_different_processes(num_processes, views):
 
 
 class Scans(torch.utils.data.Dataset):
-    """Random pictures, as `LabelledPictures` gives them."""
+    """Random pictures, as `LabeledPictures` gives them."""
 
     def __init__(self, transform: TrainTransform):
         self.transform = transform
@@ -183,7 +183,7 @@ def test_pictures_are_mirrored_as_often_as_asked():
 
 
 def test_crop_takes_the_area_that_was_asked_for():
-    """Colours that grow along both axes tell which part of the picture is seen."""
+    """Colors that grow along both axes tell which part of the picture is seen."""
     ramp = np.linspace(0, 255, 128)
     image = Image.fromarray(np.stack(np.broadcast_arrays(ramp, ramp[:, None], 0 * ramp), -1).astype(np.uint8))
     for least in (0.25, 0.9):
@@ -218,8 +218,8 @@ def test_erasing_puts_noise_into_one_rectangle():
     assert abs(share - 0.25) < 0.13
 
 
-def test_auto_augment_acts_before_the_normalisation():
-    """What reaches the model are still 256 levels of colour, normalised."""
+def test_auto_augment_acts_before_the_normalization():
+    """What reaches the model are still 256 levels of color, normalized."""
     pytest.importorskip("timm", reason=NO_TIMM)
     image, plain = picture(), TrainTransform(processor(), Randomness(0))
     before = streams()
@@ -268,7 +268,7 @@ def test_wrong_augmentation_ends_with_a_sentence(arguments, message):
 
 
 def items(count: int, first_key: int = 10) -> list[dict]:
-    """Pictures of one colour, `index + 1`, each of a class of its own."""
+    """Pictures of one color, `index + 1`, each of a class of its own."""
     return [
         {"pixel_values": torch.full((3, 16, 16), index + 1.0), "labels": index, "key": first_key + index}
         for index in range(count)
@@ -299,7 +299,7 @@ MIXES = {
 @pytest.mark.parametrize("count", [1, 4, 7])
 @pytest.mark.parametrize("arguments", MIXES.values(), ids=MIXES)
 def test_targets_tell_what_is_in_the_pixels(arguments, count):
-    """The mean colour of a mixed picture is the mean of the colours that its target names, each with its share."""
+    """The mean color of a mixed picture is the mean of the colors that its target names, each with its share."""
     mixup = pytest.importorskip("timm.data.mixup", reason=NO_TIMM)
     smoothing, num_labels = arguments.get("label_smoothing", 0.0), 8
     collator = TrainCollator(num_labels, Randomness(0), **arguments)
@@ -309,8 +309,8 @@ def test_targets_tell_what_is_in_the_pixels(arguments, count):
         targets = batch["labels"]
         torch.testing.assert_close(targets.sum(1), torch.ones(count), rtol=0, atol=1e-6)
         shares = (targets - smoothing / num_labels) / (1 - smoothing)
-        colours = torch.arange(num_labels) + 1.0
-        torch.testing.assert_close(shares @ colours, batch["pixel_values"].mean((1, 2, 3)), rtol=1e-5, atol=1e-5)
+        colors = torch.arange(num_labels) + 1.0
+        torch.testing.assert_close(shares @ colors, batch["pixel_values"].mean((1, 2, 3)), rtol=1e-5, atol=1e-5)
         if count % 2:  # the last of an odd number has no partner
             torch.testing.assert_close(shares[-1], torch.eye(num_labels)[count - 1], rtol=0, atol=1e-6)
             assert (batch["pixel_values"][-1] == count).all()

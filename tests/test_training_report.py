@@ -277,7 +277,7 @@ def test_card_states_what_was_measured(tmp_path, results):
     assert "Measured on 5 pictures of [owner/pictures]" in text and "3 classes apart: a, b, c." in text
     assert "import cait_hf  # registers CaiT" in text and 'from_pretrained("owner/my-cait")' in text
     assert "| learning_rate | `5e-05` |" in text and "| note | `a \\| b` |" in text and "| seed | `3` |" in text
-    assert "layers" not in text and "top-5" not in text and "licence" not in text.lower()
+    assert "layers" not in text and "top-5" not in text and "license" not in text.lower()
     assert "| pictures per second in training, all processes | 12.35 |" in text and "| processes | 4 |" in text
     assert list(path.parent.iterdir()) == [path] and path.read_text().endswith("|\n")
     for code in text.split("```python")[1:]:
@@ -300,7 +300,7 @@ def test_card_of_another_model_without_hub_names(tmp_path, results):
         settings={"train_dir": tmp_path / "beans", "hub_token": "hf_secret", "average_tokens_across_devices": False},
         command=["python", str(tmp_path / "run.py"), f"--train_dir={tmp_path / 'beans'}", "--hub_token", "hf_secret"]
         + ["--push_token=hf_secret", "--seed", "-1", "--note", "two words --x"],
-        licence="apache-2.0",
+        license="apache-2.0",
     )
     text = path.read_text()
     assert str(tmp_path) not in text and "secret" not in text

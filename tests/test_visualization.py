@@ -228,7 +228,7 @@ def hottest(overlay: Image.Image) -> tuple[float, float]:
 @pytest.mark.parametrize("size", [(60, 60), (120, 60), (60, 120), (101, 67)])
 @pytest.mark.parametrize("cell", [(0, 0), (2, 1), (3, 3)])
 def test_overlay_lies_on_the_part_that_the_model_saw(size, cell):
-    """A picture loses what exceeds the centred square: a lit cell must appear in its place of that square."""
+    """A picture loses what exceeds the centered square: a lit cell must appear in its place of that square."""
     attention = np.zeros((4, 4))
     attention[cell] = 1.0
     overlay = overlay_attention(Image.new("RGB", size, GRAY), attention)
@@ -342,21 +342,21 @@ def test_frame_lies_around_the_patch(patch_size, edges):
     assert white[:, 1].min() == left - 1 and white[:, 1].max() == right + 1 and white[:, 0].min() == top - 1
 
 
-def test_grid_shows_pictures_and_colours_of_right_and_wrong():
+def test_grid_shows_pictures_and_colors_of_right_and_wrong():
     red, blue = Image.new("RGB", (8, 8), "#ff0000"), Image.new("RGB", (30, 10), "#0000ff")
     grid = prediction_grid([red, blue], 2 * [PREDICTION], references=["cat", "dog"], overlays=[blue, red], title="Two")
-    colours = {colour: count for count, colour in grid.getcolors(1 << 24)}
+    colors = {color: count for count, color in grid.getcolors(1 << 24)}
     # a square panel is filled, a picture three times as wide as high fills a third of its panel
-    assert colours[255, 0, 0] == 2 * 128 * 128
-    assert colours[0, 0, 255] == 2 * 128 * 43
+    assert colors[255, 0, 0] == 2 * 128 * 128
+    assert colors[0, 0, 255] == 2 * 128 * 43
     right, wrong = (26, 127, 55), (207, 34, 46)
-    assert colours[right] > 500 and colours[wrong] > 500
+    assert colors[right] > 500 and colors[wrong] > 500
     assert grid.getbbox() == (0, 0, *grid.size)
 
     def green(rank: int) -> bool:  # bars stand below the picture, 18 pixels each
         top = 16 + 128 + 6 + 18 * rank
         bars = prediction_grid([red], [PREDICTION], references=[PREDICTION[1]["label"]]).crop((0, top, 160, top + 18))
-        return right in {colour for _, colour in bars.getcolors(1 << 24)}
+        return right in {color for _, color in bars.getcolors(1 << 24)}
 
     assert [green(rank) for rank in range(len(PREDICTION))] == [rank == 1 for rank in range(len(PREDICTION))]
 
@@ -379,18 +379,18 @@ def test_grid_refuses_wrong_input(arguments, message):
 
 
 def test_attention_grid_has_a_panel_for_every_overlay():
-    """Seven maps in lines of three: each has its own colour and stands where its caption says."""
+    """Seven maps in lines of three: each has its own color and stands where its caption says."""
     wide, high = Image.new("RGB", (64, 16), "#ff0000"), Image.new("L", (16, 32), 77)
-    colours = [(0, 0, 250), (0, 250, 0), (250, 250, 0), (0, 250, 250), (250, 0, 250), (9, 99, 9), (99, 9, 9)]
-    overlays = [[Image.new("RGB", image.size, colour) for colour in colours] for image in (wide, high)]
+    colors = [(0, 0, 250), (0, 250, 0), (250, 250, 0), (0, 250, 250), (250, 0, 250), (9, 99, 9), (99, 9, 9)]
+    overlays = [[Image.new("RGB", image.size, color) for color in colors] for image in (wide, high)]
     captions = [f"layer {number}" for number in range(7)]
     grid = attention_grid([wide, high], overlays, captions, ["wide", "high"], "A title", columns=3, panel_size=40)
     pixels = np.asarray(grid)
     corners = []
-    for colour in [(255, 0, 0), *colours]:
-        here = np.argwhere((pixels == colour).all(axis=-1))
+    for color in [(255, 0, 0), *colors]:
+        here = np.argwhere((pixels == color).all(axis=-1))
         corners.append(tuple(int(place) for place in here.min(axis=0)))
-        expected = 40 * 10 if colour == (255, 0, 0) else 40 * 10 + 20 * 40
+        expected = 40 * 10 if color == (255, 0, 0) else 40 * 10 + 20 * 40
         assert len(here) == expected
     x = [corner[1] for corner in corners]
     y = [corner[0] for corner in corners]
@@ -416,7 +416,7 @@ def test_attention_grid_refuses_wrong_input(arguments, message):
 
 
 def test_animation_has_a_frame_for_each_drawing(tmp_path):
-    frames = [Image.new("RGB", (20, 10), colour) for colour in ("#ff0000", "#00ff00", "#0000ff")]
+    frames = [Image.new("RGB", (20, 10), color) for color in ("#ff0000", "#00ff00", "#0000ff")]
     save_drawing(frames, tmp_path / "a.gif", duration=250)
     with Image.open(tmp_path / "a.gif") as animation:
         assert animation.n_frames == 3 and animation.size == (20, 10) and animation.info["loop"] == 0
@@ -430,15 +430,15 @@ def test_animation_has_a_frame_for_each_drawing(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.gif", "b.PNG"]
 
 
-def test_colours_of_an_animation_are_mixed_by_dithering(tmp_path):
-    """A fine gradient, more colours than the 256 of a GIF: each place keeps its mean colour, no bands."""
+def test_colors_of_an_animation_are_mixed_by_dithering(tmp_path):
+    """A fine gradient, more colors than the 256 of a GIF: each place keeps its mean color, no bands."""
     across, down = np.meshgrid(np.linspace(0, 255, 256), np.linspace(0, 255, 256))
     gradient = np.stack([across, down, 255 - (across + down) / 2], axis=-1).round().astype(np.uint8)
     save_drawing([Image.fromarray(gradient)], tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as animation:
         found = np.asarray(animation.convert("RGB"), dtype=float)
     blocks = (found - gradient).reshape(32, 8, 32, 8, 3).mean(axis=(1, 3))[1:-1, 1:-1]
-    assert np.abs(blocks).mean() < 0.7  # 2.2 with the nearest colours
+    assert np.abs(blocks).mean() < 0.7  # 2.2 with the nearest colors
 
 
 def test_an_interrupted_drawing_leaves_the_old_file(tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ QUESTIONS = {
     ),
     "class_attention": Question(tuple(Variant(where, class_token=where) for where in ("first", "late", "separate"))),
     "talking_heads": Question((Variant("with"), Variant("without", talking_heads=False))),
-    # few pictures, seen often, for that is where regularisation shows
+    # few pictures, seen often, for that is where regularization shows
     "drop_path": Question(
         tuple(Variant(str(rate), drop_path=rate) for rate in (0.0, 0.1, 0.2)), pictures=2_000, epochs=20
     ),
@@ -117,7 +117,7 @@ def require_same_settings(path: Path, question: Question, variant: Variant):
 
 
 def read_split(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures `(pictures, 1, 28, 28)`, float32, normalised, and their labels, in an order that is always the same."""
+    """Pictures `(pictures, 1, 28, 28)`, float32, normalized, and their labels, in an order that is always the same."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     rows = datasets.Dataset.from_parquet(str(path)).shuffle(seed=0)

@@ -3,7 +3,7 @@
 
 The arithmetic that talking heads add is small: two products of an (H, H) matrix with an (H, N * N) one. What costs is
 memory traffic, because the maps of a whole batch are written and read five or more times, and kept for the backward
-pass. Here the maps of a few pictures, or of some query rows of one picture, are made, mixed, normalised, mixed again
+pass. Here the maps of a few pictures, or of some query rows of one picture, are made, mixed, normalized, mixed again
 and multiplied with the values before the next ones are begun, always in the same buffers; the backward pass makes them
 again from queries, keys and values.
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""CaiT configuration: geometry and regularisation of "Going deeper with Image Transformers" (arXiv 2103.17239).
+"""CaiT configuration: geometry and regularization of "Going deeper with Image Transformers" (arXiv 2103.17239).
 
 Defaults are those of the smallest official checkpoint, `XXS24_224` (facebookresearch/deit, `cait_models.py`).
 """
@@ -69,7 +69,7 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         out_indices (list or tuple of `int`, *optional*):
             The same stages by their index in `stage_names`, 0 being the stem; negative indices count from the end.
         apply_layernorm (`bool`, defaults to `True`):
-            Whether a [`CaitBackbone`] normalises its feature maps with the model's final LayerNorm, see there.
+            Whether a [`CaitBackbone`] normalizes its feature maps with the model's final LayerNorm, see there.
         reshape_hidden_states (`bool`, defaults to `True`):
             Whether the feature maps of a [`CaitBackbone`] have the shape `(batch, hidden_size, rows, columns)`;
             otherwise it is `(batch, patches, hidden_size)`.

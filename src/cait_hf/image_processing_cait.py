@@ -16,14 +16,14 @@ _TENSOR_FILTERS = (PIL.Image.Resampling.BILINEAR, PIL.Image.Resampling.BICUBIC)
 
 
 class CaitImageProcessor(CaitImageProcessorMixin, TorchvisionBackend):
-    r"""CaiT image processor on torchvision: the shortest edge to `size`, center crop, values to [0, 1], normalisation.
+    r"""CaiT image processor on torchvision: the shortest edge to `size`, center crop, values to [0, 1], normalization.
 
     Arguments, accepted pictures and errors are those of [`CaitImageProcessorPil`]; the result differs from it by at
-    most 2/255 a pixel before normalisation (measured on the CPU), because torchvision rounds the bicubic filter's
+    most 2/255 a pixel before normalization (measured on the CPU), because torchvision rounds the bicubic filter's
     weights otherwise. Two more arguments:
 
     - `device` (`str` or `torch.device`, *optional*): where to compute; tensors stay on their own device by default.
-    - `disable_grouping` (`bool`, *optional*): whether not to stack the pictures for rescaling and normalisation. By
+    - `disable_grouping` (`bool`, *optional*): whether not to stack the pictures for rescaling and normalization. By
       default they are stacked except on the CPU.
 
     Example:

@@ -176,7 +176,7 @@ class CaitImageProcessorMixin(BaseImageProcessor):
 
 
 class CaitImageProcessorPil(CaitImageProcessorMixin, PilBackend):
-    r"""CaiT image processor on Pillow: the shortest edge to `size`, center crop, values to [0, 1], normalisation.
+    r"""CaiT image processor on Pillow: the shortest edge to `size`, center crop, values to [0, 1], normalization.
 
     The result equals timm's evaluation transform bit for bit on an 8-bit PIL image of any mode; timm ignores the EXIF
     orientation, so an image with one needs `do_exif_transpose=False`. The output is `pixel_values`, float32

@@ -58,7 +58,7 @@ def render_model_card(
         config: of the model, labels included.
         model_name: repository, or folder, that the examples load.
         checkpoint: the official checkpoint, where the weights are its authors'. Only then does the card state a
-            licence, training data and accuracies.
+            license, training data and accuracies.
         source_name: what was converted: a file's name or a repository.
         source_file: the file that held the tensors. `None` for a card without a conversion, which says so.
         source_sha256: SHA-256 of that file, in hexadecimal.

@@ -390,7 +390,7 @@ _Model = TypeVar("_Model", bound="CaitPreTrainedModel")
 
 
 class CaitPreTrainedModel(PreTrainedModel):
-    """What every CaiT model shares: initialisation, loading (timm's format included), and its parameter groups."""
+    """What every CaiT model shares: initialization, loading (timm's format included), and its parameter groups."""
 
     config: CaitConfig
     base_model_prefix = "cait"
@@ -440,7 +440,7 @@ class CaitPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Official initialisation (facebookresearch/deit, `cait_models.py`): truncated normals and zeros, LayerScale
+        """Official initialization (facebookresearch/deit, `cait_models.py`): truncated normals and zeros, LayerScale
         constant, convolutions (the patch projection) at PyTorch's default."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
@@ -696,7 +696,7 @@ class CaitModel(CaitPreTrainedModel):
     """CaiT without a head: a patch stage, then a class stage in which the class token gathers what it needs.
 
     Args:
-        config ([`CaitConfig`]): geometry and regularisation.
+        config ([`CaitConfig`]): geometry and regularization.
         add_class_stage (`bool`, defaults to `True`): whether there are a class token and class layers.
         use_mask_token (`bool`, defaults to `False`): whether there is a token for masked patches.
 
@@ -768,7 +768,7 @@ class CaitModel(CaitPreTrainedModel):
 
 
 class CaitForImageClassification(CaitPreTrainedModel):
-    """CaiT with a linear classifier on the normalised class token.
+    """CaiT with a linear classifier on the normalized class token.
 
     Example:
 

@@ -21,7 +21,7 @@ from .files import replacing
 from .image_processing_pil_cait import to_rgb
 
 
-# Colours of an overlay from the lowest to the highest attention: dark violet, red, orange, pale yellow.
+# Colors of an overlay from the lowest to the highest attention: dark violet, red, orange, pale yellow.
 _RAMP = np.array([(48, 18, 96), (176, 38, 84), (240, 110, 40), (255, 238, 150)], dtype=np.float32)
 _SEEN, _UNSEEN = 0.7, 0.25  # brightness of a picture under its map, and beside it
 _INK, _MUTED, _RIGHT, _WRONG, _PAPER = "#1f2328", "#8a919a", "#1a7f37", "#cf222e", "#ffffff"
@@ -229,15 +229,15 @@ def overlay_attention(
 ) -> Image.Image:
     """Lay an attention map over its picture, at the picture's own size and aspect ratio.
 
-    The map covers the largest centred part of the picture that has the map's aspect ratio: what is left by resizing
-    the shortest edge and cropping the centre, CaiT's preprocessing. The rest of the picture, which the model did not
+    The map covers the largest centered part of the picture that has the map's aspect ratio: what is left by resizing
+    the shortest edge and cropping the center, CaiT's preprocessing. The rest of the picture, which the model did not
     see, is dimmed.
 
     Args:
         image (`PIL.Image.Image`): the picture before preprocessing, any mode.
         attention_map (`np.ndarray` of shape `(rows, columns)`): for example one layer and head of
-            [`class_attention_maps`], or a mean of several. Colours run from its lowest to its highest value.
-        strength (`float`): how much the colour hides the picture where the map is highest, from 0 to 1.
+            [`class_attention_maps`], or a mean of several. Colors run from its lowest to its highest value.
+        strength (`float`): how much the color hides the picture where the map is highest, from 0 to 1.
         patch_size (`int` or `(height, width)`): of the model's configuration; only its ratio matters.
 
     Returns:
@@ -264,7 +264,7 @@ def overlay_attention(
 
     pixels = np.asarray(picture, dtype=np.float32) * _UNSEEN
     seen = pixels[top : top + height, left : left + width] * (_SEEN / _UNSEEN)
-    pixels[top : top + height, left : left + width] = seen * (1 - strength * heat) + strength * heat * _colour(heat)
+    pixels[top : top + height, left : left + width] = seen * (1 - strength * heat) + strength * heat * _color(heat)
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
@@ -421,8 +421,8 @@ def attention_grid(
             below, right = (0, 0) if position == 0 else divmod(position - 1, columns)
             x = margin + (right + (position > 0)) * (panel_size + gap)
             corner = (x, y + below * height)
-            colour = _INK if position == 0 else _MUTED
-            draw.text(corner, _shorten(draw, label, font, panel_size), fill=colour, font=font)
+            color = _INK if position == 0 else _MUTED
+            draw.text(corner, _shorten(draw, label, font, panel_size), fill=color, font=font)
             canvas.paste(panel, (x, corner[1] + line))
         y += lines * height
     return canvas
@@ -458,9 +458,9 @@ def save_drawing(drawing: Image.Image | Sequence[Image.Image], file: str | os.Pa
 
 
 def _with_shared_palette(frames: list[Image.Image]) -> list[Image.Image]:
-    """The frames in the 256 colours of a GIF, dithered, the same for all so that what stands still does not flicker.
+    """The frames in the 256 colors of a GIF, dithered, the same for all so that what stands still does not flicker.
 
-    The colours are spread over all that occur (maximum coverage): those of a median cut are crowded where most pixels
+    The colors are spread over all that occur (maximum coverage): those of a median cut are crowded where most pixels
     are, and the errors that dithering passes on then end in stray dots.
     """
     some = frames[:: -(-len(frames) // 16)]
@@ -478,7 +478,7 @@ def check_drawing_file(file: str | os.PathLike) -> None:
 def _seen_part(
     picture_size: tuple[int, int], map_shape: tuple[int, int], patch_size: int | tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """Left, top, width, height of the largest centred part of the picture with the map's aspect ratio."""
+    """Left, top, width, height of the largest centered part of the picture with the map's aspect ratio."""
     width, height = picture_size
     rows, columns = (patches * size for patches, size in zip(map_shape, _pair(patch_size)))
     scale = min(width / columns, height / rows)
@@ -491,7 +491,7 @@ def _min_max(values: np.ndarray) -> np.ndarray:
     return np.zeros_like(values) if low == high else (values - low) / (high - low)
 
 
-def _colour(heat: np.ndarray) -> np.ndarray:
+def _color(heat: np.ndarray) -> np.ndarray:
     """RGB (height, width, 3) in [0, 255] of a heat (height, width, 1) in [0, 1]."""
     stops = np.linspace(0, 1, len(_RAMP))
     return np.concatenate([np.interp(heat, stops, _RAMP[:, channel]) for channel in range(3)], axis=-1)
@@ -518,19 +518,19 @@ def _draw_bars(
     x, y = corner
     label_width = width * 2 // 5
     for rank, prediction in enumerate(predictions):
-        colour = _INK if rank == 0 else _MUTED
+        color = _INK if rank == 0 else _MUTED
         if prediction["label"] == reference:
-            colour = _RIGHT
+            color = _RIGHT
         elif rank == 0 and reference is not None:
-            colour = _WRONG
+            color = _WRONG
         font = ImageFont.load_default(line - 5)
         label = _shorten(draw, prediction["label"], font, label_width - 4)
-        draw.text((x, y), label, fill=colour, font=font)
+        draw.text((x, y), label, fill=color, font=font)
         bar_width = width - label_width - 38
         draw.rectangle(
-            (x + label_width, y + 4, x + label_width + bar_width * prediction["score"], y + line - 5), colour
+            (x + label_width, y + 4, x + label_width + bar_width * prediction["score"], y + line - 5), color
         )
-        draw.text((x + width, y), f"{prediction['score']:.0%}", fill=colour, font=font, anchor="ra")
+        draw.text((x + width, y), f"{prediction['score']:.0%}", fill=color, font=font, anchor="ra")
         y += line
 
 

@@ -48,7 +48,7 @@ class EvaluationImages(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> tuple[int, Encoded, Labels]:
         return index, self.encoded[index], self.labels[index]
 
-    def labelled(self, max_samples: int | None) -> list[int]:
+    def labeled(self, max_samples: int | None) -> list[int]:
         """Indices of the pictures with labels, or `max_samples` of them, evenly spaced."""
         indices = [index for index, labels in enumerate(self.labels) if labels]
         count = len(indices) if max_samples is None else min(max_samples, len(indices))
@@ -56,7 +56,7 @@ class EvaluationImages(torch.utils.data.Dataset):
 
 
 class EvaluationImageStream(torch.utils.data.IterableDataset):
-    """The same of a stream, in its order, without those in `done`; it stops after `max_samples` labelled pictures.
+    """The same of a stream, in its order, without those in `done`; it stops after `max_samples` labeled pictures.
 
     Every process reads the whole stream, and decodes only its own pictures.
     """

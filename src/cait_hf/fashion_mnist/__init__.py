@@ -9,7 +9,7 @@
     print(classify(images[0]), labels[0])
 
 The card beside this file says what it was trained on and what it reaches; `scripts/release_fashion_mnist.py` wrote
-all files of the folder but this one and the licence of the pictures.
+all files of the folder but this one and the license of the pictures.
 """
 
 import tempfile
@@ -27,7 +27,7 @@ CHECKPOINT = str(FOLDER)
 def load_sample() -> tuple[list[Image.Image], list[str]]:
     """The first 500 pictures of Fashion-MNIST's test split, in its order, gray, 28 x 28, and their classes' names.
 
-    (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747; copyright Zalando SE, MIT licence: `LICENSE-fashion-mnist`.)
+    (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747; copyright Zalando SE, MIT license: `LICENSE-fashion-mnist`.)
     """
     with tempfile.TemporaryDirectory() as cache:  # instead of the user's, which need not be writable
         rows = datasets.Dataset.from_parquet(str(FOLDER / "sample.parquet"), cache_dir=cache, keep_in_memory=True)

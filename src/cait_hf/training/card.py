@@ -115,7 +115,7 @@ def write_model_card(
     train_metrics: dict[str, float],
     environment: dict[str, dict],
     command: Sequence[str] = (),
-    licence: str | None = None,
+    license: str | None = None,
     saved: str = "raw",
 ) -> Path | None:
     """Write `README.md` into a model's folder, complete or not at all.
@@ -132,7 +132,7 @@ def write_model_card(
         train_metrics: of the training, such as `StepTimer.summary()` and `train_runtime`.
         environment: what `report.environment` returned.
         command: the command line, program first.
-        licence: id of a licence, such as "apache-2.0"; without it the card states none.
+        license: id of a license, such as "apache-2.0"; without it the card states none.
         saved: which weights lie in the folder, "raw" or "ema".
 
     Returns:
@@ -144,7 +144,7 @@ def write_model_card(
         return None
     title = shown(model_name)
     card = ModelCard.from_template(
-        card_metadata(model, title, base_model, dataset, results, licence),
+        card_metadata(model, title, base_model, dataset, results, license),
         template_str=TEMPLATE,
         marker=MARKER,
         title=title.rpartition("/")[2],
@@ -182,7 +182,7 @@ def card_metadata(
     base_model: str | None,
     dataset: Dataset,
     results: dict[str, dict],
-    licence: str | None,
+    license: str | None,
 ) -> ModelCardData:
     """Metadata of the card; accuracies are shares in [0, 1], as `evaluate` gives them."""
     measured = [
@@ -205,7 +205,7 @@ def card_metadata(
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=[model.config.model_type, "image-classification", "vision", MARKER],
-        license=licence,
+        license=license,
         base_model=base_model if is_hub_id(base_model) else None,
         datasets=[dataset.name] if is_hub_id(dataset.name) else None,
         metrics=["accuracy"] if measured else None,

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""From folders or data sets of labelled pictures to the batches of an image classifier.
+"""From folders or data sets of labeled pictures to the batches of an image classifier.
 
 Labels are matched by the names of the classes, never by their numbers: two folders number their classes differently
 as soon as one lacks a class.
@@ -79,7 +79,7 @@ class Pictures:
 
 
 @dataclass(eq=False)
-class LabelledPictures(Pictures, torch.utils.data.Dataset):
+class LabeledPictures(Pictures, torch.utils.data.Dataset):
     """The rows `numbers` of a table of pictures.
 
     Item i, for i up to `views` times the length, is of picture i % length and has the key i: the same picture again,
@@ -158,7 +158,7 @@ class PictureStream(Pictures, torch.utils.data.IterableDataset):
         self._start[1], self._start[2] = batches, batch_size
 
     def __iter__(self) -> Iterator[dict]:
-        """Raises `BadPictureError`, as `LabelledPictures` does, unless `bad_images` is "skip"."""
+        """Raises `BadPictureError`, as `LabeledPictures` does, unless `bad_images` is "skip"."""
         for key, row, image in self._pictures():
             try:
                 class_name = self.class_name(value_at(row["row"], self.label_column))
@@ -258,7 +258,7 @@ def load_data(
     output_dir: str | os.PathLike = ".",
     num_workers: int = 0,
     process_index: int = 0,
-) -> tuple[LabelledPictures | PictureStream | None, LabelledPictures | PictureStream | None]:
+) -> tuple[LabeledPictures | PictureStream | None, LabeledPictures | PictureStream | None]:
     """Load the training and evaluation data.
 
     In a distributed run every process calls it; the first one should go ahead, so that the others find what
@@ -288,7 +288,7 @@ def load_data(
     train_data = describe(train_rows, data_args, TRAINING_DATA) if train else None
     eval_data = None
     if evaluate and eval_rows is None:
-        assert isinstance(train_data, LabelledPictures)  # of a stream nothing is held out
+        assert isinstance(train_data, LabeledPictures)  # of a stream nothing is held out
         train_data, eval_data = hold_out(train_data, data_args.train_val_split, seed)
     elif evaluate:
         eval_data = describe(eval_rows, data_args, "the data to evaluate on")
@@ -389,7 +389,7 @@ def load_folder(
 
 def describe(
     rows: datasets.Dataset | datasets.IterableDataset, data_args: DataArguments, origin: str
-) -> LabelledPictures | PictureStream:
+) -> LabeledPictures | PictureStream:
     """All pictures of the rows, with the columns and the classes that they have."""
     features = rows.features or features_of_first_row(rows, origin)
     label_types = {name: type for name, type in with_keys_of_fields(features).items() if not name.startswith("__")}
@@ -409,7 +409,7 @@ def describe(
         return PictureStream(*columns)
     if len(rows) == 0:
         raise ValueError(f"{origin} has no pictures.")
-    pictures = LabelledPictures(*columns, numbers=np.arange(len(rows)))
+    pictures = LabeledPictures(*columns, numbers=np.arange(len(rows)))
     pictures.classes_present()  # raises where a label is no class
     return pictures
 
@@ -481,7 +481,7 @@ def read_class_names(file: str) -> list[str]:
     return names
 
 
-def hold_out(pictures: LabelledPictures, share: float, seed: int) -> tuple[LabelledPictures, LabelledPictures]:
+def hold_out(pictures: LabeledPictures, share: float, seed: int) -> tuple[LabeledPictures, LabeledPictures]:
     """What remains, and a share drawn at random."""
     count = math.ceil(share * len(pictures))
     if not 0 < count < len(pictures):
@@ -507,12 +507,12 @@ def limit_streams(
 
 
 def limit_tables(
-    train: LabelledPictures | None,
-    evaluation: LabelledPictures | None,
+    train: LabeledPictures | None,
+    evaluation: LabeledPictures | None,
     data_args: DataArguments,
     seed: int,
     num_proc: int | None,
-) -> tuple[LabelledPictures | None, LabelledPictures | None, dict[str, str]]:
+) -> tuple[LabeledPictures | None, LabeledPictures | None, dict[str, str]]:
     """As many images as are asked for; without the corrupt ones, if these are to be skipped, and those by name."""
     bad: dict[str, str] = {}
     asked = {"max_train_samples": train, "max_eval_samples": evaluation}
@@ -530,8 +530,8 @@ def limit_tables(
 
 
 def without_bad(
-    pictures: LabelledPictures, limit: int | None, num_proc: int | None
-) -> tuple[LabelledPictures, dict[str, str]]:
+    pictures: LabeledPictures, limit: int | None, num_proc: int | None
+) -> tuple[LabeledPictures, dict[str, str]]:
     """The pictures that can be decoded, `limit` if there are so many, and for each bad one met why it cannot."""
     wanted = len(pictures) if limit is None else min(limit, len(pictures))
     good: list[int] = []

@@ -18,7 +18,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from ..evaluation.imagenet import indices_of_classes
 from ..labels import IMAGENET_1K_CLASSES
 from .arguments import ModelArguments, RecipeArguments
-from .transforms import normalisation
+from .transforms import normalization
 
 
 class Distillation:
@@ -59,7 +59,7 @@ class Distillation:
         self.teacher = teacher.eval().requires_grad_(False)
         self.kind, self.alpha, self.tau = kind, alpha, tau
         self.order = _order_of_classes(student_labels, teacher.config.id2label)
-        (student_mean, student_std), (mean, std) = map(normalisation, (student_processor, teacher_processor))
+        (student_mean, student_std), (mean, std) = map(normalization, (student_processor, teacher_processor))
         pairs = list(zip(student_mean, student_std, mean, std))
         # pixel = student_std * x + student_mean, and the teacher gets (pixel - mean) / std
         self.scale = torch.tensor([s / t for _, s, _, t in pairs])[:, None, None]

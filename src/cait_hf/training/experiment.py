@@ -12,7 +12,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from .arguments import DataArguments, ModelArguments, RecipeArguments, TrainingArguments, parse_arguments
 from .card import METRICS
-from .data import LabelledPictures, PictureStream, load_data
+from .data import LabeledPictures, PictureStream, load_data
 from .distillation import Distillation, load_teacher
 from .ema import ModelEma
 from .models import add_lora, load_config, load_model, plain_model, set_labels
@@ -30,7 +30,7 @@ class Experiment:
         argv (`list[str]`): the command line, for the model card.
         training_args ([`TrainingArguments`]): as parsed, never edited: they go to loggers, checkpoints and card.
         model (`nn.Module`): with the frozen parts frozen and adapters added.
-        train_data, eval_data ([`LabelledPictures`], [`PictureStream`] or `None`): items are what the model takes.
+        train_data, eval_data ([`LabeledPictures`], [`PictureStream`] or `None`): items are what the model takes.
         train_collator ([`TrainCollator`]): makes batches to train on.
         randomness ([`Randomness`]): its `epoch` is to be set before an epoch begins.
         distillation ([`Distillation`] or `None`): a teacher, on the CPU.
@@ -44,8 +44,8 @@ class Experiment:
     training_args: TrainingArguments
     model: PreTrainedModel
     image_processor: BaseImageProcessor
-    train_data: LabelledPictures | PictureStream | None
-    eval_data: LabelledPictures | PictureStream | None
+    train_data: LabeledPictures | PictureStream | None
+    eval_data: LabeledPictures | PictureStream | None
     train_collator: TrainCollator
     randomness: Randomness
     distillation: Distillation | None
@@ -126,7 +126,7 @@ def prepare(argv: list[str]) -> Experiment:
     if isinstance(train_data, PictureStream) and recipe.repeated_augmentation > 1:
         raise ValueError("--repeated_augmentation needs to know all pictures: drop it or --streaming.")
     batch = args.train_batch_size * max(1, args.world_size)  # of all processes
-    if isinstance(train_data, LabelledPictures) and args.dataloader_drop_last and len(train_data) < batch:
+    if isinstance(train_data, LabeledPictures) and args.dataloader_drop_last and len(train_data) < batch:
         raise ValueError(
             f"--dataloader_drop_last leaves no batch of the {len(train_data)} pictures to train on: drop it, or lower "
             f"--per_device_train_batch_size from {args.per_device_train_batch_size}."

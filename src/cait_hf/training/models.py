@@ -15,7 +15,7 @@ from transformers.utils.generic import is_timm_config_dict
 from ..configuration_cait import CaitConfig, as_pair
 from ..image_processing_pil_cait import CaitImageProcessorPil
 from .arguments import ModelArguments, RecipeArguments
-from .data import LabelledPictures
+from .data import LabeledPictures
 from .optimization import head_names
 
 
@@ -68,8 +68,8 @@ def is_cait_of_timm(source: str) -> bool:
 def set_labels(
     config: PreTrainedConfig,
     model_args: ModelArguments,
-    train_data: LabelledPictures | None,
-    eval_data: LabelledPictures | None,
+    train_data: LabeledPictures | None,
+    eval_data: LabeledPictures | None,
 ) -> None:
     """Make the classes of the training pictures the model's, unless it has just these, in its own order.
 

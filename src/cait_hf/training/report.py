@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = ("cait-hf", "torch", "torchvision", "timm", "transformers", "accelerate", "datasets", "numpy", "pillow")
 
-# Of the curves. Blue: the weights as trained; orange: their moving average; grey: training.
-TRAINING, COLOURS = "#b4bac4", {"raw": "#1b5e9e", "ema": "#e07b39"}
+# Of the curves. Blue: the weights as trained; orange: their moving average; gray: training.
+TRAINING, COLORS = "#b4bac4", {"raw": "#1b5e9e", "ema": "#e07b39"}
 SMALLEST_TEXT, MOST_ROWS_OF_COUNTS = 4.5, 50  # points; above, thousands of counts are noise
 CURVES = {"raw": "eval", "ema": "eval_ema"}  # prefixes in the log
 STYLE = {
@@ -181,11 +181,11 @@ def draw_learning_curves(log_history: Sequence[dict]) -> "Figure | None":
         losses, accuracies = figure.subplots(1, 2)
         _draw_series(losses, log_history, x_axis, "loss", "training", color=TRAINING, linewidth=1)
         for weights, prefix in CURVES.items():
-            suffix, colour = ", EMA" if weights == "ema" else "", COLOURS[weights]
-            _draw_series(losses, log_history, x_axis, f"{prefix}_loss", f"evaluation{suffix}", color=colour)
+            suffix, color = ", EMA" if weights == "ema" else "", COLORS[weights]
+            _draw_series(losses, log_history, x_axis, f"{prefix}_loss", f"evaluation{suffix}", color=color)
             for name, label, line in (("top1", "top-1", "-"), ("top5", "top-5", "--")):
                 label = f"{label}{suffix}"
-                _draw_series(accuracies, log_history, x_axis, f"{prefix}_{name}", label, 100, color=colour, ls=line)
+                _draw_series(accuracies, log_history, x_axis, f"{prefix}_{name}", label, 100, color=color, ls=line)
         for axes, title in ((losses, "Loss"), (accuracies, "Accuracy in percent")):
             axes.set(title=title, xlabel=x_axis)
             axes.grid()
@@ -213,7 +213,7 @@ def _draw_series(
 
 
 def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> "Figure":
-    """Colour is the share of the pictures of a true class (row); counts and names stand where there is room."""
+    """Color is the share of the pictures of a true class (row); counts and names stand where there is room."""
     from matplotlib import colormaps, rc_context
     from matplotlib.colors import LinearSegmentedColormap, PowerNorm
     from matplotlib.figure import Figure
@@ -226,8 +226,8 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> "Fi
         axes = figure.subplots()
         shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         # The square root shows a few confusions in a hundred; what never happened is white.
-        colours = LinearSegmentedColormap.from_list("counts", colormaps["Blues"](np.linspace(0.15, 1, 256)))
-        drawn = axes.imshow(np.ma.masked_equal(shares, 0), colours, PowerNorm(0.5, 0, 1), interpolation="nearest")
+        colors = LinearSegmentedColormap.from_list("counts", colormaps["Blues"](np.linspace(0.15, 1, 256)))
+        drawn = axes.imshow(np.ma.masked_equal(shares, 0), colors, PowerNorm(0.5, 0, 1), interpolation="nearest")
         ticks = [0, 0.01, 0.1, 0.25, 0.5, 1]
         figure.colorbar(drawn, ax=axes, shrink=0.6, label="share of the true class", ticks=ticks, format="{x:.0%}")
         axes.spines[:].set_visible(True)
@@ -256,6 +256,6 @@ def _write_counts(axes: "Axes", matrix: np.ndarray, shares: np.ndarray, size: fl
     if size < SMALLEST_TEXT or len(matrix) > MOST_ROWS_OF_COUNTS:
         return
     for row, column in zip(*matrix.nonzero()):
-        colour = "white" if shares[row, column] > 0.2 else "#333333"
+        color = "white" if shares[row, column] > 0.2 else "#333333"
         count = f"{matrix[row, column]}"
-        axes.text(column, row, count, ha="center", va="center", color=colour, fontsize=size)
+        axes.text(column, row, count, ha="center", va="center", color=color, fontsize=size)

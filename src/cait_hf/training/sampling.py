@@ -13,7 +13,7 @@ from .randomness import Randomness
 class TrainSampler(torch.utils.data.Sampler[int]):
     """All pictures in another order each epoch or, with `views`, some of them several times.
 
-    Yields the keys that `LabelledPictures` takes: `picture + view * num_pictures`.
+    Yields the keys that `LabeledPictures` takes: `picture + view * num_pictures`.
 
     Repeated augmentation (arXiv 1902.05509; facebookresearch/deit, `samplers.py`) is timm's `RepeatAugSampler`: each
     picture of an epoch comes in three views, and the epoch stays as long as before, so it holds a third of the

@@ -2,7 +2,7 @@
 """From a picture to what the model gets, and from such items to batches: augmentation, mixup, smoothed labels.
 
 The defaults of crop and flip are timm's, which facebookresearch/deit (`datasets.py`, `main.py`) keeps. So is the
-order: crop, flip, RandAugment, normalisation, random erasing, mixup of whole batches. RandAugment, erasing and mixup
+order: crop, flip, RandAugment, normalization, random erasing, mixup of whole batches. RandAugment, erasing and mixup
 are timm's. All random numbers come from [`Randomness`].
 """
 
@@ -23,10 +23,10 @@ CROP_RATIO = (3 / 4, 4 / 3)  # width / height
 
 
 class TrainTransform:
-    """A random crop, resized, mirrored at random, perhaps RandAugment, the model's own normalisation, perhaps erasing.
+    """A random crop, resized, mirrored at random, perhaps RandAugment, the model's own normalization, perhaps erasing.
 
     Args:
-        image_processor: of the model; tells the size of the pictures and normalises them.
+        image_processor: of the model; tells the size of the pictures and normalizes them.
         randomness ([`Randomness`]): the numbers of a picture depend on seed, epoch and key.
         crop_area (`float`): the crop's least share of the picture's area, in (0, 1].
         flip_probability (`float`): of mirroring left and right.
@@ -55,7 +55,7 @@ class TrainTransform:
         self.image_processor, self.randomness = image_processor, randomness
         self.size = input_size(image_processor)
         self.crop_area, self.flip_probability = crop_area, flip_probability
-        self._rescale_factor, self._mean, self._std = _normalisation_of(image_processor)
+        self._rescale_factor, self._mean, self._std = _normalization_of(image_processor)
         self.augment = _auto_augment(auto_augment, image_processor, min(self.size)) if auto_augment else None
         self.erase = _random_erasing(random_erasing) if random_erasing else None
 
@@ -69,24 +69,24 @@ class TrainTransform:
         if rng.random() < self.flip_probability:
             image = ImageOps.mirror(image)
         if self.augment is None and self.erase is None:
-            return self._normalise(image)
+            return self._normalize(image)
         with self.randomness.seeded(key):
             image = self.augment(image) if self.augment else image
-            pixel_values = self._normalise(image)
+            pixel_values = self._normalize(image)
             return self.erase(pixel_values) if self.erase else pixel_values
 
-    def _normalise(self, image: Image.Image) -> torch.Tensor:
-        return _normalised(image, self._rescale_factor, self._mean, self._std)
+    def _normalize(self, image: Image.Image) -> torch.Tensor:
+        return _normalized(image, self._rescale_factor, self._mean, self._std)
 
 
-def _normalised(image: Image.Image, rescale_factor: float, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+def _normalized(image: Image.Image, rescale_factor: float, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     pixels = (
         torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
     )
     return pixels.mul_(rescale_factor).sub_(mean).div_(std)
 
 
-def _normalisation_of(image_processor: BaseImageProcessor) -> tuple[float, torch.Tensor, torch.Tensor]:
+def _normalization_of(image_processor: BaseImageProcessor) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Rescale factor, mean and deviation, (3, 1, 1), of what a processor does to a picture that is cut to size.
 
     It takes ten times as long itself.
@@ -94,15 +94,15 @@ def _normalisation_of(image_processor: BaseImageProcessor) -> tuple[float, torch
     Raises:
         ValueError: if the processor does something else with pixels.
     """
-    mean, std = (torch.tensor(values)[:, None, None] for values in normalisation(image_processor))
+    mean, std = (torch.tensor(values)[:, None, None] for values in normalization(image_processor))
     rescale_factor = 1 / 255 if hasattr(image_processor, "data_config") else _rescale_factor(image_processor)
     height, width = input_size(image_processor)
     ramp = Image.fromarray(np.linspace(0, 255, 3 * height * width).astype(np.uint8).reshape(height, width, 3))
     processed = image_processor(ramp, return_tensors="pt")["pixel_values"][0]
-    expected = _normalised(ramp, rescale_factor, mean, std)
+    expected = _normalized(ramp, rescale_factor, mean, std)
     if processed.shape != expected.shape or not torch.allclose(processed, expected, atol=1e-4):
         name = type(image_processor).__name__
-        raise ValueError(f"the image processor {name} does more than to resize, crop and normalise: training cannot.")
+        raise ValueError(f"the image processor {name} does more than to resize, crop and normalize: training cannot.")
     return rescale_factor, mean, std
 
 
@@ -115,8 +115,8 @@ def _auto_augment(policy: str, image_processor: BaseImageProcessor, size: int) -
 
     makers = {"rand": "rand_augment_transform", "augmix": "augment_and_mix_transform"}
     make = getattr(auto_augment, makers.get(policy.split("-")[0], "auto_augment_transform"))
-    mean = normalisation(image_processor)[0]
-    # what an operation leaves empty gets the mean colour, and pictures move by less than half their size
+    mean = normalization(image_processor)[0]
+    # what an operation leaves empty gets the mean color, and pictures move by less than half their size
     options = {
         "translate_const": int(0.45 * size),
         "img_mean": tuple(min(255, round(255 * value)) for value in mean),
@@ -157,7 +157,7 @@ class EvalTransform:
 
 
 def collate(items: list[dict]) -> dict[str, torch.Tensor]:
-    """Items of [`LabelledPictures`] as `pixel_values` `(batch, channels, height, width)` and `labels` `(batch,)`."""
+    """Items of [`LabeledPictures`] as `pixel_values` `(batch, channels, height, width)` and `labels` `(batch,)`."""
     return {
         "pixel_values": torch.stack([item["pixel_values"] for item in items]),
         "labels": torch.tensor([item["labels"] for item in items]),
@@ -268,7 +268,7 @@ def input_size(image_processor: BaseImageProcessor) -> tuple[int, int]:
     return height, width
 
 
-def normalisation(image_processor: BaseImageProcessor) -> tuple[list[float], list[float]]:
+def normalization(image_processor: BaseImageProcessor) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, for pixels from 0 to 1; timm's processors keep them elsewhere."""
     timm_config = getattr(image_processor, "data_config", None)
     if timm_config is not None:
