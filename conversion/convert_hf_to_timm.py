@@ -48,7 +48,7 @@ def convert(args: argparse.Namespace):
 
 
 def load_image_processor(source: str, config: CaitConfig) -> CaitImageProcessorPil:
-    """The preparation of the pictures that `source` states, else the one of the official checkpoints."""
+    """The preparation of the images that `source` states, else the one of the official checkpoints."""
     try:
         return CaitImageProcessorPil.from_pretrained(source)
     except OSError:
@@ -61,10 +61,10 @@ def load_image_processor(source: str, config: CaitConfig) -> CaitImageProcessorP
 def timm_config_dict(config: CaitConfig, image_processor: CaitImageProcessorPil) -> dict[str, Any]:
     """Content of timm's `config.json`.
 
-    `interpolate_pos_encoding` has no counterpart: a CaiT in timm takes pictures of one size only.
+    `interpolate_pos_encoding` has no counterpart: a CaiT in timm takes images of one size only.
 
     Raises:
-        ValueError: if the network or the preparation of its pictures has an option that timm lacks.
+        ValueError: if the network or the preparation of its images has an option that timm lacks.
     """
     checkpoint = closest_checkpoint(config)
     model_args = timm_model_args(config)

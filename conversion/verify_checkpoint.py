@@ -4,7 +4,7 @@
     python conversion/verify_checkpoint.py cait-xxs24-224
     python conversion/verify_checkpoint.py cait-xxs24-224 --against timm
 
-The input are two pictures given by a formula (`formula_pictures`), larger than the model's so that resizing and
+The input are two images given by a formula (`formula_images`), larger than the model's so that resizing and
 cropping count, prepared by the checkpoint's own image processor on Pillow. The model runs in float32 on the CPU.
 
 `expected_logits.json` holds an entry for each of the ten official checkpoints and one for a small synthetic one; that
@@ -85,7 +85,7 @@ def verify(args: argparse.Namespace):
     if not against_timm:
         expected, tolerance = recorded_logits(expected_file["checkpoints"][name], name, args.expected)
 
-    pixel_values = prepare_pictures(args.checkpoint, args.revision, model.config)
+    pixel_values = prepare_images(args.checkpoint, args.revision, model.config)
     if against_timm:
         weights = convert_to_official_state_dict(model.state_dict())
         expected, tolerance = timm_logits(model.config, weights, pixel_values), TOLERANCE
@@ -110,36 +110,36 @@ def load_model(source: str, revision: str) -> CaitForImageClassification:
     return model
 
 
-def prepare_pictures(source: str, revision: str, config: CaitConfig) -> torch.Tensor:
-    """The formula's pictures as `pixel_values`, by the checkpoint's own image processor.
+def prepare_images(source: str, revision: str, config: CaitConfig) -> torch.Tensor:
+    """The formula's images as `pixel_values`, by the checkpoint's own image processor.
 
     The one on Pillow, whose pixels are the same everywhere; the one on torchvision rounds otherwise.
     """
     image_processor = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
-    pixel_values = image_processor(formula_pictures(config), return_tensors="pt").pixel_values
+    pixel_values = image_processor(formula_images(config), return_tensors="pt").pixel_values
     expected = (2, config.num_channels, *as_pair(config.image_size))
     if tuple(pixel_values.shape) != expected:
         raise ValueError(
-            f"The image processor of {source} makes pictures of shape {tuple(pixel_values.shape)}, but the model "
+            f"The image processor of {source} makes images of shape {tuple(pixel_values.shape)}, but the model "
             f"needs {expected}."
         )
     return pixel_values
 
 
-def formula_pictures(config: CaitConfig) -> list[PIL.Image.Image]:
-    """Two RGB pictures of 5/4 and 3/2 of the model's size, one wide and one tall.
+def formula_images(config: CaitConfig) -> list[PIL.Image.Image]:
+    """Two RGB images of 5/4 and 3/2 of the model's size, one wide and one tall.
 
-    The value of channel c at column x and row y of picture k is `((2k + c + 1) x + (3 - c) y + x y // 16) mod 256`:
+    The value of channel c at column x and row y of image k is `((2k + c + 1) x + (3 - c) y + x y // 16) mod 256`:
     integers only, so it is the same on every machine.
     """
     size = max(as_pair(config.image_size))
     shorter, longer = size * 5 // 4, size * 3 // 2
-    pictures = []
+    images = []
     for index, (height, width) in enumerate(((shorter, longer), (longer, shorter))):
         y, x, channel = np.ogrid[:height, :width, :3]
         values = (2 * index + channel + 1) * x + (3 - channel) * y + x * y // 16
-        pictures.append(PIL.Image.fromarray((values % 256).astype(np.uint8)))
-    return pictures
+        images.append(PIL.Image.fromarray((values % 256).astype(np.uint8)))
+    return images
 
 
 def read_expected(path: Path) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def find_entry(expected_file: dict[str, Any], config: CaitConfig, path: Path) ->
 
 
 def recorded_logits(entry: dict[str, Any], name: str, path: Path) -> tuple[torch.Tensor, float]:
-    """Logits (pictures, labels) of the entry `name`, and the tolerance for them.
+    """Logits (images, labels) of the entry `name`, and the tolerance for them.
 
     Raises:
         ValueError: if none were recorded, or they or the tolerance are no numbers.

@@ -7,7 +7,7 @@
         --data_files imagenetv2-matched-frequency.tar.gz --split train --streaming
 
 Any model that `AutoModelForImageClassification` loads, with the 1000 classes of ImageNet-1k, prepared as its image
-processor says (crop 1.0 for CaiT). --data_dir has subfolders named by synset or number, or all pictures, with
+processor says (crop 1.0 for CaiT). --data_dir has subfolders named by synset or number, or all images, with
 --labels_file. For the official CaiT checkpoints the published figures and timm's stand beside ours.
 
 A run that was interrupted goes on where it was when the same command is given again: the ranks of the right classes
@@ -36,7 +36,7 @@ from cait_hf import CaitConfig, CaitImageProcessorPil
 from cait_hf.checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint
 from cait_hf.command_line import run_command
 from cait_hf.evaluation.imagenet import (
-    NUM_PICTURES,
+    NUM_IMAGES,
     EvaluationImages,
     EvaluationImageStream,
     Prepare,
@@ -46,7 +46,7 @@ from cait_hf.evaluation.imagenet import (
     load_rows,
     reassessed_labels,
 )
-from cait_hf.evaluation.ranks import Ranks, rank_batch, rank_pictures
+from cait_hf.evaluation.ranks import Ranks, rank_batch, rank_images
 from cait_hf.files import write_json
 from cait_hf.labels import IMAGENET_1K_CLASSES
 from cait_hf.loading import load_model, load_weights, require_none_missing
@@ -62,23 +62,23 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own); return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="FOLDER_OR_ID", help="Folder or repository of an image classifier.")
-    parser.add_argument("--test_set", choices=sorted(NUM_PICTURES), default="imagenet", help="default: %(default)s")
+    parser.add_argument("--test_set", choices=sorted(NUM_IMAGES), default="imagenet", help="default: %(default)s")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data_dir", type=Path, help="Folder of pictures.")
+    source.add_argument("--data_dir", type=Path, help="Folder of images.")
     source.add_argument("--dataset_name", help="Data set of the Hub, or a local one, for `load_dataset`.")
     parser.add_argument("--dataset_config_name", help="Configuration of that data set.")
     parser.add_argument("--data_files", help="Pattern of the files of that data set to take.")
     parser.add_argument("--split", default="validation", help="Split of that data set (default: %(default)s).")
     parser.add_argument("--streaming", action="store_true", help="Read that data set without storing it.")
     parser.add_argument("--image_column_name", help="Column of the images. Without it: found by its type.")
-    parser.add_argument("--labels_file", type=Path, help="Synset or number of each picture of a folder without any.")
+    parser.add_argument("--labels_file", type=Path, help="Synset or number of each image of a folder without any.")
     parser.add_argument("--real_labels", type=Path, help="real.json of ImageNet-Real (default: timm's copy).")
     parser.add_argument("--checkpoint", help="Official checkpoint to compare with, such as S24_224, if not plain.")
     parser.add_argument("--size", type=int, help="Height and width in pixels (default: the image processor's).")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--max_samples", type=int, help="A quick look: so many pictures, evenly spaced.")
+    parser.add_argument("--max_samples", type=int, help="A quick look: so many images, evenly spaced.")
     parser.add_argument("--batch_size", type=int, default=64, help="Per process (default: %(default)s).")
-    parser.add_argument("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="To prepare pictures.")
+    parser.add_argument("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="To prepare images.")
     parser.add_argument("--save_steps", type=int, default=20, help="Batches after which the ranks are written.")
     parser.add_argument("--output", type=Path, help="Results (default: outputs/MODEL-TEST_SET.json).")
     return run_command(evaluate_command, parser.parse_args(argv))
@@ -87,9 +87,9 @@ def main(argv: list[str] | None = None) -> int:
 def evaluate_command(args: argparse.Namespace):
     """Load, evaluate what is not evaluated yet, print and write the results."""
     check_arguments(args)
-    # Every process takes its own pictures, of a stream too: the first one need not decode those of all.
+    # Every process takes its own images, of a stream too: the first one need not decode those of all.
     accelerator = accelerate.Accelerator(dataloader_config=accelerate.DataLoaderConfiguration(dispatch_batches=False))
-    pictures = load_pictures(args)
+    images = load_images(args)
     model, image_processor = load_classifier(args.model, getattr(torch, args.dtype))
     checkpoint = find_figures(args.model, args.checkpoint, model.config)
     columns = columns_of_classes(args.model, model.config)
@@ -101,18 +101,18 @@ def evaluate_command(args: argparse.Namespace):
 
     output = args.output or Path("outputs", f"{Path(args.model).name}-{args.test_set}.json")
     ranks = Ranks(output.with_name(f"{output.name}.ranks"))
-    ranks.open(accelerator, partial(settings_of, args, model, prepare, pictures))
+    ranks.open(accelerator, partial(settings_of, args, model, prepare, images))
     kept = len(ranks)
     if kept:
-        accelerator.print(f"Going on: {ranks.path} has {kept:,} pictures.")
+        accelerator.print(f"Going on: {ranks.path} has {kept:,} images.")
     start = time.perf_counter()
-    loader = load_remaining(pictures, args, ranks, prepare)
+    loader = load_remaining(images, args, ranks, prepare)
     if loader is not None:
         rank = partial(rank_batch, model.to(accelerator.device).eval(), columns, forward_options(model, args.size))
-        rank_pictures(ranks, accelerator, accelerator.prepare(loader), rank, pictures.names, args.save_steps)
+        rank_images(ranks, accelerator, accelerator.prepare(loader), rank, images.names, args.save_steps)
     seconds = time.perf_counter() - start
     if not ranks:
-        raise ValueError(f"No picture of the data has a label in {TITLES[args.test_set]}.")
+        raise ValueError(f"No image of the data has a label in {TITLES[args.test_set]}.")
 
     if accelerator.is_main_process:
         evaluated = len(ranks) - kept
@@ -121,7 +121,7 @@ def evaluate_command(args: argparse.Namespace):
             "checkpoint": checkpoint and checkpoint.official_name,
             "test_set": args.test_set,
             "data": str(args.data_dir or args.dataset_name),
-            "num_pictures": len(ranks),
+            "num_images": len(ranks),
             "max_samples": args.max_samples,
             "image_size": list(prepare.pixels(None).shape[-2:]),
             "dtype": args.dtype,
@@ -152,7 +152,7 @@ def check_arguments(args: argparse.Namespace):
         raise ValueError(f"--real_labels is for --test_set real, but --test_set is {args.test_set}.")
 
 
-def load_pictures(args: argparse.Namespace) -> EvaluationImages | EvaluationImageStream:
+def load_images(args: argparse.Namespace) -> EvaluationImages | EvaluationImageStream:
     label = reassessed_labels(args.real_labels) if args.test_set == "real" else labels_in_data
     if args.data_dir:
         return load_folder(args.data_dir, label, args.labels_file)
@@ -226,13 +226,13 @@ def columns_of_classes(source: str, config: PreTrainedConfig) -> list[int] | Non
 
 
 def forward_options(model: torch.nn.Module, size: int | None) -> dict[str, bool]:
-    """Arguments of the model's forward for pictures of another size, where it has any."""
+    """Arguments of the model's forward for images of another size, where it has any."""
     name = "interpolate_pos_encoding"
     return {name: True} if size is not None and name in inspect.signature(model.forward).parameters else {}
 
 
 def size_options(image_processor, size: int | None) -> dict[str, dict[str, int]]:
-    """Arguments of a call of the image processor for pictures of `size` pixels, with its own ratio of the crop."""
+    """Arguments of a call of the image processor for images of `size` pixels, with its own ratio of the crop."""
     if size is None:
         return {}
     resized = getattr(image_processor, "size", None)
@@ -245,12 +245,12 @@ def size_options(image_processor, size: int | None) -> dict[str, dict[str, int]]
     return {"size": dict.fromkeys(edges, scaled), "crop_size": {"height": size, "width": size}}
 
 
-def settings_of(args: argparse.Namespace, model: torch.nn.Module, prepare: Prepare, pictures) -> dict:
+def settings_of(args: argparse.Namespace, model: torch.nn.Module, prepare: Prepare, images) -> dict:
     """What the ranks depend on, what is easiest to understand first."""
     data = [args.dataset_name, args.dataset_config_name, args.data_files, args.split, str(args.real_labels)]
     data += [args.image_column_name] if args.image_column_name else []
-    if isinstance(pictures, EvaluationImages):
-        data = [pictures.names, pictures.labels]
+    if isinstance(images, EvaluationImages):
+        data = [images.names, images.labels]
     preparation = [type(prepare.image_processor).__name__, prepare.image_processor.to_dict(), prepare.options]
     config = model.config.to_dict()
     for name in ("_name_or_path", "transformers_version", "dtype"):  # where and with what it was loaded
@@ -270,28 +270,28 @@ def settings_of(args: argparse.Namespace, model: torch.nn.Module, prepare: Prepa
 
 
 def load_remaining(
-    pictures: EvaluationImages | EvaluationImageStream,
+    images: EvaluationImages | EvaluationImageStream,
     args: argparse.Namespace,
     ranks: dict[int, int],
     prepare: Prepare,
 ) -> torch.utils.data.DataLoader | None:
-    """Batches of the pictures that have no rank yet; None if there are none."""
-    if isinstance(pictures, EvaluationImageStream):
-        pictures.done, pictures.max_samples = frozenset(ranks), args.max_samples
-        return torch.utils.data.DataLoader(pictures, args.batch_size, collate_fn=prepare)
-    indices = [index for index in pictures.labeled(args.max_samples) if index not in ranks]
+    """Batches of the images that have no rank yet; None if there are none."""
+    if isinstance(images, EvaluationImageStream):
+        images.done, images.max_samples = frozenset(ranks), args.max_samples
+        return torch.utils.data.DataLoader(images, args.batch_size, collate_fn=prepare)
+    indices = [index for index in images.labeled(args.max_samples) if index not in ranks]
     if not indices:
         return None
-    subset = torch.utils.data.Subset(pictures, indices)
+    subset = torch.utils.data.Subset(images, indices)
     return torch.utils.data.DataLoader(subset, args.batch_size, num_workers=args.num_workers, collate_fn=prepare)
 
 
 def compare(
-    shares: dict[str, float], num_pictures: int, checkpoint: CaitCheckpoint | None, test_set: str
+    shares: dict[str, float], num_images: int, checkpoint: CaitCheckpoint | None, test_set: str
 ) -> dict[str, dict[str, float | None]]:
     """Percentages by "top1" and "top5": ours, the standard error of a binomial share, and the figures of others."""
     rows = {
-        name: {"ours": 100 * share, "standard_error": 100 * (share * (1 - share) / num_pictures) ** 0.5}
+        name: {"ours": 100 * share, "standard_error": 100 * (share * (1 - share) / num_images) ** 0.5}
         for name, share in shares.items()
     }
     others = {}
@@ -311,7 +311,7 @@ def table(results: dict) -> str:
     height, width = results["image_size"]
     speed = results["images_per_second"]
     lines = [
-        f"{results['model']} on {TITLES[results['test_set']]}: {results['num_pictures']:,} pictures of "
+        f"{results['model']} on {TITLES[results['test_set']]}: {results['num_images']:,} images of "
         f"{height} x {width} pixels in {results['dtype']}" + (f", {speed:.1f} images/s" if speed else ""),
     ]
     columns = [name.replace("_", " ") for name in results["accuracy"]["top1"]]
@@ -330,12 +330,10 @@ def notes(
 ) -> list[str]:
     """What a reader of the table should know."""
     found = []
-    if results["num_pictures"] != NUM_PICTURES[args.test_set]:
+    if results["num_images"] != NUM_IMAGES[args.test_set]:
         kind = "the first of the stream" if args.streaming else "evenly spaced"
         kind = f", {kind}" if args.max_samples else ""
-        found.append(
-            f"Not the whole set: {results['num_pictures']:,} of {NUM_PICTURES[args.test_set]:,} pictures{kind}."
-        )
+        found.append(f"Not the whole set: {results['num_images']:,} of {NUM_IMAGES[args.test_set]:,} images{kind}.")
     if checkpoint is None:
         alike = [known.official_name for known in CHECKPOINTS if has_geometry(config, known)]
         found += [f"Its geometry is that of {name}: pass --checkpoint {name} to compare." for name in alike]

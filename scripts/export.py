@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("output_dir", metavar="OUTPUT", type=Path, help="Folder to write.")
     parser.add_argument("--format", choices=sorted(PACKAGES), default="onnx", help="default: %(default)s")
-    parser.add_argument("--dynamic_size", action="store_true", help="Leave height and width of the pictures free.")
+    parser.add_argument("--dynamic_size", action="store_true", help="Leave height and width of the images free.")
     parser.add_argument("--opset", type=int, help="Version of ONNX's operators (default: the exporter's newest).")
     parser.add_argument("--overwrite", action="store_true", help="Replace an output folder that is not empty.")
     return run_command(export_command, parser.parse_args(argv))
@@ -143,7 +143,7 @@ def free_axes(model: CaitForImageClassification, dynamic_size: bool) -> dict[int
 
 
 def example(model: CaitForImageClassification, dynamic_size: bool) -> torch.Tensor:
-    """Pictures to trace with: more than one, and not square, so that no two sizes are taken for the same."""
+    """Images to trace with: more than one, and not square, so that no two sizes are taken for the same."""
     return random_images(model.config, patches_more=(2, 1) if dynamic_size else (0, 0))
 
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Write Fashion-MNIST as parquet files that `run_image_classification.py` reads.
 
-Fashion-MNIST (Xiao, Rasul and Vollgraf 2017; Zalando SE, MIT license) has 60,000 pictures to train on and 10,000 to
+Fashion-MNIST (Xiao, Rasul and Vollgraf 2017; Zalando SE, MIT license) has 60,000 images to train on and 10,000 to
 test on, 28 x 28 pixels, gray, ten classes of clothing. This reads its four original files, as the Debian package
 `dataset-fashion-mnist` installs them or github.com/zalandoresearch/fashion-mnist offers them:
 
@@ -40,13 +40,13 @@ def main(argv: list[str] | None = None):
         args.output_dir.mkdir(parents=True, exist_ok=True)
         for name, (scans, labels) in splits.items():
             write_parquet(args.output_dir / f"{name}.parquet", scans, labels)
-            print(f"{args.output_dir / f'{name}.parquet'}: {len(labels):,} pictures")
+            print(f"{args.output_dir / f'{name}.parquet'}: {len(labels):,} images")
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
 
 def read_splits(source: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Scans `(pictures, 28, 28)`, uint8, and labels `(pictures,)` of "train", "validation" and "test".
+    """Scans `(images, 28, 28)`, uint8, and labels `(images,)` of "train", "validation" and "test".
 
     Raises:
         OSError: if a file is missing or cannot be read.
@@ -89,7 +89,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def write_parquet(path: Path, scans: np.ndarray, labels: np.ndarray):
-    """Pictures as PNG in the column "image", their classes by name in "label"."""
+    """Images as PNG in the column "image", their classes by name in "label"."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
     rows = {"image": [Image.fromarray(scan) for scan in scans], "label": labels.tolist()}
     with replacing(path) as temporary:

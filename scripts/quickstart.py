@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """What a trained CaiT does, and how it learns something new: `make demo`. Needs no network and no GPU.
 
-First the small checkpoint that comes with the package names real pictures of clothes (Fashion-MNIST's test split) and
+First the small checkpoint that comes with the package names real images of clothes (Fashion-MNIST's test split) and
 shows where its class token looks; then it is fine-tuned on scikit-learn's handwritten digits (1,797 scans of 8 x 8
 pixels, from the UCI repository's "Optical Recognition of Handwritten Digits"). The last 360 digits, in the order of
 the set, are held out: neighbors in the set were often written by the same hand, so mixing it would make the test
@@ -46,36 +46,36 @@ def main(argv: list[str] | None = None):
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    picture_file, model_dir = args.output_dir / "demo.png", args.output_dir / "cait-digits"
-    classify_clothes(picture_file)
+    image_file, model_dir = args.output_dir / "demo.png", args.output_dir / "cait-digits"
+    classify_clothes(image_file)
     learn_digits(model_dir, args)
     print("\nWritten:")
-    print(f"  {picture_file}  (pictures, predictions and attention)")
+    print(f"  {image_file}  (images, predictions and attention)")
     print(f"  {model_dir}  (the fine-tuned model and its image processor)")
 
 
-def classify_clothes(picture_file: Path):
-    """Name the pictures of the sample, and draw the first ones with what the class token looks at."""
+def classify_clothes(image_file: Path):
+    """Name the images of the sample, and draw the first ones with what the class token looks at."""
     model = AutoModelForImageClassification.from_pretrained(CHECKPOINT, dtype=torch.float32)
     image_processor = AutoImageProcessor.from_pretrained(CHECKPOINT)
     classifier = pipeline("image-classification", model=model, image_processor=image_processor)
     images, labels = load_sample()
 
-    print(f"CaiT, {model.num_parameters():,} parameters, trained on Fashion-MNIST, names pictures of its test split:")
+    print(f"CaiT, {model.num_parameters():,} parameters, trained on Fashion-MNIST, names images of its test split:")
     predictions = classifier(images, top_k=3, batch_size=50)
     for label, prediction in zip(labels[:DRAWN], predictions):
         guesses = ", ".join(f"{guess['label']} ({guess['score']:.1%})" for guess in prediction)
         print(f"  {label:<10}  {guesses}")
     right = [label == prediction[0]["label"] for label, prediction in zip(labels, predictions)]
-    print(f"Of all {len(images)} pictures of the sample it names {sum(right)} right, {np.mean(right):.1%}.")
+    print(f"Of all {len(images)} images of the sample it names {sum(right)} right, {np.mean(right):.1%}.")
 
     pixel_values = image_processor(images[:DRAWN], return_tensors="pt")["pixel_values"]
     maps = class_attention_maps(model, pixel_values)[:, -1].mean(axis=1)  # last class layer, mean of its heads
     enlarged = [image.resize((168, 168), Image.Resampling.BICUBIC) for image in images[:DRAWN]]
     overlays = [overlay_attention(image, attention) for image, attention in zip(enlarged, maps)]
     title = f"CaiT's best guesses ({sum(right[:DRAWN])} of {DRAWN} right) and where its class token looked"
-    drawing = prediction_grid(enlarged, predictions[:DRAWN], labels[:DRAWN], overlays, title=title, picture_size=168)
-    drawing.save(picture_file)
+    drawing = prediction_grid(enlarged, predictions[:DRAWN], labels[:DRAWN], overlays, title=title, image_size=168)
+    drawing.save(image_file)
 
 
 def learn_digits(model_dir: Path, args: argparse.Namespace):
@@ -93,7 +93,7 @@ def learn_digits(model_dir: Path, args: argparse.Namespace):
     torch.nn.init.trunc_normal_(model.classifier.weight, std=0.02)  # ten new classes
     torch.nn.init.zeros_(model.classifier.bias)
     image_processor = AutoImageProcessor.from_pretrained(CHECKPOINT)
-    pictures = datasets.Dataset.from_dict(
+    images = datasets.Dataset.from_dict(
         {"image": [Image.fromarray((scan * 255).round().astype(np.uint8)) for scan in pixels], "label": labels},
         datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
     )
@@ -103,8 +103,8 @@ def learn_digits(model_dir: Path, args: argparse.Namespace):
         return {**image_processor(scans, return_tensors="pt"), "labels": batch["label"]}
 
     seen, held_out = range(len(labels) - HELD_OUT), range(len(labels) - HELD_OUT, len(labels))
-    train_set = pictures.select(seen).with_transform(lambda batch: to_model_inputs(batch, shifted=True))
-    test_set = pictures.select(held_out).with_transform(lambda batch: to_model_inputs(batch, shifted=False))
+    train_set = images.select(seen).with_transform(lambda batch: to_model_inputs(batch, shifted=True))
+    test_set = images.select(held_out).with_transform(lambda batch: to_model_inputs(batch, shifted=False))
     with tempfile.TemporaryDirectory() as scratch:
         trainer = ImageClassificationTrainer(
             model=model,

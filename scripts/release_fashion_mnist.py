@@ -4,7 +4,7 @@
     python scripts/release_fashion_mnist.py outputs/seed0 outputs/seed1 outputs/seed2 \\
         --data data/fashion-mnist --hardware "one core of an AMD EPYC server"
 
-The training that is best on the validation split is shipped, in float16. All are scored on the 10,000 test pictures,
+The training that is best on the validation split is shipped, in float16. All are scored on the 10,000 test images,
 and the card states their mean with a 95 % interval over the seeds (Student's t).
 """
 
@@ -93,8 +93,8 @@ def write(
         "shipped_run": best,
         "shipped_test_accuracy": float((shipped == labels).mean()),
         "shipped_agrees_with_float32": float((shipped == predictions[best]).mean()),
-        "sample_pictures": SAMPLE,
-        "sample_right": int((shipped[:SAMPLE] == labels[:SAMPLE]).sum()),
+        "sample_images": SAMPLE,
+        "sample_correct": int((shipped[:SAMPLE] == labels[:SAMPLE]).sum()),
         "confusion_matrix": confusion(labels, shipped).tolist(),
         "parameters": model.num_parameters(),
     }
@@ -108,19 +108,19 @@ def describe(folder: Path, results: dict):
 
 
 @torch.no_grad()
-def predict(folder: Path, pictures: datasets.Dataset, batch_size: int = 250) -> np.ndarray:
-    """Class of each picture, computed in float32 whatever the file holds."""
+def predict(folder: Path, images: datasets.Dataset, batch_size: int = 250) -> np.ndarray:
+    """Class of each image, computed in float32 whatever the file holds."""
     model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
     image_processor = CaitImageProcessorPil.from_pretrained(folder)
     found = []
-    for batch in pictures.iter(batch_size):
+    for batch in images.iter(batch_size):
         logits = model(image_processor(batch["image"], return_tensors="pt")["pixel_values"]).logits
         found.append(logits.argmax(-1))
     return torch.cat(found).numpy()
 
 
 def confusion(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Pictures by true (rows) and predicted class."""
+    """Images by true (rows) and predicted class."""
     return np.bincount(labels * 10 + predictions, minlength=100).reshape(10, 10)
 
 
@@ -133,11 +133,11 @@ def interval(accuracies: list[float]) -> str:
     return f"{values.mean():.2f} ± {half:.2f}"
 
 
-def share(accuracy: float, pictures: int) -> str:
+def share(accuracy: float, images: int) -> str:
     """A share of right answers in percent with Wilson's 95 % interval."""
     z = stats.norm.ppf(0.975)
-    middle = (accuracy + z**2 / (2 * pictures)) / (1 + z**2 / pictures)
-    half = z / (1 + z**2 / pictures) * math.sqrt(accuracy * (1 - accuracy) / pictures + (z / (2 * pictures)) ** 2)
+    middle = (accuracy + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * math.sqrt(accuracy * (1 - accuracy) / images + (z / (2 * images)) ** 2)
     return f"{accuracy:.2%} ({100 * (middle - half):.1f} to {100 * (middle + half):.1f} %)"
 
 
@@ -184,7 +184,7 @@ metrics: [accuracy]
 # A small CaiT for Fashion-MNIST
 
 {parameters:,} parameters: {layers} layers with talking heads and {class_layers} with class-attention, {hidden_size}
-channels, {heads} heads, LayerScale, patches of {patch_size} x {patch_size} pixels in pictures of
+channels, {heads} heads, LayerScale, patches of {patch_size} x {patch_size} pixels in images of
 {image_size} x {image_size}; weights in float16. It is there to
 try the package and to be looked into; as a classifier of clothes it is nothing special.
 
@@ -198,12 +198,12 @@ print(pipeline("image-classification", CHECKPOINT)(images[0]), labels[0])
 
 ## Accuracy
 
-On the 10,000 test pictures, by which nothing was chosen: {interval} % (mean of {seeds} seeds, 95 % interval over
-seeds: {accuracies}). The shipped one, the best of them on 5,000 held-out training pictures, names
-{shipped} right (95 % interval over pictures, Wilson's); its float16 file and the float32
-training result agree on {shipped_agrees_with_float32:.2%} of the pictures.
-Of the {sample_pictures} in `sample.parquet`, the first of the test
-split, it names {sample_right} right.
+On the 10,000 test images, by which nothing was chosen: {interval} % (mean of {seeds} seeds, 95 % interval over
+seeds: {accuracies}). The shipped one, the best of them on 5,000 held-out training images, names
+{shipped} right (95 % interval over images, Wilson's); its float16 file and the float32
+training result agree on {shipped_agrees_with_float32:.2%} of the images.
+Of the {sample_images} in `sample.parquet`, the first of the test
+split, it names {sample_correct} right.
 
 True class in the rows, prediction in the columns:
 
@@ -213,9 +213,9 @@ True class in the rows, prediction in the columns:
 
 ## Training
 
-55,000 of Fashion-MNIST's 60,000 training pictures (Zalando SE, MIT license, `LICENSE-fashion-mnist`), from scratch.
+55,000 of Fashion-MNIST's 60,000 training images (Zalando SE, MIT license, `LICENSE-fashion-mnist`), from scratch.
 The seeds took {minutes} minutes for {epochs} epochs each on {hardware} with PyTorch {pytorch}. At the end the
-loss was {loss} on training pictures, cropped and mirrored, and {validation_loss} on held-out ones.
+loss was {loss} on training images, cropped and mirrored, and {validation_loss} on held-out ones.
 
 ```bash
 python scripts/prepare_fashion_mnist.py --output_dir data/fashion-mnist

@@ -1,12 +1,12 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Fine-tune, train or evaluate an image classifier with `Trainer`: CaiT, or any of `AutoModelForImageClassification`.
 
-Fine-tune an official checkpoint on two folders of pictures, each with one subfolder a class (the checkpoint comes from
+Fine-tune an official checkpoint on two folders of images, each with one subfolder a class (the checkpoint comes from
 the Hub), by a recipe and with flags of your own, which win:
 
     python scripts/run_image_classification.py scripts/recipes/finetune.yaml \\
         --model_name_or_path timm/cait_xxs24_224.fb_dist_in1k \\
-        --train_dir pictures/train --validation_dir pictures/validation --output_dir outputs/finetuned
+        --train_dir images/train --validation_dir images/validation --output_dir outputs/finetuned
 
 Every flag of `transformers.TrainingArguments` holds. The same command, given again after an interruption, goes on from
 the last checkpoint to the same result. `run_image_classification_no_trainer.py` takes the same flags and writes the

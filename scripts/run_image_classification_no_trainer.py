@@ -3,7 +3,7 @@
 
     python scripts/run_image_classification_no_trainer.py scripts/recipes/finetune.yaml \\
         --model_name_or_path timm/cait_xxs24_224.fb_dist_in1k \\
-        --train_dir pictures/train --validation_dir pictures/validation --output_dir outputs/finetuned
+        --train_dir images/train --validation_dir images/validation --output_dir outputs/finetuned
 
     accelerate launch --config_file scripts/accelerate_configs/ddp.yaml \\
         scripts/run_image_classification_no_trainer.py scripts/recipes/finetune.yaml ...
@@ -34,7 +34,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rota
 from cait_hf.evaluation.metrics import best_classes, classification_metrics, scalars
 from cait_hf.losses import image_classification_loss
 from cait_hf.training.arguments import TrainingArguments
-from cait_hf.training.data import PictureStream
+from cait_hf.training.data import ImageStream
 from cait_hf.training.ema import ModelEma
 from cait_hf.training.experiment import Experiment, in_a_sentence, prepare, set_up_logging
 from cait_hf.training.models import plain_model
@@ -406,7 +406,7 @@ def make_loader(experiment: Experiment, training: bool) -> DataLoader:
 
 def length_of_training(loader: DataLoader, args: TrainingArguments) -> tuple[int, int, int]:
     """Steps in an epoch, epochs, steps in all; a stream is one epoch without end."""
-    if isinstance(loader.dataset, PictureStream):
+    if isinstance(loader.dataset, ImageStream):
         return args.max_steps, 1, args.max_steps
     per_epoch = max(1, math.ceil(len(loader) / args.gradient_accumulation_steps))
     max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)

@@ -1,8 +1,8 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Draw where a CaiT looks, over the pictures themselves: a PNG with a row for each picture, or an animated GIF.
+"""Draw where a CaiT looks, over the images themselves: a PNG with a row for each image, or an animated GIF.
 
-    python scripts/visualize_attention.py cait-xxs24-224 picture.jpg --output attention.png
-    python scripts/visualize_attention.py cait-xxs24-224 picture.jpg --what patch --patch 5 7 --layer 12
+    python scripts/visualize_attention.py cait-xxs24-224 image.jpg --output attention.png
+    python scripts/visualize_attention.py cait-xxs24-224 image.jpg --what patch --patch 5 7 --layer 12
     python scripts/visualize_attention.py cait-xxs24-224 *.jpg --what rollout --whole --output rollout.gif
 
 MODEL is a folder of this package or of timm, a repository on the Hub, or an official name. Layers, heads, rows and
@@ -14,7 +14,7 @@ columns count from 0; a negative layer or head counts from the end.
     rollout  which patches the class token draws on through all layers together (see `attention_rollout`); with
              --layer N back to the output of N patch layers only, 0 being the embeddings. A GIF goes through all
 
-The model sees the largest centered part of the picture that has the shape of --image_size, the rest is dimmed; with
+The model sees the largest centered part of the image that has the shape of --image_size, the rest is dimmed; with
 --whole it sees everything, its position table resized. Each map is colored from its own lowest to its highest value.
 patch and rollout hold layers * heads * patches**2 numbers: at large sizes that is gigabytes (see
 `patch_attention_maps`). In Python the same comes as numpy arrays from `cait_hf.visualization`.
@@ -31,7 +31,7 @@ from PIL import Image, ImageOps
 from cait_hf import CaitImageProcessorPil, CaitModel
 from cait_hf.command_line import run_command
 from cait_hf.configuration_cait import as_pair
-from cait_hf.image_processing_pil_cait import open_picture, to_rgb
+from cait_hf.image_processing_pil_cait import open_image, to_rgb
 from cait_hf.loading import load_weights, require_none_missing
 from cait_hf.visualization import (
     attention_grid,
@@ -47,7 +47,7 @@ from cait_hf.visualization import (
 from cait_hf_cli import source_of
 
 
-PANEL, GIF_PANEL = 192, 384  # pixels of the longer edge of a drawn picture
+PANEL, GIF_PANEL = 192, 384  # pixels of the longer edge of a drawn image
 COLUMNS = 8  # of maps in a line, where lines are not layers
 
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own); return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="Folder, repository or official name.")
-    parser.add_argument("pictures", metavar="PICTURE", nargs="+", help="File or URL.")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="File or URL.")
     parser.add_argument("--output", type=Path, default=Path("attention.png"), help=".png or .gif (%(default)s)")
     parser.add_argument("--what", choices=("class", "patch", "rollout"), default="class", help="default: %(default)s")
     parser.add_argument("--layer", type=int, help="One layer (default: all).")
@@ -64,14 +64,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--image_size", type=int, nargs="+", metavar="PIXELS", help="Edge, or height and width (default: the model's)."
     )
-    parser.add_argument("--whole", action="store_true", help="Show the model the whole picture, not its center.")
+    parser.add_argument("--whole", action="store_true", help="Show the model the whole image, not its center.")
     return run_command(visualize, parser.parse_args(argv))
 
 
 def visualize(args: argparse.Namespace):
     """Everything that can be wrong with the command line is found before a large model is loaded."""
     check(args)
-    images = [to_rgb(open_picture(file, "PICTURE"), name=file) for file in args.pictures]
+    images = [to_rgb(open_image(file, "IMAGE"), name=file) for file in args.images]
     source = source_of(args.model)
     model = load(source, patches_only=args.what == "patch")
     image_processor = load_image_processor(source)
@@ -90,7 +90,7 @@ def visualize(args: argparse.Namespace):
         small_images.append(small)
         overlays.append(row)
     save_drawing(draw(args, small_images, overlays, captions), args.output)
-    print(f"Wrote {args.output}: {args.what} attention, {len(images)} picture(s), {len(captions)} map(s) each.")
+    print(f"Wrote {args.output}: {args.what} attention, {len(images)} image(s), {len(captions)} map(s) each.")
 
 
 def is_gif(args: argparse.Namespace) -> bool:
@@ -147,7 +147,7 @@ def seen_size(image: Image.Image, config, image_size: list[int] | None, whole: b
 def preprocess(
     image: Image.Image, image_processor: CaitImageProcessorPil, model: CaitModel, height: int, width: int
 ) -> torch.Tensor:
-    """Resize until the picture just covers height and width, and cut out the center.
+    """Resize until the image just covers height and width, and cut out the center.
 
     For a square that is the evaluation of the official checkpoints, pixel for pixel: shortest edge, center crop.
     """
@@ -168,7 +168,7 @@ def preprocess(
 
 
 def attention_maps(model: CaitModel, pixel_values: torch.Tensor, args: argparse.Namespace) -> dict[str, np.ndarray]:
-    """The maps `(rows, columns)` of one picture that are asked for, by their captions."""
+    """The maps `(rows, columns)` of one image that are asked for, by their captions."""
     if args.what == "rollout":
         return rollout_maps(attention_rollout(model, pixel_values, True)[0], args)
     if args.what == "class":
@@ -208,7 +208,7 @@ def draw(
     args: argparse.Namespace, images: list[Image.Image], overlays: list[list[Image.Image]], captions: list[str]
 ) -> Image.Image | list[Image.Image]:
     """One drawing with all maps, or for a GIF a frame for each map."""
-    names = [Path(file).name for file in args.pictures]
+    names = [Path(file).name for file in args.images]
     titles = {"class": "What the class token looks at", "rollout": "What the class token draws on"}
     title = titles.get(args.what) or "What the patch in row {}, column {} looks at".format(*args.patch)
     if is_gif(args):

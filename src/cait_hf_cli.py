@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="cait-hf",
-        description="CaiT models for Hugging Face Transformers.\n\nexample:\n  cait-hf classify picture.jpg",
+        description="CaiT models for Hugging Face Transformers.\n\nexample:\n  cait-hf classify image.jpg",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=Version, nargs=0, help="Show the version and exit.")
@@ -66,22 +66,20 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
     subcommand("list", list_checkpoints, "The ten official checkpoints, their sizes and accuracies.", "cait-hf list")
 
-    text = "Classify pictures. A file that cannot be read is reported, the rest goes on; the exit code is then 1."
+    text = "Classify images. A file that cannot be read is reported, the rest goes on; the exit code is then 1."
     example = "cait-hf classify cat.jpg holidays/ 'more/*.png' --model XXS24_224 --top_k 3"
     classifying = subcommand("classify", classify, text, example)
     classifying.add_argument("images", nargs="+", metavar="IMAGE", help="File, folder (and all below) or pattern.")
     classifying.add_argument("--model", default=DEFAULT_MODEL, help=f"{MODEL_HELP} (default: %(default)s).")
     classifying.add_argument("--top_k", type=positive, default=5, help="Classes to show (default: %(default)s).")
-    classifying.add_argument(
-        "--batch_size", type=positive, default=8, help="Pictures at a time (default: %(default)s)."
-    )
+    classifying.add_argument("--batch_size", type=positive, default=8, help="Images at a time (default: %(default)s).")
     classifying.add_argument("--json", action="store_true", help="Print a JSON list.")
 
     text = "Convert an official checkpoint, or timm's copy of one, to a folder that from_pretrained loads."
     example = "cait-hf convert --source XXS24_224.pth --output_dir cait-xxs24-224 --verify"
     add_convert_arguments(subcommand("convert", convert, text, example))
 
-    text = "Compare a model with timm's CaiT on random pictures with the same weights (needs timm)."
+    text = "Compare a model with timm's CaiT on random images with the same weights (needs timm)."
     verifying = subcommand("verify", verify, text, "cait-hf verify cait-xxs24-224")
     verifying.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}.")
 
@@ -169,7 +167,7 @@ def classify(args: argparse.Namespace) -> int:
     files = list(expand(args.images))
     classifier = Classifier(args.model, args.top_k)
     results = []
-    with tqdm(total=len(files), unit="picture", disable=None) as progress:  # None: only on a terminal
+    with tqdm(total=len(files), unit="image", disable=None) as progress:  # None: only on a terminal
         for start in range(0, len(files), args.batch_size):
             batch = files[start : start + args.batch_size]
             for result in classifier(batch):
@@ -187,7 +185,7 @@ def classify(args: argparse.Namespace) -> int:
 
 
 def expand(arguments: list[str]) -> Iterator[str]:
-    """Files of the command line in order, each once: of a folder all pictures below it, of a pattern its matches.
+    """Files of the command line in order, each once: of a folder all images below it, of a pattern its matches.
 
     What does not exist is handed on, for its reader to complain.
     """
@@ -206,7 +204,7 @@ def expand(arguments: list[str]) -> Iterator[str]:
 
 
 class Classifier:
-    """A model with the preparation of its pictures, from their files to the `top_k` most probable classes."""
+    """A model with the preparation of its images, from their files to the `top_k` most probable classes."""
 
     def __init__(self, model: str, top_k: int) -> None:
         from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
@@ -309,7 +307,7 @@ def info(args: argparse.Namespace) -> None:
     height, width = as_pair(config.image_size)
     for name, value in {
         "parameters": f"{parameters:,}",
-        "multiply-adds": f"{multiply_adds(config):,} for one picture",
+        "multiply-adds": f"{multiply_adds(config):,} for one image",
         "input size": f"{height} x {width} pixels, {config.num_channels} channels",
         "classes": f"{config.num_labels:,}",
         "weights in memory": f"{4e-6 * parameters:,.1f} MB in float32, {2e-6 * parameters:,.1f} MB in bfloat16",

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from random_weights import pictures
+from random_weights import images
 from torch import distributed
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -32,8 +32,8 @@ DTYPES = (torch.float32, torch.float64)
 
 
 def whole_batch(step: int, dtype: torch.dtype, masked: bool) -> dict[str, torch.Tensor]:
-    """Eight pictures with their labels or, of equally many patches each, with their masks."""
-    batch = {"pixel_values": pictures(BATCH_SIZE, 32, seed=step).to(dtype)}
+    """Eight images with their labels or, of equally many patches each, with their masks."""
+    batch = {"pixel_values": images(BATCH_SIZE, 32, seed=step).to(dtype)}
     if masked:
         order = torch.rand(BATCH_SIZE, 16, generator=torch.Generator().manual_seed(step)).argsort(dim=1)
         return batch | {"bool_masked_pos": order < 6}
@@ -80,7 +80,7 @@ def whole(tensor: torch.Tensor | None) -> torch.Tensor:
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
-    """Of all eight pictures, in evaluation mode."""
+    """Of all eight images, in evaluation mode."""
     model.eval()
     with torch.no_grad():
         return model(whole_batch(0, model.dtype, masked=False)["pixel_values"]).logits
@@ -142,7 +142,7 @@ def sharded(folder: Path, name: str, part: dict, **how) -> dict:
 
 
 def trainer(folder: Path, per_device_batch_size: int = 2) -> dict:
-    """Two accumulated batches a step, of four pictures in all, in the shuffled order that every process knows."""
+    """Two accumulated batches a step, of four images in all, in the shuffled order that every process knows."""
     model = CaitForImageClassification.from_pretrained(folder)
     arguments = TrainingArguments(
         output_dir=str(folder / "trainer"),
@@ -159,9 +159,7 @@ def trainer(folder: Path, per_device_batch_size: int = 2) -> dict:
         logging_steps=1,
         save_strategy="no",
     )
-    dataset = [
-        {"pixel_values": picture, "labels": label % 5} for label, picture in enumerate(pictures(24, 32, seed=3))
-    ]
+    dataset = [{"pixel_values": image, "labels": label % 5} for label, image in enumerate(images(24, 32, seed=3))]
     own_trainer = ImageClassificationTrainer(model=model, args=arguments, train_dataset=dataset)
     own_trainer.train()
     own_trainer.save_model()

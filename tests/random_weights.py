@@ -58,7 +58,7 @@ def randomize_(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model.eval()
 
 
-def pictures(batch_size: int, height: int, width: int | None = None, channels: int = 3, seed: int = 1) -> torch.Tensor:
-    """Normalized random pictures `(batch, channels, height, width)`, float32."""
+def images(batch_size: int, height: int, width: int | None = None, channels: int = 3, seed: int = 1) -> torch.Tensor:
+    """Normalized random images `(batch, channels, height, width)`, float32."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch_size, channels, height, width or height, generator=generator)

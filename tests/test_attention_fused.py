@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import cait_hf
@@ -78,7 +78,7 @@ def test_half_precision_rounds_only_its_results(dtype, tolerance):
     assert max(errors.values()) <= tolerance, errors
 
 
-# One number: a row of one picture. 4 * 17 * 5: parts of a picture, the last smaller. 4 * 17 * 17 * 2: two pictures.
+# One number: a row of one image. 4 * 17 * 5: parts of an image, the last smaller. 4 * 17 * 17 * 2: two images.
 @pytest.mark.parametrize("block_numbers", [1, 4 * 17 * 5, 4 * 17 * 17, 4 * 17 * 17 * 2, 2**20])
 @pytest.mark.parametrize("batch_size", [0, 1, 5])
 def test_every_way_to_cut_blocks_gives_the_same(monkeypatch, batch_size, block_numbers):
@@ -93,9 +93,9 @@ def test_every_way_to_cut_blocks_gives_the_same(monkeypatch, batch_size, block_n
 def test_blocks_cover_every_row_once_and_stay_within_their_size(monkeypatch, block_numbers):
     monkeypatch.setattr(attention_blocked, "BLOCK_NUMBERS", block_numbers)
     seen = torch.zeros(5, 17)
-    for images, rows, (buffer,) in attention_blocked._blocks(torch.zeros(5, 4, 17, 8), buffers=1):
-        seen[images, rows] += 1
-        assert buffer.shape == (len(range(5)[images]), 4, len(range(17)[rows]), 17)
+    for block, rows, (buffer,) in attention_blocked._blocks(torch.zeros(5, 4, 17, 8), buffers=1):
+        seen[block, rows] += 1
+        assert buffer.shape == (len(range(5)[block]), 4, len(range(17)[rows]), 17)
         assert buffer.numel() <= max(block_numbers, 4 * 17)
     assert (seen == 1).all()
 
@@ -186,7 +186,7 @@ class Operators(TorchDispatchMode):
 
 def calls(model, **kwargs) -> list[str]:
     with Operators() as operators:
-        output = model(pictures(2, 32), **kwargs)
+        output = model(images(2, 32), **kwargs)
         if output[0].requires_grad:
             output[0].sum().backward()
     return operators.calls
@@ -216,26 +216,26 @@ def test_the_plain_formulas_serve_what_the_operator_cannot():
 
 def test_operator_and_plain_formulas_give_the_same_model():
     model = randomize_(CaitModel(tiny_config())).double()
-    images = pictures(3, 32).double()
-    fast = model(images).last_hidden_state
+    pixel_values = images(3, 32).double()
+    fast = model(pixel_values).last_hidden_state
     model.set_attn_implementation("eager")
-    plain = model(images).last_hidden_state
+    plain = model(pixel_values).last_hidden_state
     assert ((fast - plain).abs().max() / plain.abs().max()).item() <= 1e-13
 
 
 def test_maps_are_those_of_the_plain_formulas():
     model = randomize_(CaitModel(tiny_config()))
-    maps = model(pictures(2, 32), output_attentions=True).attentions
+    maps = model(images(2, 32), output_attentions=True).attentions
     model.set_attn_implementation("eager")
-    expected = model(pictures(2, 32), output_attentions=True).attentions
+    expected = model(images(2, 32), output_attentions=True).attentions
     assert len(maps) == 3 and all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
 
 
 def test_export_records_the_plain_formulas():
     model = randomize_(CaitForImageClassification(tiny_config()))
-    program = torch.export.export(model, (), {"pixel_values": pictures(2, 32)}, strict=False)
+    program = torch.export.export(model, (), {"pixel_values": images(2, 32)}, strict=False)
     assert not any("cait_hf" in str(node.target) for node in program.graph.nodes)
-    difference = program.module()(pixel_values=pictures(2, 32)).logits - model(pictures(2, 32)).logits
+    difference = program.module()(pixel_values=images(2, 32)).logits - model(images(2, 32)).logits
     assert difference.abs().max() <= 1e-5
 
 
@@ -250,6 +250,6 @@ def test_compile_keeps_the_operator_whole(training):
     torch._dynamo.reset()
     model = randomize_(CaitForImageClassification(tiny_config())).train(training)
     compiled = torch.compile(model, backend=backend, fullgraph=True)
-    logits = compiled(pixel_values=pictures(2, 32)).logits
-    assert (logits - model(pictures(2, 32)).logits).abs().max() <= 1e-6
+    logits = compiled(pixel_values=images(2, 32)).logits
+    assert (logits - model(images(2, 32)).logits).abs().max() <= 1e-6
     assert len(graphs) == 1 and sum("talking_heads_attention" in target for target in graphs[0]) == 3

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from timm_format import write_timm_folder
 from transformers import AutoBackbone, UperNetConfig, UperNetForSemanticSegmentation
 
@@ -42,7 +42,7 @@ def test_feature_maps_are_the_hidden_states_of_the_model(classifier, folder, hei
         reshape_hidden_states=reshaped,
         interpolate_pos_encoding=True,
     )
-    x = pictures(2, height, width)
+    x = images(2, height, width)
     reference = classifier.cait(x, interpolate_pos_encoding=True, output_hidden_states=True)
     feature_maps = backbone(x).feature_maps
     assert len(feature_maps) == 4
@@ -64,25 +64,25 @@ def test_feature_maps_are_the_hidden_states_of_the_model(classifier, folder, hei
 @torch.no_grad()
 def test_recorded_outputs(folder):
     backbone = CaitBackbone.from_pretrained(folder)
-    plain = backbone(pictures(2, 32))
+    plain = backbone(images(2, 32))
     assert set(plain.keys()) == {"feature_maps"} and len(plain.feature_maps) == 1
-    outputs = backbone(pictures(2, 32), output_hidden_states=True, output_attentions=True)
+    outputs = backbone(images(2, 32), output_hidden_states=True, output_attentions=True)
     assert [state.shape for state in outputs.hidden_states] == [(2, 16, 48)] * 4
     assert [attention.shape for attention in outputs.attentions] == [(2, 4, 16, 16)] * 3
     torch.testing.assert_close(outputs.feature_maps[0], plain.feature_maps[0])
-    (feature_maps,) = backbone(pictures(2, 32), return_dict=False)
+    (feature_maps,) = backbone(images(2, 32), return_dict=False)
     torch.testing.assert_close(feature_maps[0], plain.feature_maps[0])
 
 
 def test_other_sizes_need_the_flag(folder):
     backbone = CaitBackbone.from_pretrained(folder)
     with pytest.raises(ValueError, match="set it in the configuration"):
-        backbone(pictures(1, 24, 48))
-    assert backbone(pictures(1, 24, 48), interpolate_pos_encoding=True).feature_maps[0].shape == (1, 48, 3, 6)
+        backbone(images(1, 24, 48))
+    assert backbone(images(1, 24, 48), interpolate_pos_encoding=True).feature_maps[0].shape == (1, 48, 3, 6)
     resized = CaitBackbone.from_pretrained(folder, image_size=(24, 48))
     assert resized.config.image_size == (24, 48)
-    expected = backbone(pictures(1, 24, 48), interpolate_pos_encoding=True).feature_maps[0]
-    torch.testing.assert_close(resized(pictures(1, 24, 48)).feature_maps[0], expected)
+    expected = backbone(images(1, 24, 48), interpolate_pos_encoding=True).feature_maps[0]
+    torch.testing.assert_close(resized(images(1, 24, 48)).feature_maps[0], expected)
 
 
 # --- stages
@@ -110,7 +110,7 @@ def test_stages(asked, features, indices):
     backbone = AutoBackbone.from_config(config)
     assert type(backbone) is CaitBackbone
     assert backbone.channels == [48] * len(features)
-    assert len(backbone(pictures(1, 32)).feature_maps) == len(features)
+    assert len(backbone(images(1, 32)).feature_maps) == len(features)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_backbone_saves_and_loads(folder, tmp_path):
     backbone.save_pretrained(tmp_path / "backbone")
     loaded, info = CaitBackbone.from_pretrained(tmp_path / "backbone", output_loading_info=True)
     assert not any(info.values()), info
-    for ours, theirs in zip(backbone(pictures(1, 32)).feature_maps, loaded(pictures(1, 32)).feature_maps):
+    for ours, theirs in zip(backbone(images(1, 32)).feature_maps, loaded(images(1, 32)).feature_maps):
         assert torch.equal(ours, theirs)
     # back into a classifier: what a backbone has no use for starts fresh, and is named
     _, info = CaitForImageClassification.from_pretrained(tmp_path / "backbone", output_loading_info=True)
@@ -212,8 +212,8 @@ def test_timm_repository_loads_into_a_backbone(tmp_path):
     backbone, info = CaitBackbone.from_pretrained(folder, out_indices=[12, 24], output_loading_info=True)
     assert not any(info.values()), info
     model = CaitModel.from_pretrained(folder)
-    expected = model(pictures(1, 224), output_hidden_states=True)
-    for feature_map, index in zip(backbone(pictures(1, 224)).feature_maps, (12, 24)):
+    expected = model(images(1, 224), output_hidden_states=True)
+    for feature_map, index in zip(backbone(images(1, 224)).feature_maps, (12, 24)):
         reference = model.layernorm(expected.hidden_states[index])
         torch.testing.assert_close(feature_map.flatten(2).transpose(1, 2), reference)
 
@@ -230,7 +230,7 @@ def test_upernet_on_cait_trains_a_step(folder, tmp_path):
     assert type(model.backbone) is CaitBackbone
     model.backbone.load_state_dict(CaitBackbone.from_pretrained(folder, config=backbone_config).state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    x, labels = pictures(2, 24, 48), torch.arange(3).repeat(2, 24, 16)
+    x, labels = images(2, 24, 48), torch.arange(3).repeat(2, 24, 16)
     losses = []
     for _ in range(4):
         outputs = model(x, labels=labels)

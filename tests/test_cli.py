@@ -42,13 +42,13 @@ def model(pth, tmp_path, capsys):
 
 @pytest.fixture
 def images(tmp_path):
-    """Five pictures in two folders, a text and a damaged picture."""
+    """Five images in two folders, a text and a damaged image."""
     (tmp_path / "images" / "below").mkdir(parents=True)
     generator = np.random.default_rng(0)
     for index, name in enumerate(["a.png", "b.jpg", "c.PNG", "below/d.png", "below/e.webp"]):
         pixels = generator.integers(0, 256, (40 + index, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / name)
-    (tmp_path / "images" / "notes.txt").write_text("not a picture")
+    (tmp_path / "images" / "notes.txt").write_text("not an image")
     (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
     return tmp_path / "images"
 

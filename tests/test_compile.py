@@ -12,7 +12,7 @@ import shutil
 
 import pytest
 import torch
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 
 from cait_hf import CaitForImageClassification
 
@@ -63,37 +63,37 @@ def check_training(call, model, pixel_values: torch.Tensor):
 def test_evaluation_compiles_once_for_all_batch_sizes(model, attn_implementation):
     model.set_attn_implementation(attn_implementation)
     call = compiled(model)
-    check_logits(call, model, pictures(2, 32))
+    check_logits(call, model, images(2, 32))
     with no_compilation():
         for batch_size in (5, 3, 2, 7):
-            check_logits(call, model, pictures(batch_size, 32))
+            check_logits(call, model, images(batch_size, 32))
         with pytest.raises(RuntimeError, match="recompile"):  # PyTorch makes another graph for a size of one
-            call(pictures(1, 32))
-    check_logits(call, model, pictures(1, 32))
+            call(images(1, 32))
+    check_logits(call, model, images(1, 32))
     with no_compilation():
         for batch_size in (1, 6):
-            check_logits(call, model, pictures(batch_size, 32))
+            check_logits(call, model, images(batch_size, 32))
 
 
 @torch.no_grad()
 def test_evaluation_without_asking_for_dynamic_sizes(model):
     """A marked batch axis compiles once; without a mark the second size is the last that compiles."""
-    marked = pictures(2, 32)
+    marked = images(2, 32)
     torch._dynamo.mark_dynamic(marked, 0)
     call = compiled(model, dynamic=None)
     call(marked)
     with no_compilation():
-        check_logits(call, model, pictures(5, 32))
+        check_logits(call, model, images(5, 32))
 
     torch.compiler.reset()
     call = compiled(model, dynamic=None)
-    call(pictures(2, 32))
+    call(images(2, 32))
     with no_compilation():
-        check_logits(call, model, pictures(2, 32, seed=3))
-    call(pictures(5, 32))
+        check_logits(call, model, images(2, 32, seed=3))
+    call(images(5, 32))
     with no_compilation():
         for batch_size in (3, 2, 5, 7):
-            check_logits(call, model, pictures(batch_size, 32))
+            check_logits(call, model, images(batch_size, 32))
 
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
@@ -101,10 +101,10 @@ def test_training_compiles_once_for_all_batch_sizes(model, attn_implementation):
     model.set_attn_implementation(attn_implementation)
     model.train()
     call = compiled(model)
-    check_training(call, model, pictures(2, 32))
+    check_training(call, model, images(2, 32))
     with no_compilation():
         for batch_size in (5, 3, 2):
-            check_training(call, model, pictures(batch_size, 32))
+            check_training(call, model, images(batch_size, 32))
 
 
 def test_random_parts_of_training_stay_random():
@@ -112,14 +112,14 @@ def test_random_parts_of_training_stay_random():
     config = tiny_config(num_hidden_layers=1, num_class_attention_layers=1, **random)
     model = randomize_(CaitForImageClassification(config)).train()
     call = compiled(model, dynamic=None)
-    first = call(pictures(4, 32)).logits
+    first = call(images(4, 32)).logits
     with no_compilation():
-        assert not torch.allclose(call(pictures(4, 32)).logits, first)
+        assert not torch.allclose(call(images(4, 32)).logits, first)
 
 
 def test_recorders_are_installed_by_the_first_call_that_records(model):
     """Under a lock, which cannot be traced. In the constructor they would cost the model its pickle."""
-    x = pictures(2, 32)
+    x = images(2, 32)
     expected = model(x).logits
     torch.testing.assert_close(pickle.loads(pickle.dumps(model))(x).logits, expected)
     with pytest.raises(torch._dynamo.exc.Unsupported, match="lock"):
@@ -133,7 +133,7 @@ def test_recorders_are_installed_by_the_first_call_that_records(model):
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 def test_recorded_outputs(model, training):
     model.train(training)
-    model(pictures(1, 32), output_hidden_states=True)  # the plain call of CaitModel.forward's docstring
+    model(images(1, 32), output_hidden_states=True)  # the plain call of CaitModel.forward's docstring
     call = compiled(model)
 
     def check(pixel_values: torch.Tensor):
@@ -143,18 +143,18 @@ def test_recorded_outputs(model, training):
             assert len(found[name]) == count
             torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
 
-    check(pictures(2, 32))
+    check(images(2, 32))
     with no_compilation():
-        check(pictures(5, 32))
+        check(images(5, 32))
 
 
 @torch.no_grad()
-def test_picture_sizes_compile_once(model):
+def test_image_sizes_compile_once(model):
     call = compiled(model)
-    call(pictures(2, 48, 40), interpolate_pos_encoding=True)
+    call(images(2, 48, 40), interpolate_pos_encoding=True)
     with no_compilation():
         for height, width in ((64, 24), (40, 72), (56, 40)):
-            x = pictures(3, height, width)
+            x = images(3, height, width)
             logits = call(x, interpolate_pos_encoding=True).logits
             torch.testing.assert_close(logits, model(x, interpolate_pos_encoding=True).logits, rtol=0, atol=1e-5)
 
@@ -169,6 +169,6 @@ def test_machine_code(model, training):
     call = compiled(model.train(training), backend="inductor")
     check = check_training if training else check_logits
     with torch.set_grad_enabled(training):
-        check(call, model, pictures(2, 32))
+        check(call, model, images(2, 32))
         with no_compilation():
-            check(call, model, pictures(3, 32))
+            check(call, model, images(3, 32))

@@ -32,7 +32,7 @@ from official_files import (
     write_timm_folder,
     write_tiny_timm_folder,
 )
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
@@ -69,7 +69,7 @@ def random_timm_model(timm, **kwargs):
 
 @torch.no_grad()
 def logits_of(model, config) -> torch.Tensor:
-    output = model(pictures(2, config.image_size))
+    output = model(images(2, config.image_size))
     return getattr(output, "logits", output)
 
 
@@ -188,7 +188,7 @@ def test_unusual_networks_come_back(overrides, tmp_path):
     assert all(torch.equal(tensors[key], official[key]) for key in official)
 
 
-def test_pictures_that_are_not_square_come_back(tmp_path):
+def test_images_that_are_not_square_come_back(tmp_path):
     config = tiny_config(image_size=(16, 40), id2label=dict(enumerate("abcde")))
     model = randomize_(CaitForImageClassification(config))
     model.save_pretrained(tmp_path / "model")
@@ -196,11 +196,11 @@ def test_pictures_that_are_not_square_come_back(tmp_path):
     assert to_hf(tmp_path / "timm", tmp_path / "again") == 0
     again = CaitForImageClassification.from_pretrained(tmp_path / "again")
     assert again.config.image_size == (16, 40) and again.config.id2label == config.id2label
-    images = pictures(1, 16, 40)
-    assert_equal_logits(again(images).logits, model(images).logits)
+    pixel_values = images(1, 16, 40)
+    assert_equal_logits(again(pixel_values).logits, model(pixel_values).logits)
 
 
-def test_preparation_of_the_pictures_comes_back(official, tmp_path):
+def test_preparation_of_the_images_comes_back(official, tmp_path):
     assert to_hf(write_pth(tmp_path / "weights.pth", official), tmp_path / "model") == 0
     processor = CaitImageProcessorPil(
         size={"shortest_edge": 37}, crop_size={"height": 32, "width": 32}, resample=2, image_mean=[0.1, 0.2, 0.3]
@@ -240,7 +240,7 @@ def test_timm_to_us_and_back(kwargs, tmp_path, capsys):
 
     config = AutoConfig.from_pretrained(tmp_path / "from_pth")
     expected = logits_of(reference, config)
-    assert expected.std() > 0.3  # the logits tell the classes and, below, the pictures apart
+    assert expected.std() > 0.3  # the logits tell the classes and, below, the images apart
     assert (expected[0] - expected[1]).abs().max() > 0.1
     for loaded in (
         back,

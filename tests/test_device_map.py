@@ -7,7 +7,7 @@ forward begins, those of `CaitSelfAttention` (head mixings) and `CaitEmbeddings`
 
 import pytest
 import torch
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForImageClassification
 
@@ -58,7 +58,7 @@ def test_logits_with_layers_on_disk(layers_in_memory, attn_implementation, folde
     devices = devices_of_layers(model)
     assert {device for name, device in devices.items() if ".layers." in name} == {"cpu", "disk"}
     in_memory = CaitForImageClassification.from_pretrained(folder, attn_implementation=attn_implementation)
-    inputs = pictures(2, 32)
+    inputs = images(2, 32)
     for _ in range(2):  # the weights are brought and put away again for each call
         assert torch.equal(model(inputs).logits, in_memory(inputs).logits)
     maps = model(inputs, output_attentions=True)
@@ -77,9 +77,9 @@ def test_embeddings_on_disk(folder):
     )
     assert model.cait.embeddings.cls_token.device.type == "meta"
     in_memory = CaitForImageClassification.from_pretrained(folder)
-    inputs = pictures(2, 32)
+    inputs = images(2, 32)
     assert torch.equal(model(inputs).logits, in_memory(inputs).logits)
-    wide = pictures(2, 40, 48)
+    wide = images(2, 40, 48)
     assert torch.equal(
         model(wide, interpolate_pos_encoding=True).logits, in_memory(wide, interpolate_pos_encoding=True).logits
     )
@@ -89,7 +89,7 @@ def test_embeddings_on_disk(folder):
 
 @torch.no_grad()
 def test_other_models(folder):
-    inputs = pictures(2, 32)
+    inputs = images(2, 32)
     model = offloaded(AutoModel, folder, 3.5)
     devices_of_layers(model)
     assert torch.equal(model(inputs).pooler_output, CaitModel.from_pretrained(folder)(inputs).pooler_output)

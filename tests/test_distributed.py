@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Two processes train as one does on both their pictures: data parallel, fully sharded (FSDP2), tensor parallel.
+"""Two processes train as one does on both their images: data parallel, fully sharded (FSDP2), tensor parallel.
 
 The processes are real ones and talk over the loopback interface (gloo, CPU). What they do is in
 `distributed_worker.py`, whose `train` makes the reference here, in a single process on whole batches.

@@ -24,7 +24,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from test_scripts import load_script, write_pictures
+from test_scripts import load_script, write_images
 from timm_format import write_timm_folder
 
 import cait_hf
@@ -65,8 +65,8 @@ def workplace(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "image.jpg")
-    write_pictures(folder / "images" / "train", range(3), 5)
-    write_pictures(folder / "images" / "validation", range(3), 2, skip=5)
+    write_images(folder / "images" / "train", range(3), 5)
+    write_images(folder / "images" / "validation", range(3), 2, skip=5)
     write_timm_folder(folder / HUB_ID)
     model = CaitForImageClassification(CaitConfig(num_labels=1000))
     official = convert_to_official_state_dict(model.state_dict())

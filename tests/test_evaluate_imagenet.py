@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """`scripts/evaluate_imagenet.py` on scans of digits whose labels are chosen by the rank that the model gives them.
 
-The logits behind every expected figure come from the model and its image processor, one picture at a time, sorted by
+The logits behind every expected figure come from the model and its image processor, one image at a time, sorted by
 numpy; none of the script's own code is asked.
 """
 
@@ -38,7 +38,7 @@ from cait_hf.labels import imagenet_1k_labels
 script = load_script("evaluate_imagenet")
 SCRIPT = SCRIPTS / "evaluate_imagenet.py"
 COUNT = 23  # no multiple of a batch size below, nor of two
-RANKS = ([0, 3, 0, 7, 4, 0, 5, 1] * 3)[:COUNT]  # that the labels of the pictures get
+RANKS = ([0, 3, 0, 7, 4, 0, 5, 1] * 3)[:COUNT]  # that the labels of the images get
 SECONDS = 240  # for a child process on a busy machine
 FLAGS = ["--num_workers", "0", "--batch_size", "4"]
 
@@ -54,7 +54,7 @@ def save_scan(index: int, file: Path):
 
 
 def logits_of(folder: Path, index: int, **options) -> np.ndarray:
-    """Of one picture by the model in `folder`, in the most plain way."""
+    """Of one image by the model in `folder`, in the most plain way."""
     file = io.BytesIO()
     file.name = "scan.jpeg"
     scan = (load_digits().images[index] * 15).astype(np.uint8)
@@ -81,7 +81,7 @@ def save_model(folder: Path, seed: int = 0, **config) -> Path:
 
 @pytest.fixture(scope="module")
 def order(model_dir) -> list[np.ndarray]:
-    """Of each picture: the classes by their logits, the best first."""
+    """Of each image: the classes by their logits, the best first."""
     return [np.argsort(-logits_of(model_dir, index), kind="stable") for index in range(COUNT)]
 
 
@@ -136,10 +136,10 @@ def test_numeric_folders(model_dir, data_dir, labels, tmp_path, capsys):
     assert accuracies(results) == shares(RANKS)
     hits = np.array(RANKS) < 5
     assert results["accuracy"]["top5"]["standard_error"] == pytest.approx(100 * hits.std() / COUNT**0.5)
-    assert (results["num_pictures"], results["image_size"], results["dtype"]) == (COUNT, [32, 32], "float32")
+    assert (results["num_images"], results["image_size"], results["dtype"]) == (COUNT, [32, 32], "float32")
     assert results["images_per_second"] > 0 and results["checkpoint"] is None
     printed = capsys.readouterr().out
-    assert f"{100 * hits.mean():.3f}" in printed and "Not the whole set: 23 of 10,000 pictures." in printed
+    assert f"{100 * hits.mean():.3f}" in printed and "Not the whole set: 23 of 10,000 images." in printed
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["results.json"]
 
 
@@ -191,7 +191,7 @@ def test_labels_of_the_development_kit_are_refused(model_dir, labels, tmp_path, 
 
 @pytest.fixture(scope="module")
 def reassessed(order, tmp_path_factory) -> tuple[Path, list[int]]:
-    """real.json, and the ranks of the pictures that it keeps: the best one of several labels counts."""
+    """real.json, and the ranks of the images that it keeps: the best one of several labels counts."""
     real, ranks = [], []
     for index in range(COUNT):
         several = [[0], [], [9, 0], [6, 2, 8], [7, 5]][index % 5]
@@ -203,18 +203,18 @@ def reassessed(order, tmp_path_factory) -> tuple[Path, list[int]]:
 
 
 def test_imagenet_real(model_dir, reassessed, tmp_path, capsys):
-    """The number in a picture's name finds its labels; whatever else the folder says is not asked."""
+    """The number in an image's name finds its labels; whatever else the folder says is not asked."""
     file, ranks = reassessed
     for index in range(COUNT):
         save_scan(index, tmp_path / "val" / f"{index % 3}" / f"ILSVRC2012_val_{index + 1:08}.JPEG")
     flags = ["--test_set", "real", "--real_labels", file, "--data_dir", tmp_path / "val"]
     results = evaluate(model_dir, tmp_path / "a.json", *flags)
     assert accuracies(results) == shares(ranks) and 0 < np.mean(np.array(ranks) < 1) < 1
-    assert results["num_pictures"] == len(ranks) == COUNT - 5
+    assert results["num_images"] == len(ranks) == COUNT - 5
     assert "18 of 46,837" in capsys.readouterr().out
 
     save_scan(0, tmp_path / "val" / "0" / f"ILSVRC2012_val_{COUNT + 1:08}.JPEG")
-    assert f"0/ILSVRC2012_val_{COUNT + 1:08}.JPEG is none of the 23 pictures" in error_of(capsys, model_dir, *flags)
+    assert f"0/ILSVRC2012_val_{COUNT + 1:08}.JPEG is none of the 23 images" in error_of(capsys, model_dir, *flags)
 
 
 def test_imagenet_real_by_the_copy_of_timm(model_dir, order, tmp_path):
@@ -225,12 +225,12 @@ def test_imagenet_real_by_the_copy_of_timm(model_dir, order, tmp_path):
         places = [int(np.flatnonzero(order[index] == label)[0]) for label in real[file.name]]
         ranks += [min(places)] if places else []
     results = evaluate(model_dir, tmp_path / "a.json", "--test_set", "real", "--data_dir", tmp_path / "val")
-    assert results["num_pictures"] == len(ranks) < COUNT
+    assert results["num_images"] == len(ranks) < COUNT
     assert accuracies(results) == shares(ranks)
 
 
 def write_parquet(folder: Path, data_dir: Path, names: list[str], values: list, feature) -> Path:
-    """As the Hub's `imagenet-1k` is: the pictures' names are in the rows."""
+    """As the Hub's `imagenet-1k` is: the images' names are in the rows."""
     rows = {
         "image": [{"bytes": file.read_bytes(), "path": name} for file, name in zip(files_of_scans(data_dir), names)]
     }
@@ -243,7 +243,7 @@ def write_parquet(folder: Path, data_dir: Path, names: list[str], values: list, 
 
 
 def as_stream(folder: Path, data_dir: Path, labels: list[int]) -> list:
-    """Flags for the pictures of `data_dir` as a stream in which only their names tell the classes."""
+    """Flags for the images of `data_dir` as a stream in which only their names tell the classes."""
     names = [f"{label}/{index}.jpeg" for index, label in enumerate(labels)]
     return ["--dataset_name", write_parquet(folder, data_dir, names, [], None), "--streaming"]
 
@@ -302,7 +302,7 @@ def test_real_labels_of_a_stream(model_dir, data_dir, reassessed, tmp_path):
     flags = ["--test_set", "real", "--real_labels", file, "--dataset_name", data]
     for streaming in ([], ["--streaming"]):
         results = evaluate(model_dir, tmp_path / "a.json", *flags, *streaming)
-        assert accuracies(results) == shares(ranks) and results["num_pictures"] == len(ranks)
+        assert accuracies(results) == shares(ranks) and results["num_images"] == len(ranks)
 
 
 def test_archive_of_imagenet_v2(model_dir, data_dir, tmp_path):
@@ -313,18 +313,18 @@ def test_archive_of_imagenet_v2(model_dir, data_dir, tmp_path):
                 archive.add(file, f"imagenetv2-{name}-format-val/{file.parent.name}/{file.name}")
     flags = ["--dataset_name", tmp_path, "--data_files", "matched.tar.gz", "--split", "train", "--test_set", "v2"]
     results = evaluate(model_dir, tmp_path / "out" / "a.json", *flags, "--streaming")
-    assert (accuracies(results), results["num_pictures"]) == (shares(RANKS), COUNT)
+    assert (accuracies(results), results["num_images"]) == (shares(RANKS), COUNT)
 
 
 class Forwards:
-    """Counts the pictures that go through any CaiT."""
+    """Counts the images that go through any CaiT."""
 
     def __init__(self, monkeypatch):
-        self.pictures = 0
+        self.images = 0
         forward = CaitForImageClassification.forward
 
         def counted(model, pixel_values=None, **kwargs):
-            self.pictures += len(pixel_values)
+            self.images += len(pixel_values)
             return forward(model, pixel_values, **kwargs)
 
         monkeypatch.setattr(CaitForImageClassification, "forward", counted)
@@ -358,7 +358,7 @@ def test_a_killed_run_goes_on(model_dir, data_dir, tmp_path, monkeypatch, capsys
     capsys.readouterr()
     resumed = evaluate(model_dir, output, "--data_dir", data_dir)
     assert "Going on: " in capsys.readouterr().out
-    assert forwards.pictures == COUNT - 8  # two batches of four were written
+    assert forwards.images == COUNT - 8  # two batches of four were written
     for results in (whole, resumed):
         del results["images_per_second"]
     assert resumed == whole
@@ -384,7 +384,7 @@ def test_interrupted_by_the_user(streaming, model_dir, data_dir, labels, tmp_pat
     assert len(json.loads((tmp_path / "a.json.ranks").read_text())["ranks"]) == 12
     forwards = Forwards(monkeypatch)
     assert accuracies(evaluate(model_dir, tmp_path / "a.json", *flags)) == shares(RANKS)
-    assert forwards.pictures == COUNT - 12
+    assert forwards.images == COUNT - 12
 
 
 def test_ranks_of_other_settings_are_refused(model_dir, data_dir, labels, tmp_path, capsys):
@@ -417,7 +417,7 @@ def test_ranks_of_other_settings_are_refused(model_dir, data_dir, labels, tmp_pa
     assert "delete it to start anew" in error_of(capsys, model_dir, *flags, *data)
 
 
-def test_broken_picture(model_dir, labels, tmp_path, monkeypatch, capsys):
+def test_corrupt_image(model_dir, labels, tmp_path, monkeypatch, capsys):
     """Its name is told; once it is replaced the same command goes on with it and with those after it."""
     for index, label in enumerate(labels):
         save_scan(index, tmp_path / "data" / str(label) / f"{index:02}.jpeg")
@@ -426,13 +426,13 @@ def test_broken_picture(model_dir, labels, tmp_path, monkeypatch, capsys):
     broken.write_bytes(whole[: len(whole) // 2])
     flags = ["--data_dir", tmp_path / "data"]
     error = error_of(capsys, model_dir, *flags, "--output", tmp_path / "a.json", "--num_workers", "1")
-    assert f"{labels[10]}/10.jpeg cannot be read as a picture" in error
+    assert f"{labels[10]}/10.jpeg cannot be read as an image" in error
 
     broken.write_bytes(whole)
     kept = len(json.loads((tmp_path / "a.json.ranks").read_text())["ranks"])
     forwards = Forwards(monkeypatch)
     assert accuracies(evaluate(model_dir, tmp_path / "a.json", *flags)) == shares(RANKS)
-    assert forwards.pictures == COUNT - kept < COUNT
+    assert forwards.images == COUNT - kept < COUNT
 
 
 def test_logits_that_are_not_finite(data_dir, tmp_path, capsys):
@@ -447,7 +447,7 @@ def test_logits_that_are_not_finite(data_dir, tmp_path, capsys):
 
 @pytest.mark.parametrize("streaming", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_two_processes_equal_one(streaming, model_dir, data_dir, labels, tmp_path):
-    """An odd number of pictures, and a last batch that only one process needs; each picture counts once."""
+    """An odd number of images, and a last batch that only one process needs; each image counts once."""
     flags = as_stream(tmp_path / "data", data_dir, labels) if streaming else ["--data_dir", data_dir]
     one = evaluate(model_dir, tmp_path / "one.json", *flags)
     command = [SCRIPT, model_dir, *flags, "--output", tmp_path / "two.json", *FLAGS]
@@ -457,7 +457,7 @@ def test_two_processes_equal_one(streaming, model_dir, data_dir, labels, tmp_pat
     assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "log0.err").read_text()
     two = json.loads((tmp_path / "two.json").read_text())
     assert (one["hardware"]["num_processes"], two["hardware"]["num_processes"]) == (1, 2)
-    assert (two["accuracy"], two["num_pictures"]) == (one["accuracy"], COUNT)
+    assert (two["accuracy"], two["num_images"]) == (one["accuracy"], COUNT)
 
 
 def test_figures_stand_beside_ours(model_dir, data_dir, tmp_path, monkeypatch, capsys):
@@ -495,7 +495,7 @@ def test_checkpoints_are_found_by_name():
         config = script.CaitConfig(**checkpoint.config_kwargs)
         assert script.find_figures(name, None, config) is checkpoint
     assert script.find_figures("someone/finetuned", None, config) is None
-    results = {"num_pictures": 50_000, "image_size": [224, 224]}
+    results = {"num_images": 50_000, "image_size": [224, 224]}
     args = SimpleNamespace(test_set="imagenet", streaming=False, max_samples=None)
     hint = "Its geometry is that of S24_224: pass --checkpoint S24_224 to compare."
     assert script.notes(args, results, None, config) == [hint]
@@ -546,24 +546,24 @@ def test_another_size_keeps_the_ratio_of_the_crop():
     assert script.size_options(processor, None) == {}
 
 
-def test_a_part_of_the_pictures(model_dir, data_dir, labels, tmp_path, capsys):
+def test_a_part_of_the_images(model_dir, data_dir, labels, tmp_path, capsys):
     """Evenly spaced in the order of the classes; of a stream the first."""
     by_class = [
         RANKS[int(file.stem)] for file in sorted(files_of(data_dir), key=lambda f: (int(f.parent.name), f.name))
     ]
     flags = ["--data_dir", data_dir, "--max_samples", 9]
     results = evaluate(model_dir, tmp_path / "a.json", *flags)
-    assert (accuracies(results), results["num_pictures"]) == (shares([by_class[i * 23 // 9] for i in range(9)]), 9)
-    assert "9 of 50,000 pictures, evenly spaced." in capsys.readouterr().out
+    assert (accuracies(results), results["num_images"]) == (shares([by_class[i * 23 // 9] for i in range(9)]), 9)
+    assert "9 of 50,000 images, evenly spaced." in capsys.readouterr().out
 
     flags = as_stream(tmp_path / "data", data_dir, labels)
     results = evaluate(model_dir, tmp_path / "a.json", *flags, "--max_samples", 9)
-    assert (accuracies(results), results["num_pictures"]) == (shares(RANKS[:9]), 9)
-    assert "9 of 50,000 pictures, the first of the stream." in capsys.readouterr().out
+    assert (accuracies(results), results["num_images"]) == (shares(RANKS[:9]), 9)
+    assert "9 of 50,000 images, the first of the stream." in capsys.readouterr().out
 
 
 def test_other_models(data_dir, tmp_path):
-    """Any model of `AutoModelForImageClassification`, here a ViT that squeezes pictures to its size."""
+    """Any model of `AutoModelForImageClassification`, here a ViT that squeezes images to its size."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     model = ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8, num_labels=1000)).eval()
     processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
@@ -638,12 +638,12 @@ def test_equal_logits_rank_by_class_index():
     "flags, message",
     [
         ("--data_dir nowhere", "--data_dir is nowhere, but there is no such folder"),
-        ("--data_dir {empty}", "there are no pictures in it or in its subfolders"),
+        ("--data_dir {empty}", "there are no images in it or in its subfolders"),
         ("--data_dir {strange}", "The class of cats/0.jpeg is unknown: its folder must be a synset"),
         ("--data_dir {large}", "'1000' is no class of ImageNet-1k"),
         ("--data_dir {flat}", "The class of 0.jpeg is unknown: .*--labels_file must name it"),
-        ("--data_dir {flat} --labels_file {short}", "has 2 labels for 1 pictures"),
-        ("--data_dir {flat} --labels_file {others}", "lacks 1 of the pictures, such as 0.jpeg"),
+        ("--data_dir {flat} --labels_file {short}", "has 2 labels for 1 images"),
+        ("--data_dir {flat} --labels_file {others}", "lacks 1 of the images, such as 0.jpeg"),
         ("--data_dir {data} --test_set real --real_labels {short}", "short is not valid JSON"),
         ("--data_dir {data} --test_set real --real_labels {json}", "must hold a list of lists of class indices"),
         ("--data_dir {data} --real_labels {json}", "--real_labels is for --test_set real"),

@@ -1,14 +1,14 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """torch.export, Transformers' exporters and `scripts/export.py`: what was written, loaded again, gives torch's logits.
 
-The weights make every part matter, and the pictures have sizes and numbers other than those traced.
+The weights make every part matter, and the images have sizes and numbers other than those traced.
 """
 
 from pathlib import Path
 
 import pytest
 import torch
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from test_scripts import load_script
 from torch.export import Dim
 
@@ -59,13 +59,13 @@ class Logits(torch.nn.Module):
 def test_torch_export_leaves_batch_height_and_width_free(model, attn_implementation, tmp_path):
     model.set_attn_implementation(attn_implementation)
     axes = {0: Dim("batch"), 2: 8 * Dim("rows", min=2), 3: 8 * Dim("columns", min=2)}
-    program = torch.export.export(Logits(model), (pictures(2, 48, 40),), dynamic_shapes={"pixel_values": axes})
+    program = torch.export.export(Logits(model), (images(2, 48, 40),), dynamic_shapes={"pixel_values": axes})
     torch.export.save(program, tmp_path / "model.pt2")
     exported = torch.export.load(tmp_path / "model.pt2").module()
     for size in SIZES:
-        torch.testing.assert_close(exported(pictures(*size)), logits_of(model, pictures(*size)), **TOLERANCE)
+        torch.testing.assert_close(exported(images(*size)), logits_of(model, images(*size)), **TOLERANCE)
     with pytest.raises(AssertionError, match="Guard failed"):
-        exported(pictures(2, 36, 40))  # not a multiple of the patch size
+        exported(images(2, 36, 40))  # not a multiple of the patch size
 
 
 def test_resizing_positions_to_their_own_grid_changes_nothing(model, monkeypatch):
@@ -115,11 +115,11 @@ def test_script_writes_what_its_runtime_runs(export_format, dynamic_size, folder
 
     run = RUNNERS[export_format](tmp_path / "exported")
     for size in SIZES if dynamic_size else SIZES[:2]:
-        logits = torch.as_tensor(run(pictures(*size)))
-        torch.testing.assert_close(logits, logits_of(model, pictures(*size)), **TOLERANCE)
+        logits = torch.as_tensor(run(images(*size)))
+        torch.testing.assert_close(logits, logits_of(model, images(*size)), **TOLERANCE)
     if not dynamic_size:
         with pytest.raises(Exception, match="(?i)shape|size|dimension"):
-            run(pictures(1, 40))
+            run(images(1, 40))
     assert CaitImageProcessorPil.from_pretrained(tmp_path / "exported").crop_size["height"] == 32
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]
 
@@ -164,11 +164,11 @@ def test_onnx_with_recorded_outputs(model, tmp_path):
     from transformers.exporters import OnnxConfig, OnnxExporter
     from transformers.exporters.base import ExportedModel
 
-    asked = {"pixel_values": pictures(2, 32), "output_attentions": True, "output_hidden_states": True}
+    asked = {"pixel_values": images(2, 32), "output_attentions": True, "output_hidden_states": True}
     config = OnnxConfig(dynamic_shapes={"pixel_values": {0: Dim("batch")}})
     OnnxExporter().export(model, dict(asked), config).save_pretrained(tmp_path)
     exported = ExportedModel.from_pretrained(tmp_path)
-    asked["pixel_values"] = pictures(3, 32)
+    asked["pixel_values"] = images(3, 32)
     with torch.no_grad():
         expected = model(**asked)
     found = exported(pixel_values=asked["pixel_values"])

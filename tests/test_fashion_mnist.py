@@ -51,7 +51,7 @@ print(pipeline("image-classification", CHECKPOINT)(images[0], top_k=1)[0]["label
 
 
 def test_a_fresh_process_without_network_gets_the_stated_count(tmp_path):
-    """Not within a range: the pictures and the weights are files, and no two logits of the sample are that close."""
+    """Not within a range: the images and the weights are files, and no two logits of the sample are that close."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment["HF_HOME"] = str(tmp_path / "empty")
     finished = subprocess.run(
@@ -59,12 +59,12 @@ def test_a_fresh_process_without_network_gets_the_stated_count(tmp_path):
     )
     assert finished.returncode == 0, finished.stderr
     count, pipelined = finished.stdout.strip().splitlines()[-2:]
-    assert count == f"{RESULTS['sample_right']} {RESULTS['sample_pictures']}"
+    assert count == f"{RESULTS['sample_correct']} {RESULTS['sample_images']}"
     assert pipelined == "ankle boot | ankle boot"
 
 
-def test_no_picture_of_the_sample_is_a_close_call():
-    """Rounding differs between machines by about 1e-5; the best two logits of each picture by 1e-3 at least."""
+def test_no_image_of_the_sample_is_a_close_call():
+    """Rounding differs between machines by about 1e-5; the best two logits of each image by 1e-3 at least."""
     model = CaitForImageClassification.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
     images, _ = load_sample()
     with torch.no_grad():
@@ -122,7 +122,7 @@ def write_idx(path: Path, array: np.ndarray):
 
 @pytest.fixture
 def originals(tmp_path) -> Path:
-    """The four files, with 240 pictures to train on; each picture's first two pixels say which it is."""
+    """The four files, with 240 images to train on; each image's first two pixels say which it is."""
     folder = tmp_path / "originals"
     folder.mkdir()
     for name, count in (("train", 240), ("t10k", 20)):
@@ -133,7 +133,7 @@ def originals(tmp_path) -> Path:
     return folder
 
 
-def test_pictures_are_split_by_class_without_loss(originals, tmp_path, capsys):
+def test_images_are_split_by_class_without_loss(originals, tmp_path, capsys):
     prepare.main(["--source", str(originals), "--output_dir", str(tmp_path / "data")])
     printed = capsys.readouterr().out
     seen = {}
@@ -146,7 +146,7 @@ def test_pictures_are_split_by_class_without_loss(originals, tmp_path, capsys):
         seen[name] = [int(scan[0, 0]) for scan in scans]
         assert rows["label"] == [index % 10 for index in seen[name]]
         assert {int(scan[0, 1]) for scan in scans} == {100 * (name == "test")}
-        assert f"{name}.parquet: {count} pictures" in printed
+        assert f"{name}.parquet: {count} images" in printed
     assert sorted(seen["train"] + seen["validation"]) == list(range(240)) and seen["test"] == list(range(20))
 
 
@@ -173,7 +173,7 @@ def test_damaged_originals_end_with_a_sentence(damage, originals, tmp_path):
 
 @pytest.fixture
 def trainings(tmp_path, originals) -> list[Path]:
-    """Two finished trainings, of which the second was better on the validation split, and the pictures."""
+    """Two finished trainings, of which the second was better on the validation split, and the images."""
     prepare.main(["--source", str(originals), "--output_dir", str(tmp_path / "data")])
     folders = [tmp_path / "seed0", tmp_path / "seed1"]
     fields = {**TINY_FIELDS, "id2label": dict(enumerate(prepare.CLASSES)), "initializer_range": 0.5}
@@ -212,7 +212,7 @@ def test_release(trainings, tmp_path, monkeypatch, capsys):
         "pixel_values"
     ]
     right = model(pixel_values).logits.argmax(-1).detach().numpy() == np.array(test["label"])
-    assert results["shipped_test_accuracy"] == right.mean() and results["sample_right"] == right[:5].sum()
+    assert results["shipped_test_accuracy"] == right.mean() and results["sample_correct"] == right[:5].sum()
     matrix = np.array(results["confusion_matrix"])
     assert np.trace(matrix) == right.sum() and matrix.sum(axis=1).tolist() == [2] * 10
 
@@ -248,7 +248,7 @@ def test_share_of_wilson():
 
 def test_sample_is_of_the_test_split():
     images, labels = load_sample()
-    assert len(images) == len(labels) == RESULTS["sample_pictures"]
+    assert len(images) == len(labels) == RESULTS["sample_images"]
     assert all(isinstance(image, Image.Image) and image.size == (28, 28) and image.mode == "L" for image in images)
     assert {*labels} == {*prepare.CLASSES}
     first = ["ankle boot", "pullover", *2 * ["trouser"], "shirt", "trouser", "coat", "shirt", "sandal", "sneaker"]

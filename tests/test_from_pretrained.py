@@ -6,7 +6,7 @@ import json
 import pytest
 import safetensors.torch
 import torch
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from timm_format import write_timm_folder
 from transformers import (
     AutoModelForImageClassification,
@@ -30,14 +30,14 @@ def timm_folder(tmp_path_factory):
 def expected(timm_folder) -> torch.Tensor:
     model = randomize_(CaitForImageClassification(CaitConfig(num_labels=1000)))
     with torch.no_grad():
-        return model(pictures(1, 224)).logits
+        return model(images(1, 224)).logits
 
 
 @torch.no_grad()
 def test_timm_repository_loads_directly(timm_folder, expected):
     model = CaitForImageClassification.from_pretrained(timm_folder)
     assert not model.training
-    assert torch.equal(model(pictures(1, 224)).logits, expected)
+    assert torch.equal(model(images(1, 224)).logits, expected)
     assert (model.config.hidden_size, model.config.num_hidden_layers, model.config.image_size) == (192, 24, 224)
     assert model.config.layer_scale_init_value == 1e-5
     assert model.config.id2label[0] == "tench, Tinca tinca"
@@ -45,7 +45,7 @@ def test_timm_repository_loads_directly(timm_folder, expected):
     assert model.name_or_path == str(timm_folder)
 
     base = CaitModel.from_pretrained(timm_folder)
-    assert torch.equal(model.classifier(base(pictures(1, 224)).pooler_output), expected)
+    assert torch.equal(model.classifier(base(images(1, 224)).pooler_output), expected)
 
     processor = CaitImageProcessorPil.from_pretrained(timm_folder)
     assert processor.size["shortest_edge"] == 224
@@ -57,7 +57,7 @@ def test_what_was_loaded_from_timm_is_saved_in_our_names(timm_folder, expected, 
     with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert set(file.keys()) == set(CaitForImageClassification(CaitConfig(num_labels=1000)).state_dict())
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
-    assert torch.equal(loaded(pictures(1, 224)).logits, expected)
+    assert torch.equal(loaded(images(1, 224)).logits, expected)
     assert loaded.config.id2label[0] == "tench, Tinca tinca"
 
 
@@ -79,14 +79,12 @@ def test_arguments_of_from_pretrained_hold_for_timm_repositories(timm_folder):
     assert model.config._attn_implementation == "eager"
     assert model.config.drop_path_rate == model.cait.layers[0].drop_path.drop_prob == 0.2
     assert model.config.image_size == (192, 256)
-    assert model(pictures(1, 192, 256)).logits.isfinite().all()
+    assert model(images(1, 192, 256)).logits.isfinite().all()
 
     config = CaitConfig.from_pretrained(timm_folder, image_size=256)
     resized = CaitForImageClassification.from_pretrained(timm_folder, config=config)
     reference = CaitForImageClassification.from_pretrained(timm_folder)
-    assert torch.equal(
-        resized(pictures(1, 256)).logits, reference(pictures(1, 256), interpolate_pos_encoding=True).logits
-    )
+    assert torch.equal(resized(images(1, 256)).logits, reference(images(1, 256), interpolate_pos_encoding=True).logits)
     assert config.image_size == 256  # the caller's object is not touched
 
 
@@ -95,16 +93,16 @@ def test_adapter_trained_on_a_timm_repository_finds_its_base(timm_folder, tmp_pa
     base = CaitForImageClassification.from_pretrained(timm_folder)
     model = peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     with torch.no_grad():
-        expected = model.eval()(pictures(1, 224)).logits
+        expected = model.eval()(images(1, 224)).logits
     model.save_pretrained(tmp_path)
     loaded = CaitForImageClassification.from_pretrained(tmp_path)
     with torch.no_grad():
-        torch.testing.assert_close(loaded(pictures(1, 224)).logits, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(loaded(images(1, 224)).logits, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_timm_repository_honours_or_refuses_each_argument(timm_folder, tmp_path):
     asked = CaitForImageClassification.from_pretrained(timm_folder, output_attentions=True)
-    assert len(asked(pictures(1, 224)).class_attentions) == 2
+    assert len(asked(images(1, 224)).class_attentions) == 2
     with pytest.raises(OSError, match="pytorch_model.bin"):
         CaitForImageClassification.from_pretrained(timm_folder, use_safetensors=False)
     for argument in ({"variant": "fp16"}, {"state_dict": asked.state_dict()}):
@@ -170,7 +168,7 @@ class StopAt(TrainerCallback):
 
 def train(folder, stop_at=None, resume=None, **arguments):
     model = randomize_(CaitForImageClassification(tiny_config(drop_path_rate=0.1)))
-    x, y = pictures(24, 32), torch.arange(24) % 5
+    x, y = images(24, 32), torch.arange(24) % 5
     dataset = [{"pixel_values": x[i], "labels": y[i]} for i in range(24)]
     args = TrainingArguments(
         output_dir=str(folder),
@@ -219,7 +217,7 @@ def test_accumulated_gradients_equal_the_large_batch(tmp_path):
 
     def one_step(folder, batch, accumulation, labels):
         model = randomize_(CaitForImageClassification(tiny_config()))
-        x = pictures(16, 32)
+        x = images(16, 32)
         dataset = [{"pixel_values": x[i], "labels": labels[i]} for i in range(16)]
         args = TrainingArguments(
             output_dir=str(folder),

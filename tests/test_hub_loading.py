@@ -17,7 +17,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HUB_CACHE
 from official_files import TINY_TIMM, official_tensors, write_timm_folder
 from PIL import Image
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
@@ -48,7 +48,7 @@ def save_model(folder, config, **kwargs) -> CaitForImageClassification:
 
 @torch.no_grad()
 def logits_of(model, size) -> torch.Tensor:
-    output = model(pictures(1, size))
+    output = model(images(1, size))
     return getattr(output, "logits", output)
 
 
@@ -57,7 +57,7 @@ def assert_equal(found, expected):
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def picture(size) -> Image.Image:
+def image(size) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size + 7, size + 20, 3), dtype=np.uint8))
 
 
@@ -72,14 +72,14 @@ def check_every_class(repo_id, model):
     base = AutoModel.from_pretrained(repo_id)
     assert type(base) is CaitModel
     with torch.no_grad():
-        assert_equal(model.classifier(base(pictures(1, size)).pooler_output), expected)
+        assert_equal(model.classifier(base(images(1, size)).pooler_output), expected)
 
     processor = AutoImageProcessor.from_pretrained(repo_id)
     assert type(processor).__name__ in ("CaitImageProcessorPil", "CaitImageProcessor")
     assert processor.crop_size["height"] == processor.size["shortest_edge"] == size
     with torch.no_grad():
-        logits = model(processor(picture(size), return_tensors="pt").pixel_values).logits
-    best = pipeline("image-classification", model=repo_id, top_k=1)(picture(size))[0]
+        logits = model(processor(image(size), return_tensors="pt").pixel_values).logits
+    best = pipeline("image-classification", model=repo_id, top_k=1)(image(size))[0]
     assert best["label"] == config.id2label[logits.argmax().item()]
     assert best["score"] == pytest.approx(logits.softmax(-1).max().item(), rel=1e-3)
 
@@ -195,9 +195,9 @@ def test_timm_format_straight_from_the_hub(hub, repo_id, tmp_path):
     assert_equal(logits_of(loaded, 32), logits_of(model, 32))
     base = CaitModel.from_pretrained(repo_id)
     with torch.no_grad():
-        assert_equal(model.classifier(base(pictures(1, 32)).pooler_output), logits_of(model, 32))
+        assert_equal(model.classifier(base(images(1, 32)).pooler_output), logits_of(model, 32))
     processor = CaitImageProcessorPil.from_pretrained(repo_id)
-    assert processor(picture(32), return_tensors="pt").pixel_values.shape == (1, 3, 32, 32)
+    assert processor(image(32), return_tensors="pt").pixel_values.shape == (1, 3, 32, 32)
     revision = HfApi().model_info(repo_id).sha
     hub.write(repo_id, {"config.json": b"{}"})
     assert_equal(

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Image processors: parity with timm's evaluation transform, every kind of picture, what is refused, timm's files."""
+"""Image processors: parity with timm's evaluation transform, every kind of image, what is refused, timm's files."""
 
 import base64
 import http.server
@@ -45,7 +45,7 @@ def synthetic(width: int, height: int, mode: str = "RGB") -> Image.Image:
 
 
 @cache
-def real_pictures() -> tuple[Image.Image, ...]:
+def real_images() -> tuple[Image.Image, ...]:
     try:
         from sklearn.datasets import load_sample_image
     except ImportError:
@@ -58,7 +58,7 @@ def run(processor_class, images, size: int = 224, **kwargs) -> torch.Tensor:
 
 
 def assert_equal(processor_class, images, reference, **kwargs):
-    """The class makes of `images` what the Pil class makes of the RGB picture: bit-equal, or within 2/255."""
+    """The class makes of `images` what the Pil class makes of the RGB image: bit-equal, or within 2/255."""
     actual, expected = run(processor_class, images, **kwargs), run(CaitImageProcessorPil, reference)
     assert actual.dtype == expected.dtype
     assert (actual - expected).abs().max() <= (0 if processor_class is CaitImageProcessorPil else 2.01 * LEVEL)
@@ -71,12 +71,12 @@ def test_parity_with_timm(size):
     create_transform = pytest.importorskip("timm.data", reason=reason).create_transform
     reference = create_transform((3, size, size), is_training=False, interpolation="bicubic", crop_pct=1.0)
     std = torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None]
-    for picture in [*(synthetic(*wh) for wh in SIZES), *real_pictures()]:
-        expected = reference(picture)
-        assert torch.equal(run(CaitImageProcessorPil, picture, size)[0], expected), picture.size
-        difference = (run(CaitImageProcessor, picture, size)[0] - expected).abs() * std * 255
-        assert difference.max() < 2.01, picture.size
-        assert difference.mean() < 0.05, picture.size  # two processors that are off by one level fail here
+    for image in [*(synthetic(*wh) for wh in SIZES), *real_images()]:
+        expected = reference(image)
+        assert torch.equal(run(CaitImageProcessorPil, image, size)[0], expected), image.size
+        difference = (run(CaitImageProcessor, image, size)[0] - expected).abs() * std * 255
+        assert difference.max() < 2.01, image.size
+        assert difference.mean() < 0.05, image.size  # two processors that are off by one level fail here
 
 
 @both_classes
@@ -84,36 +84,36 @@ def test_parity_with_timm(size):
     "mode", ["RGB", "L", "1", "P", "PA", "LA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "F"]
 )
 def test_every_mode_is_converted_as_pillow_does(processor_class, mode):
-    picture = synthetic(61, 50, "L" if mode in ("I", "F") else "RGB").convert(mode)
+    image = synthetic(61, 50, "L" if mode in ("I", "F") else "RGB").convert(mode)
     if mode in ("LA", "RGBA"):
-        picture.putalpha(synthetic(61, 50, "L"))
-    assert_equal(processor_class, picture, picture.convert("RGB"))
+        image.putalpha(synthetic(61, 50, "L"))
+    assert_equal(processor_class, image, image.convert("RGB"))
 
 
 @both_classes
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("transparency", [3, bytes(range(256))])
 def test_palette_transparency_is_dropped(processor_class, transparency):
-    picture = synthetic(61, 50).quantize(64)
-    opaque = picture.convert("RGB")
-    picture.info["transparency"] = transparency
-    assert_equal(processor_class, picture, opaque)
-    assert picture.info["transparency"] == transparency  # the user's picture is left alone
+    image = synthetic(61, 50).quantize(64)
+    opaque = image.convert("RGB")
+    image.info["transparency"] = transparency
+    assert_equal(processor_class, image, opaque)
+    assert image.info["transparency"] == transparency  # the user's image is left alone
 
 
 @both_classes
 def test_16_bits_are_scaled_not_clipped(processor_class, tmp_path):
     gray = synthetic(61, 50, "L")
     wide = np.asarray(gray).astype(np.uint16) * 257
-    picture = Image.fromarray(wide)
-    assert picture.mode == "I;16"
-    picture.save(tmp_path / "16.png")
+    image = Image.fromarray(wide)
+    assert image.mode == "I;16"
+    image.save(tmp_path / "16.png")
     rgb = np.stack([wide] * 3, -1)
     for images in (
-        picture,
+        image,
         Image.open(tmp_path / "16.png"),
         str(tmp_path / "16.png"),
-        Image.frombytes("I;16B", picture.size, wide.astype(">u2").tobytes()),
+        Image.frombytes("I;16B", image.size, wide.astype(">u2").tobytes()),
         Image.fromarray(wide.astype(np.int32)),  # mode I
         wide,
         rgb,
@@ -146,19 +146,19 @@ def test_mode_f_is_cut_off_or_scaled_from_1(processor_class):
 def test_exif_orientation_is_applied(processor_class, orientation, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    synthetic(90, 50).save(tmp_path / "picture.png", exif=exif)
-    stored = np.asarray(Image.open(tmp_path / "picture.png"))
+    synthetic(90, 50).save(tmp_path / "image.png", exif=exif)
+    stored = np.asarray(Image.open(tmp_path / "image.png"))
     # what a viewer does with the stored rows (EXIF 2.3, tag Orientation)
     upright = stored.transpose(1, 0, 2) if orientation > 4 else stored
     upright = upright[:, ::-1] if orientation in (2, 3, 6, 7) else upright
     upright = upright[::-1] if orientation in (3, 4, 7, 8) else upright
     expected = Image.fromarray(np.ascontiguousarray(upright))
-    for images in (Image.open(tmp_path / "picture.png"), tmp_path / "picture.png"):
+    for images in (Image.open(tmp_path / "image.png"), tmp_path / "image.png"):
         assert_equal(processor_class, images, expected)
         assert_equal(processor_class, images, Image.fromarray(stored), do_exif_transpose=False)
     processor_class(do_exif_transpose=False).save_pretrained(tmp_path)
     loaded = processor_class.from_pretrained(tmp_path)
-    pixels = loaded(tmp_path / "picture.png", return_tensors="pt").pixel_values
+    pixels = loaded(tmp_path / "image.png", return_tensors="pt").pixel_values
     assert torch.equal(pixels, run(processor_class, Image.fromarray(stored)))
 
 
@@ -197,8 +197,8 @@ def test_to_rgb(mode, orientation):
 
 @both_classes
 def test_layouts_and_types_of_arrays(processor_class):
-    picture = synthetic(61, 50)
-    hwc = np.asarray(picture)
+    image = synthetic(61, 50)
+    hwc = np.asarray(image)
     chw = hwc.transpose(2, 0, 1)
     rgba = np.concatenate([hwc, hwc[..., :1]], -1)
     for images in (
@@ -212,10 +212,10 @@ def test_layouts_and_types_of_arrays(processor_class):
         [hwc],
         ((chw,),),
     ):
-        assert_equal(processor_class, images, picture)
+        assert_equal(processor_class, images, image)
         if not isinstance(images, list | tuple):
-            assert_equal(processor_class, torch.tensor(images), picture)
-    assert_equal(processor_class, hwc[::-1], picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM))
+            assert_equal(processor_class, torch.tensor(images), image)
+    assert_equal(processor_class, hwc[::-1], image.transpose(Image.Transpose.FLIP_TOP_BOTTOM))
 
     gray = synthetic(61, 50, "L")
     values = np.asarray(gray)
@@ -227,11 +227,11 @@ def test_layouts_and_types_of_arrays(processor_class):
 @both_classes
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_floats_follow_do_rescale(processor_class, dtype):
-    """[0, 255] with do_rescale and [0, 1] without are the 8-bit picture."""
-    picture = synthetic(61, 50)
-    hwc = np.asarray(picture).astype(dtype)
+    """[0, 255] with do_rescale and [0, 1] without are the 8-bit image."""
+    image = synthetic(61, 50)
+    hwc = np.asarray(image).astype(dtype)
     for images, do_rescale in ((hwc, True), (torch.tensor(hwc), True), (hwc / dtype(255), False)):
-        assert_equal(processor_class, images, picture, do_rescale=do_rescale)
+        assert_equal(processor_class, images, image, do_rescale=do_rescale)
     # values outside the range are neither clipped nor rounded: a user may have normalized them before
     signed = hwc[..., 0] / dtype(255) - dtype(0.5)
     options = {"do_rescale": False, "do_normalize": False}
@@ -243,10 +243,10 @@ def test_floats_follow_do_rescale(processor_class, dtype):
 @both_classes
 def test_channels_axis_of_thin_arrays(processor_class):
     row, column = synthetic(50, 1), synthetic(1, 50)
-    for picture in (row, column):
-        hwc = np.asarray(picture)
-        assert_equal(processor_class, hwc, picture)
-        assert_equal(processor_class, hwc.transpose(2, 0, 1), picture)
+    for image in (row, column):
+        hwc = np.asarray(image)
+        assert_equal(processor_class, hwc, image)
+        assert_equal(processor_class, hwc.transpose(2, 0, 1), image)
     three = synthetic(50, 3)  # 3 x 50 x 3: only the caller can know
     assert_equal(processor_class, np.asarray(three), three, input_data_format="channels_last")
     assert_equal(processor_class, np.asarray(three).transpose(2, 0, 1), three, input_data_format="channels_first")
@@ -255,14 +255,14 @@ def test_channels_axis_of_thin_arrays(processor_class):
 @both_classes
 @pytest.mark.parametrize("wh", [(1, 300), (300, 1), (2, 301), (3, 500), (500, 3), (7, 499)])
 def test_window_of_a_strip_equals_the_full_resize(processor_class, wh, monkeypatch):
-    picture = synthetic(*wh)
+    image = synthetic(*wh)
     for resample in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS):
         kwargs = {"size": 64, "resample": resample}
-        expected = run(CaitImageProcessorPil, picture, **kwargs)
+        expected = run(CaitImageProcessorPil, image, **kwargs)
         with monkeypatch.context() as patch:
             patch.setattr(image_processing_pil_cait, "_MAX_RESIZED_PIXELS", 64)
             patch.setattr(processor_class, "_resize_full", None)
-            difference = (run(processor_class, picture, **kwargs) - expected).abs()
+            difference = (run(processor_class, image, **kwargs) - expected).abs()
         if processor_class is CaitImageProcessorPil:
             assert difference.max() < 1.01 * LEVEL
             assert (difference > 0).float().mean() < 0.002
@@ -277,60 +277,60 @@ def test_very_long_strips(processor_class):
     expected = run(CaitImageProcessorPil, channel.crop((0, middle, 224, middle + 224)))
     turned = strip.transpose(Image.Transpose.TRANSPOSE)
     exact = processor_class is CaitImageProcessorPil
-    for picture, pixels in ((strip, expected), (turned, expected.mT)):
-        assert (run(processor_class, picture) - pixels).abs().max() <= (0 if exact else 2.01 * LEVEL)
+    for image, pixels in ((strip, expected), (turned, expected.mT)):
+        assert (run(processor_class, image) - pixels).abs().max() <= (0 if exact else 2.01 * LEVEL)
     assert run(processor_class, synthetic(1, 65535), 448).shape == (1, 3, 448, 448)  # resized 39 GB
 
 
 @both_classes
-def test_mixed_batch_equals_its_pictures(processor_class):
-    pictures = [synthetic(61, 50), synthetic(300, 400, "CMYK"), np.asarray(synthetic(30, 31)), *real_pictures()]
-    batch = processor_class()(pictures, return_tensors="np")["pixel_values"]
-    assert isinstance(batch, np.ndarray) and batch.shape == (len(pictures), 3, 224, 224) and batch.dtype == np.float32
-    for picture, pixels in zip(pictures, batch, strict=True):
-        assert np.array_equal(run(processor_class, picture)[0], pixels)
+def test_mixed_batch_equals_its_images(processor_class):
+    images = [synthetic(61, 50), synthetic(300, 400, "CMYK"), np.asarray(synthetic(30, 31)), *real_images()]
+    batch = processor_class()(images, return_tensors="np")["pixel_values"]
+    assert isinstance(batch, np.ndarray) and batch.shape == (len(images), 3, 224, 224) and batch.dtype == np.float32
+    for image, pixels in zip(images, batch, strict=True):
+        assert np.array_equal(run(processor_class, image)[0], pixels)
 
 
-def data_of(picture: Image.Image) -> bytes:
+def data_of(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
 @both_classes
 def test_paths_and_texts(processor_class, tmp_path):
-    picture = synthetic(61, 50)
-    (tmp_path / "picture.png").write_bytes(data_of(picture))
-    text = base64.encodebytes(data_of(picture)).decode()
-    for images in (tmp_path / "picture.png", str(tmp_path / "picture.png"), text, f"data:image/png;base64,{text}"):
-        assert_equal(processor_class, images, picture)
-    (opened,) = processor_class().fetch_images([str(tmp_path / "picture.png")])
-    assert np.array_equal(opened, picture)
+    image = synthetic(61, 50)
+    (tmp_path / "image.png").write_bytes(data_of(image))
+    text = base64.encodebytes(data_of(image)).decode()
+    for images in (tmp_path / "image.png", str(tmp_path / "image.png"), text, f"data:image/png;base64,{text}"):
+        assert_equal(processor_class, images, image)
+    (opened,) = processor_class().fetch_images([str(tmp_path / "image.png")])
+    assert np.array_equal(opened, image)
 
 
 @both_classes
 def test_url(processor_class, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    (tmp_path / "picture.png").write_bytes(data_of(synthetic(61, 50)))
+    (tmp_path / "image.png").write_bytes(data_of(synthetic(61, 50)))
 
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        assert_equal(processor_class, f"{address}/picture.png", synthetic(61, 50))
-        with pytest.raises(OSError, match=r"images is http://.*missing.png, from which no picture could be read"):
+        assert_equal(processor_class, f"{address}/image.png", synthetic(61, 50))
+        with pytest.raises(OSError, match=r"images is http://.*missing.png, from which no image could be read"):
             processor_class()(f"{address}/missing.png")
         server.shutdown()
 
 
 NAN = np.full((8, 8, 3), np.nan, dtype=np.float32)
 REFUSED = {
-    "none": (None, "images is of type NoneType, but it must be a PIL picture"),
-    "dict": ({"image": 1}, "images is of type dict, but it must be a PIL picture"),
+    "none": (None, "images is of type NoneType, but it must be a PIL image"),
+    "dict": ({"image": 1}, "images is of type dict, but it must be a PIL image"),
     "number": ([[1, 2], [3, 4]], r"images\[0\]\[0\] is of type int, but"),
     "empty list": ([], "images is empty, but"),
     "empty batch": (np.zeros((0, 8, 8, 3), np.uint8), "images is empty, but"),
-    "text": ("a cat", "images is 'a cat', but a text must be the path of an existing picture file, a URL or"),
+    "text": ("a cat", "images is 'a cat', but a text must be the path of an existing image file, a URL or"),
     "base64 of something else": (base64.b64encode(b"x" * 99).decode(), r"images is 'eHh4.{76}\.\.\.', but a text"),
     "second of a list": ([synthetic(9, 9), None], r"images\[1\] is of type NoneType"),
     "0 dimensions": (np.array(1), r"images has the shape \(\), but it must be \(height, width\)"),
@@ -340,12 +340,12 @@ REFUSED = {
     "7 channels": (torch.zeros(2, 8, 8, 7), r"images\[0\] has the shape \(8, 8, 7\), but"),
     "no pixels": (np.zeros((0, 8, 3), np.uint8), r"images has the shape \(0, 8, 3\), but .* at least one pixel"),
     "no pixels, gray": (np.zeros((8, 0), np.uint8), r"images has the shape \(8, 0\), but"),
-    "no pixels, PIL": (Image.new("RGB", (0, 8)), "images is a picture of 0 x 8 pixels, but"),
+    "no pixels, PIL": (Image.new("RGB", (0, 8)), "images is an image of 0 x 8 pixels, but"),
     "NaN": (NAN, "images has values that are NaN or infinite, but"),
     "NaN in a tensor": ([torch.tensor(NAN)], r"images\[0\] has values that are NaN or infinite"),
     "NaN, PIL": (Image.fromarray(NAN[..., 0]), "images has values that are NaN or infinite"),
     "infinite as float32": (np.full((8, 8), 1e300), "images has values that are NaN or infinite"),
-    "mode F": (Image.new("F", (8, 8), 256), r"images is a picture of mode F with values from 256.0 to 256.0, but"),
+    "mode F": (Image.new("F", (8, 8), 256), r"images is an image of mode F with values from 256.0 to 256.0, but"),
     "mode I": (Image.new("I", (8, 8), 65536), "images has integers from 65536 to 65536, but they must lie in"),
     "negative": (np.full((8, 8), -1), "images has integers from -1 to -1, but they must lie in"),
     "complex": (torch.zeros(8, 8, dtype=torch.complex64), "images is of type Tensor, but"),
@@ -355,7 +355,7 @@ REFUSED = {
 
 @both_classes
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_picture_is_refused(processor_class, case):
+def test_what_is_no_image_is_refused(processor_class, case):
     images, words = REFUSED[case]
     with pytest.raises(ValueError, match=words):
         processor_class()(images)
@@ -364,32 +364,32 @@ def test_what_is_no_picture_is_refused(processor_class, case):
 @both_classes
 def test_damaged_files_are_refused(processor_class, tmp_path):
     data = data_of(synthetic(61, 50))
-    for name, content in (("text.png", b"not a picture"), ("cut.png", data[: len(data) // 2]), ("empty.png", b"")):
+    for name, content in (("text.png", b"not an image"), ("cut.png", data[: len(data) // 2]), ("empty.png", b"")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(OSError, match=rf"images\[0\] is .*{name}, from which no picture could be read"):
+        with pytest.raises(OSError, match=rf"images\[0\] is .*{name}, from which no image could be read"):
             processor_class()([tmp_path / name])
-    with pytest.raises(OSError, match="images is a picture of mode RGB which Pillow cannot read"):
+    with pytest.raises(OSError, match="images is an image of mode RGB which Pillow cannot read"):
         processor_class()(Image.open(tmp_path / "cut.png"))  # Pillow reads the pixels only now
 
 
 @both_classes
 def test_arguments_of_a_call(processor_class):
-    picture = synthetic(61, 50)
+    image = synthetic(61, 50)
     processor = processor_class()
-    plain = processor(picture, do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
-    assert np.array_equal(plain["pixel_values"][0], np.asarray(picture).transpose(2, 0, 1))
-    assert processor(picture, size=32, do_center_crop=False)["pixel_values"][0].shape == (3, 32, 39)
-    assert processor(picture, size=(20, 30), do_center_crop=False)["pixel_values"][0].shape == (3, 20, 30)
-    unit = processor(picture, do_resize=False, do_center_crop=False, do_normalize=False)["pixel_values"][0]
-    assert np.allclose(unit, np.asarray(picture).transpose(2, 0, 1) / 255, atol=1e-6)
+    plain = processor(image, do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
+    assert np.array_equal(plain["pixel_values"][0], np.asarray(image).transpose(2, 0, 1))
+    assert processor(image, size=32, do_center_crop=False)["pixel_values"][0].shape == (3, 32, 39)
+    assert processor(image, size=(20, 30), do_center_crop=False)["pixel_values"][0].shape == (3, 20, 30)
+    unit = processor(image, do_resize=False, do_center_crop=False, do_normalize=False)["pixel_values"][0]
+    assert np.allclose(unit, np.asarray(image).transpose(2, 0, 1) / 255, atol=1e-6)
     # smaller than the crop: zeros around, one more after than before, as torchvision pads
-    padded = processor(picture, do_resize=False, crop_size=64, do_rescale=False, do_normalize=False)["pixel_values"][0]
-    assert np.array_equal(padded, np.pad(np.asarray(picture).transpose(2, 0, 1), ((0, 0), (7, 7), (1, 2))))
-    cropped = processor(picture, do_resize=False, crop_size=47, do_rescale=False, do_normalize=False)
+    padded = processor(image, do_resize=False, crop_size=64, do_rescale=False, do_normalize=False)["pixel_values"][0]
+    assert np.array_equal(padded, np.pad(np.asarray(image).transpose(2, 0, 1), ((0, 0), (7, 7), (1, 2))))
+    cropped = processor(image, do_resize=False, crop_size=47, do_rescale=False, do_normalize=False)
     assert np.array_equal(cropped["pixel_values"][0], plain["pixel_values"][0][:, 2:49, 7:54])  # 1.5 rounds to 2
     for resample in Image.Resampling:
-        by_pillow = run(CaitImageProcessorPil, picture, resample=resample)
-        assert (run(processor_class, picture, resample=resample) - by_pillow).abs().max() < 2.01 * LEVEL
+        by_pillow = run(CaitImageProcessorPil, image, resample=resample)
+        assert (run(processor_class, image, resample=resample) - by_pillow).abs().max() < 2.01 * LEVEL
     gray = processor(synthetic(61, 50, "L"), do_convert_rgb=False, image_mean=[0.5], image_std=[0.25])
     assert gray["pixel_values"][0].shape == (1, 224, 224)
     assert processor.size == {"shortest_edge": 224} and processor.do_resize  # a call changes nothing for the next
@@ -404,7 +404,7 @@ def test_arguments_of_a_call(processor_class):
         ({"crop_size": {"shortest_edge": 224}}, "crop_size is {'shortest_edge': 224}, but .* {height, width}"),
         ({"crop_size": -1}, "crop_size is .*-1"),
         ({"resample": 9}, "resampl"),
-        ({"image_mean": [0.5, 0.5]}, "image_mean has 2 numbers, but the picture has 3 channels"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean has 2 numbers, but the image has 3 channels"),
         ({"do_convert_rgb": False, "images": synthetic(9, 9, "L")}, "image_mean has 3 numbers, but .* 1 channels"),
         ({"input_data_format": "channels_first"}, "shape .* with input_data_format='channels_first', but"),
         ({"input_data_format": "middle"}, "middle"),
@@ -432,9 +432,9 @@ def test_round_trip_and_auto_class(processor_class, tmp_path):
         "image_mean": [0.5, 0.4, 0.3],
         "image_std": list(IMAGENET_DEFAULT_STD),
     }
-    picture = synthetic(61, 50)
-    expected = run(processor_class, picture, 384, image_mean=[0.5, 0.4, 0.3])
-    assert torch.equal(processor_class.from_pretrained(tmp_path)(picture, return_tensors="pt").pixel_values, expected)
+    image = synthetic(61, 50)
+    expected = run(processor_class, image, 384, image_mean=[0.5, 0.4, 0.3])
+    assert torch.equal(processor_class.from_pretrained(tmp_path)(image, return_tensors="pt").pixel_values, expected)
 
     CaitConfig().save_pretrained(tmp_path)
     assert isinstance(AutoImageProcessor.from_pretrained(tmp_path), CaitImageProcessor or CaitImageProcessorPil)
@@ -539,7 +539,7 @@ def test_folder_written_by_timm(tmp_path):
     timm.models.save_for_hf(model, tmp_path, model_config={"pretrained_cfg": {"crop_pct": 0.8}})
     processor = CaitImageProcessorPil.from_pretrained(tmp_path)
     data_config = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{tmp_path}"))
-    for picture in (synthetic(61, 50), *real_pictures()):
-        pixels = processor(picture, return_tensors="pt").pixel_values[0]
+    for image in (synthetic(61, 50), *real_images()):
+        pixels = processor(image, return_tensors="pt").pixel_values[0]
         assert pixels.shape == (3, 160, 160)
-        assert torch.equal(pixels, timm.data.create_transform(**data_config)(picture))
+        assert torch.equal(pixels, timm.data.create_transform(**data_config)(image))

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from timm_format import write_timm_folder
 from transformers import AutoModelForMaskedImageModeling
 
@@ -21,7 +21,7 @@ def masks(batch_size: int, num_patches: int) -> torch.Tensor:
 
 @torch.no_grad()
 def test_what_is_hidden_does_not_matter_and_what_is_seen_does(model):
-    x, mask = pictures(2, 32), masks(2, 16)
+    x, mask = images(2, 32), masks(2, 16)
     hidden = mask.view(2, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
     expected = model(x, bool_masked_pos=mask).reconstruction
     assert expected.shape == x.shape
@@ -38,7 +38,7 @@ def test_mask_token_is_positioned(model):
     embeddings = model.cait.embeddings
     everything = torch.ones(1, 16, dtype=torch.bool)
     expected = embeddings.mask_token + embeddings.position_embeddings
-    assert torch.equal(embeddings(pictures(1, 32), bool_masked_pos=everything)[0], expected)
+    assert torch.equal(embeddings(images(1, 32), bool_masked_pos=everything)[0], expected)
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def test_mask_token_is_positioned(model):
 def test_pixels_return_to_their_patch(patch_size, image_size):
     """Against a loop: outputs c * h * w of the decoder are the patch's pixels, channel by channel, row by row."""
     model = randomize_(CaitForMaskedImageModeling(tiny_config(patch_size=patch_size, image_size=image_size)))
-    x = pictures(1, *image_size)
+    x = images(1, *image_size)
     outputs = model(x)
     assert outputs.loss is None
     decoded = model.decoder(model.cait(x).last_hidden_state)
@@ -61,13 +61,13 @@ def test_pixels_return_to_their_patch(patch_size, image_size):
 @torch.no_grad()
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 48)])
 def test_loss_is_the_mean_error_of_the_hidden_pixels(model, height, width):
-    x, mask = pictures(2, height, width), masks(2, height * width // 64)
+    x, mask = images(2, height, width), masks(2, height * width // 64)
     outputs = model(x, bool_masked_pos=mask, interpolate_pos_encoding=True)
     total, count = 0.0, 0
-    for picture in range(2):
-        for patch in mask[picture].nonzero().flatten().tolist():
+    for image in range(2):
+        for patch in mask[image].nonzero().flatten().tolist():
             top, left = patch // (width // 8) * 8, patch % (width // 8) * 8
-            region = (picture, slice(None), slice(top, top + 8), slice(left, left + 8))
+            region = (image, slice(None), slice(top, top + 8), slice(left, left + 8))
             total += (x[region] - outputs.reconstruction[region]).abs().sum().item()
             count += 3 * 8 * 8
     assert outputs.loss.item() == pytest.approx(total / count, rel=1e-5)
@@ -78,7 +78,7 @@ def test_loss_is_the_mean_error_of_the_hidden_pixels(model, height, width):
 
 def test_every_parameter_learns(model):
     model.train()
-    x, mask = pictures(2, 32), masks(2, 16)
+    x, mask = images(2, 32), masks(2, 16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(5):
@@ -97,18 +97,18 @@ def test_every_parameter_learns(model):
 
 
 def test_recorded_outputs(model):
-    outputs = model(pictures(1, 32), output_hidden_states=True, output_attentions=True)
+    outputs = model(images(1, 32), output_hidden_states=True, output_attentions=True)
     assert [state.shape for state in outputs.hidden_states] == [(1, 16, 48)] * 4
     assert [attention.shape for attention in outputs.attentions] == [(1, 4, 16, 16)] * 3
-    base = model.cait(pictures(1, 32))
+    base = model.cait(images(1, 32))
     assert base.pooler_output is None and base.last_hidden_state.shape == (1, 16, 48)
 
 
 def test_wrong_masks_are_refused_in_a_sentence(model):
     with pytest.raises(ValueError, match=r"bool_masked_pos has shape \(1, 4, 4\).* \(1, 16\)"):
-        model(pictures(1, 32), bool_masked_pos=masks(1, 16).view(1, 4, 4))
+        model(images(1, 32), bool_masked_pos=masks(1, 16).view(1, 4, 4))
     with pytest.raises(ValueError, match="no mask token"):
-        CaitModel(tiny_config())(pictures(1, 32), bool_masked_pos=masks(1, 16))
+        CaitModel(tiny_config())(images(1, 32), bool_masked_pos=masks(1, 16))
     with pytest.raises(ValueError, match="pixel_values is None"):
         model(bool_masked_pos=masks(1, 16))
 
@@ -146,7 +146,7 @@ def test_round_trip_and_on_to_a_classifier(model, tmp_path):
     assert type(loaded) is CaitForMaskedImageModeling
     assert not any(info.values()), info
     with torch.no_grad():
-        assert torch.equal(loaded(pictures(1, 32)).reconstruction, model(pictures(1, 32)).reconstruction)
+        assert torch.equal(loaded(images(1, 32)).reconstruction, model(images(1, 32)).reconstruction)
     classifier, info = CaitForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
     fresh = {key.removeprefix("cait.").split(".")[0] for key in info["missing_keys"]}
     assert fresh == {"class_layers", "classifier", "embeddings"}

@@ -117,7 +117,7 @@ def test_sizes(checkpoint):
     config = CaitConfig(**checkpoint.config_kwargs, num_labels=1000)
     assert table["parameters"] == [f"{checkpoint.num_parameters:,}"]
     assert table["bytes of the parameters in float32"] == [f"{4 * checkpoint.num_parameters:,}"]
-    assert table["multiply-adds for one picture"] == [f"{multiply_adds(config):,}"]
+    assert table["multiply-adds for one image"] == [f"{multiply_adds(config):,}"]
     assert table["the same by timm, in 1e9"] == [str(checkpoint.timm_gmacs)]
     assert f"the shortest edge to {checkpoint.image_size} pixels (bicubic)" in card.text
 
@@ -174,7 +174,7 @@ def test_card_of_weights_of_ones_own():
     assert card.data.license is None and card.data.datasets is None and card.data.eval_results is None
     assert card.data.base_model == "me/cait_x" and card.data.pipeline_tag == "image-classification"
     assert "ImageNet" not in card.text and "Accuracy" not in card.text and "License" not in card.text
-    assert rows(card)["picture size in pixels"] == ["32 x 48"]
+    assert rows(card)["image size in pixels"] == ["32 x 48"]
     file = ModelCard(render_model_card(config, "mine", **source | {"source_name": "model.safetensors"}))
     assert file.data.base_model is None
 
@@ -184,9 +184,9 @@ def test_card_of_weights_of_ones_own():
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch) -> Path:
-    """A working directory with a picture; cards name folders in it."""
+    """A working directory with an image; cards name folders in it."""
     noise = np.random.default_rng(0).integers(0, 256, (50, 61, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "picture.jpg")
+    Image.fromarray(noise).save(tmp_path / "image.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -264,9 +264,9 @@ def assert_counted(config: CaitConfig) -> None:
     config._attn_implementation = "eager"
     with torch.device("meta"):
         model = CaitForImageClassification(config).eval().requires_grad_(False)
-        picture = torch.zeros(1, config.num_channels, *as_pair(config.image_size))
+        image = torch.zeros(1, config.num_channels, *as_pair(config.image_size))
     with FlopCounterMode(display=False) as counter:
-        model(picture)
+        model(image)
     assert counter.get_total_flops() == 2 * multiply_adds(config)
 
 

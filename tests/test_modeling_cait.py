@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AutoModel, AutoModelForImageClassification, pipeline
@@ -42,7 +42,7 @@ def test_outputs(implementation):
     model = CaitModel(tiny_config())
     model.set_attn_implementation(implementation)
     randomize_(model)
-    outputs = model(pictures(2, 32), output_hidden_states=True, output_attentions=True)
+    outputs = model(images(2, 32), output_hidden_states=True, output_attentions=True)
     assert outputs.last_hidden_state.shape == (2, 17, 48)
     assert torch.equal(outputs.pooler_output, outputs.last_hidden_state[:, 0])
     assert [state.shape for state in outputs.hidden_states] == [(2, 16, 48)] * 4
@@ -59,12 +59,12 @@ def test_outputs(implementation):
 def test_attention_maps_asked_for_are_never_empty(tmp_path, implementation):
     model = randomize_(CaitForImageClassification(tiny_config()))
     model.set_attn_implementation(implementation)
-    expected = model(pictures(1, 32)).logits
-    outputs = model(pictures(1, 32), output_attentions=True)
+    expected = model(images(1, 32)).logits
+    outputs = model(images(1, 32), output_attentions=True)
     assert (len(outputs.attentions), len(outputs.class_attentions)) == (3, 2)
     torch.testing.assert_close(outputs.logits, expected)
 
-    only_class = model(pictures(1, 32), output_class_attentions=True)
+    only_class = model(images(1, 32), output_class_attentions=True)
     assert len(only_class.class_attentions) == 2 and only_class.attentions is None
 
     # the same asked of the configuration, when it is built and when it is loaded
@@ -72,7 +72,7 @@ def test_attention_maps_asked_for_are_never_empty(tmp_path, implementation):
     loaded = CaitForImageClassification.from_pretrained(
         tmp_path, attn_implementation=implementation, output_attentions=True
     )
-    loaded_outputs = loaded(pictures(1, 32))
+    loaded_outputs = loaded(images(1, 32))
     for ours, theirs in zip(
         outputs.attentions + outputs.class_attentions,
         loaded_outputs.attentions + loaded_outputs.class_attentions,
@@ -80,13 +80,13 @@ def test_attention_maps_asked_for_are_never_empty(tmp_path, implementation):
     ):
         assert torch.equal(ours, theirs)
     loaded.config.output_attentions = False
-    assert loaded(pictures(1, 32)).attentions is None
+    assert loaded(images(1, 32)).attentions is None
 
 
 def test_tuple_and_selected_outputs(model):
-    loss, logits = model(pictures(2, 32), labels=torch.tensor([0, 1]), return_dict=False)
+    loss, logits = model(images(2, 32), labels=torch.tensor([0, 1]), return_dict=False)
     assert loss.shape == () and logits.shape == (2, 5)
-    as_tuple = model(pictures(2, 32), output_hidden_states=True, output_attentions=True, return_dict=False)
+    as_tuple = model(images(2, 32), output_hidden_states=True, output_attentions=True, return_dict=False)
     assert [type(output) for output in as_tuple] == [torch.Tensor, tuple, tuple, tuple]
     assert model.config.return_dict is True
 
@@ -95,7 +95,7 @@ def test_implementations_agree(model):
     logits = []
     for implementation in IMPLEMENTATIONS:
         model.set_attn_implementation(implementation)
-        logits.append(model(pictures(2, 32)).logits)
+        logits.append(model(images(2, 32)).logits)
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-5, atol=1e-5)
 
 
@@ -147,17 +147,17 @@ def test_an_implementation_that_is_no_name_is_refused_in_a_sentence(model, value
 # --- inputs
 
 
-def test_pictures_of_any_size():
+def test_images_of_any_size():
     model = randomize_(CaitForImageClassification(tiny_config()))
     for height, width in ((32, 32), (24, 48), (64, 64), (8, 8)):
-        outputs = model(pictures(1, height, width), interpolate_pos_encoding=True, output_attentions=True)
+        outputs = model(images(1, height, width), interpolate_pos_encoding=True, output_attentions=True)
         patches = (height // 8) * (width // 8)
         assert outputs.attentions[0].shape == (1, 4, patches, patches)
     flagged = randomize_(CaitForImageClassification(tiny_config(interpolate_pos_encoding=True)))
-    asked = model(pictures(1, 24, 48), interpolate_pos_encoding=True).logits
-    assert torch.equal(flagged(pictures(1, 24, 48)).logits, asked)
+    asked = model(images(1, 24, 48), interpolate_pos_encoding=True).logits
+    assert torch.equal(flagged(images(1, 24, 48)).logits, asked)
     with pytest.raises(ValueError, match="interpolate_pos_encoding"):
-        flagged(pictures(1, 24, 48), interpolate_pos_encoding=False)
+        flagged(images(1, 24, 48), interpolate_pos_encoding=False)
 
 
 def test_positions_are_interpolated_bicubically_over_the_grid():
@@ -194,14 +194,14 @@ def test_positions_are_interpolated_bicubically_over_the_grid():
 @pytest.mark.parametrize("image_size", [48, (24, 40)])
 def test_resize_position_embeddings(model, image_size, tmp_path):
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    expected = model(pictures(1, height, width), interpolate_pos_encoding=True).logits
+    expected = model(images(1, height, width), interpolate_pos_encoding=True).logits
     model.save_pretrained(tmp_path / "before")
     model.cait.embeddings.position_embeddings.requires_grad_(False)
     model.resize_position_embeddings(image_size)
     assert model.config.image_size == image_size
     assert model.get_position_embeddings().shape == (1, height * width // 64, 48)
     assert not model.get_position_embeddings().requires_grad
-    assert torch.equal(model(pictures(1, height, width)).logits, expected)
+    assert torch.equal(model(images(1, height, width)).logits, expected)
     model.save_pretrained(tmp_path / "after")
     for folder, arguments in (("after", {}), ("before", {"image_size": image_size})):
         for auto_class in (CaitForImageClassification, AutoModelForImageClassification):
@@ -209,7 +209,7 @@ def test_resize_position_embeddings(model, image_size, tmp_path):
             assert loaded.config.image_size == image_size
             assert torch.equal(loaded.get_position_embeddings(), model.get_position_embeddings())
             # weights mapped from a file are aligned otherwise than allocated ones, which changes the order of sums
-            torch.testing.assert_close(loaded(pictures(1, height, width)).logits, expected, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(loaded(images(1, height, width)).logits, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_resize_refuses_what_the_patches_do_not_divide(model):
@@ -228,7 +228,7 @@ def test_resize_refuses_what_the_patches_do_not_divide(model):
         (torch.zeros(1, 3, 36, 32), ["36 x 32", "multiples of the patch size 8 x 8"]),
     ],
 )
-def test_wrong_pictures_are_refused_in_a_sentence(model, pixel_values, words):
+def test_wrong_images_are_refused_in_a_sentence(model, pixel_values, words):
     with pytest.raises(ValueError) as error:
         model(pixel_values)
     for word in words:
@@ -238,7 +238,7 @@ def test_wrong_pictures_are_refused_in_a_sentence(model, pixel_values, words):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_inputs_are_cast_to_the_weights(model, dtype):
     model.to(dtype)
-    outputs = model(pictures(2, 32), labels=torch.tensor([0, 1]), output_hidden_states=True)
+    outputs = model(images(2, 32), labels=torch.tensor([0, 1]), output_hidden_states=True)
     assert outputs.logits.dtype == dtype
     assert outputs.loss.dtype == torch.promote_types(dtype, torch.float32)
     assert all(state.dtype == dtype and state.isfinite().all() for state in outputs.hidden_states)
@@ -260,7 +260,7 @@ def test_softmax_runs_in_float32_or_wider(model, dtype):
 
     model.to(dtype)
     with Recorder(), torch.no_grad():
-        model(pictures(1, 32), output_attentions=True)
+        model(images(1, 32), output_attentions=True)
     assert softmax_dtypes == [torch.promote_types(dtype, torch.float32)] * 5
 
 
@@ -268,7 +268,7 @@ def test_softmax_runs_in_float32_or_wider(model, dtype):
 
 
 def test_losses_equal_their_definitions(model):
-    x = pictures(4, 32)
+    x = images(4, 32)
     logits = model(x).logits.double()
     hard = torch.tensor([0, 4, 2, -100])
     soft = torch.rand(4, 5, generator=torch.Generator().manual_seed(0)).softmax(-1)
@@ -298,7 +298,7 @@ def test_losses_equal_their_definitions(model):
 
 def test_one_label_is_a_regression():
     model = randomize_(CaitForImageClassification(tiny_config(num_labels=1)))
-    x, targets = pictures(3, 32), torch.tensor([0.5, -1.0, 2.0])
+    x, targets = images(3, 32), torch.tensor([0.5, -1.0, 2.0])
     expected = (model(x).logits[:, 0] - targets).square().mean()
     for labels in (targets, targets[:, None]):
         torch.testing.assert_close(model(x, labels=labels).loss, expected)
@@ -319,7 +319,7 @@ def test_one_label_is_a_regression():
 def test_wrong_labels_are_refused_in_a_sentence(model, problem_type, labels):
     model.config.problem_type = problem_type
     with pytest.raises(ValueError) as error:
-        model(pictures(2, 32), labels=labels)
+        model(images(2, 32), labels=labels)
     assert f"labels has shape {tuple(labels.shape)}" in str(error.value)
     assert "must be (2," in str(error.value)
 
@@ -329,21 +329,21 @@ def test_wrong_labels_are_refused_in_a_sentence(model, problem_type, labels):
 def test_class_indices_out_of_range_are_refused_in_a_sentence(model, wrong, dtype):
     sentence = rf"labels holds {wrong}, but it must be in \[0, 5\) or -100\."
     with pytest.raises(ValueError, match=sentence):
-        model(pictures(3, 32), labels=torch.tensor([-100, wrong, 4], dtype=dtype))
+        model(images(3, 32), labels=torch.tensor([-100, wrong, 4], dtype=dtype))
 
 
 def test_labels_need_a_classifier():
     model = CaitForImageClassification(tiny_config(num_labels=0))
-    assert model(pictures(2, 32)).logits.shape == (2, 48)  # the features
+    assert model(images(2, 32)).logits.shape == (2, 48)  # the features
     for labels in (torch.tensor([0, 1]), torch.zeros(2, 48)):
         with pytest.raises(ValueError, match="num_labels is 0, a model without classifier: it must be at least 1"):
-            model(pictures(2, 32), labels=labels)
+            model(images(2, 32), labels=labels)
 
 
 def test_unknown_problem_type_is_refused(model):
     model.config.problem_type = "multilabel"
     with pytest.raises(ValueError, match="multilabel"):
-        model(pictures(2, 32), labels=torch.zeros(2, 5))
+        model(images(2, 32), labels=torch.zeros(2, 5))
 
 
 def test_loss_does_not_depend_on_the_class_name():
@@ -352,15 +352,15 @@ def test_loss_does_not_depend_on_the_class_name():
 
     model = randomize_(MyBackboneWithOpinions(tiny_config()))
     labels = torch.tensor([1, 3])
-    outputs = model(pictures(2, 32), labels=labels)
+    outputs = model(images(2, 32), labels=labels)
     torch.testing.assert_close(outputs.loss, F.cross_entropy(outputs.logits, labels))
 
 
 def test_trainer_averages_accumulated_losses_itself(model):
     assert CaitForImageClassification.accepts_loss_kwargs is False
     labels = torch.tensor([1, 3])
-    plain = model(pictures(2, 32), labels=labels).loss
-    assert torch.equal(model(pictures(2, 32), labels=labels, num_items_in_batch=2).loss, plain)
+    plain = model(images(2, 32), labels=labels).loss
+    assert torch.equal(model(images(2, 32), labels=labels, num_items_in_batch=2).loss, plain)
 
 
 # --- training behavior
@@ -368,7 +368,7 @@ def test_trainer_averages_accumulated_losses_itself(model):
 
 def test_every_parameter_gets_a_gradient(model):
     model.train()
-    model(pictures(4, 32), labels=torch.tensor([0, 1, 2, 3])).loss.backward()
+    model(images(4, 32), labels=torch.tensor([0, 1, 2, 3])).loss.backward()
     largest = max(parameter.grad.abs().max() for parameter in model.parameters())
     for name, parameter in model.named_parameters():
         if name.endswith(("proj_l_bias", "k_proj.bias")):  # softmax ignores what is equal over the keys
@@ -384,7 +384,7 @@ def test_activation_checkpointing_changes_no_gradient(model, use_reentrant):
     other.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
     for candidate in (model, other):
         candidate.train()
-        candidate(pictures(2, 32), labels=torch.tensor([0, 1])).loss.backward()
+        candidate(images(2, 32), labels=torch.tensor([0, 1])).loss.backward()
     recomputed = [module for module in other.modules() if getattr(module, "gradient_checkpointing", False)]
     assert len(recomputed) == 5
     # reentrant checkpointing adds up the gradients of shared inputs in another order
@@ -397,13 +397,13 @@ def test_drop_path_is_constant_over_depth_and_off_in_evaluation():
     model = randomize_(CaitForImageClassification(tiny_config(drop_path_rate=0.3, num_hidden_layers=4)))
     rates = [module.drop_prob for name, module in model.named_modules() if name.endswith("drop_path")]
     assert rates == [0.3] * 4
-    x = pictures(2, 32)
+    x = images(2, 32)
     assert torch.equal(model(x).logits, model(x).logits)
     without = CaitForImageClassification(tiny_config(num_hidden_layers=4))
     without.load_state_dict(model.state_dict())
     assert torch.equal(model(x).logits, without.eval()(x).logits)
 
-    # in training whole pictures are dropped, and the mean over many draws is the branch
+    # in training whole images are dropped, and the mean over many draws is the branch
     drop_path = model.cait.layers[0].drop_path.train()
     torch.manual_seed(0)
     dropped = drop_path(torch.ones(20000, 2, 3))
@@ -485,7 +485,7 @@ def test_parallel_plans_name_what_is_there():
 
 def test_empty_batch(model):
     model.set_attn_implementation("eager")  # Transformers' function for "sdpa" refuses it
-    assert model(pictures(0, 32)).logits.shape == (0, 5)
+    assert model(images(0, 32)).logits.shape == (0, 5)
 
 
 def test_class_attention_takes_any_registered_implementation(model):
@@ -495,10 +495,10 @@ def test_class_attention_takes_any_registered_implementation(model):
         calls.append(query.shape)
         return class_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
-    expected = model(pictures(1, 32)).logits
+    expected = model(images(1, 32)).logits
     AttentionInterface.register("counted", counted)
     model.set_attn_implementation("counted")
-    torch.testing.assert_close(model(pictures(1, 32)).logits, expected)
+    torch.testing.assert_close(model(images(1, 32)).logits, expected)
     assert calls == [(1, 4, 1, 12)] * 2
 
 
@@ -526,7 +526,7 @@ def test_saved_model_gives_the_same_logits_in_a_fresh_process(model, tmp_path):
     loaded = CaitForImageClassification.from_pretrained(tmp_path / "model")
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
-    torch.save((pictures(2, 32), loaded(pictures(2, 32)).logits.detach()), tmp_path / "expected.pt")
+    torch.save((images(2, 32), loaded(images(2, 32)).logits.detach()), tmp_path / "expected.pt")
     code = (
         "import sys, torch, cait_hf\n"
         "from transformers import AutoConfig, AutoModel, AutoModelForImageClassification\n"
@@ -552,12 +552,12 @@ def processor(model, tmp_path) -> CaitImageProcessorPil:
     return processor
 
 
-PICTURE = Image.effect_mandelbrot((60, 40), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+IMAGE = Image.effect_mandelbrot((60, 40), (-2, -1.5, 1, 1.5), 50).convert("RGB")
 
 
 def test_pipeline_that_classifies(model, processor, tmp_path):
-    predictions = pipeline("image-classification", model=str(tmp_path), top_k=5, use_fast=False)(PICTURE)
-    expected = model(processor(PICTURE, return_tensors="pt").pixel_values).logits.softmax(-1)[0]
+    predictions = pipeline("image-classification", model=str(tmp_path), top_k=5, use_fast=False)(IMAGE)
+    expected = model(processor(IMAGE, return_tensors="pt").pixel_values).logits.softmax(-1)[0]
     assert {prediction["label"] for prediction in predictions} == {"ant", "bee", "cat", "dog", "elk"}
     for prediction in predictions:
         index = next(i for i, label in model.config.id2label.items() if label == prediction["label"])
@@ -567,11 +567,11 @@ def test_pipeline_that_classifies(model, processor, tmp_path):
 @torch.no_grad()
 def test_pipeline_that_extracts_features_with_pooling(model, processor, tmp_path):
     extract = pipeline("image-feature-extraction", model=str(tmp_path), use_fast=False)
-    expected = model.cait(processor(PICTURE, return_tensors="pt").pixel_values)
-    torch.testing.assert_close(torch.tensor(extract(PICTURE)), expected.last_hidden_state, rtol=0.1, atol=0.1)
-    pooled = torch.tensor(extract(PICTURE, pool=True))
+    expected = model.cait(processor(IMAGE, return_tensors="pt").pixel_values)
+    torch.testing.assert_close(torch.tensor(extract(IMAGE)), expected.last_hidden_state, rtol=0.1, atol=0.1)
+    pooled = torch.tensor(extract(IMAGE, pool=True))
     assert pooled.shape == (1, 48)
     torch.testing.assert_close(pooled, expected.pooler_output, rtol=0.1, atol=0.1)
-    batch = extract([PICTURE, PICTURE.rotate(90)], pool=True, batch_size=2, return_tensors=True)
+    batch = extract([IMAGE, IMAGE.rotate(90)], pool=True, batch_size=2, return_tensors=True)
     torch.testing.assert_close(batch[0], pooled, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(batch[1], pooled, rtol=0.1, atol=0.1)

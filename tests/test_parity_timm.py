@@ -14,7 +14,7 @@ import copy
 
 import pytest
 import torch
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification
 from cait_hf.state_dict import convert_to_official_state_dict
@@ -67,7 +67,7 @@ def test_logits_hidden_states_and_gradients(checkpoint, dtype):
     ours, reference = models(checkpoint, dtype)
     reference_hidden = record_outputs(reference.blocks)
     reference_class = record_outputs(reference.blocks_token_only)
-    pixel_values = pictures(1, checkpoint.image_size).to(dtype)
+    pixel_values = images(1, checkpoint.image_size).to(dtype)
     labels = torch.tensor([7])
     tolerance = TOLERANCE[dtype]
     logits = reference(pixel_values)
@@ -107,7 +107,7 @@ def test_attention_maps():
     for block in reference.blocks_token_only:
         block.attn.fused_attn = False
         block.attn.attn_drop.register_forward_hook(lambda _module, _inputs, output: class_maps.append(output))
-    pixel_values = pictures(2, 32).double()
+    pixel_values = images(2, 32).double()
     with torch.no_grad():
         reference(pixel_values)
         outputs = ours(pixel_values, output_attentions=True)
@@ -137,7 +137,7 @@ def timm_model(model: CaitForImageClassification) -> torch.nn.Module:
 def test_other_geometries(overrides):
     ours = randomize_(CaitForImageClassification(tiny_config(**overrides))).double()
     height, width = ours.cait.embeddings.image_size
-    pixel_values = pictures(2, height, width, channels=ours.config.num_channels).double()
+    pixel_values = images(2, height, width, channels=ours.config.num_channels).double()
     with torch.no_grad():
         assert difference(ours(pixel_values).logits, timm_model(ours)(pixel_values)) <= 1e-12
 
@@ -149,7 +149,7 @@ def test_every_parameter_matters():
     mixing bias and the key bias (query . key_bias does not depend on the key, and mixing heads keeps that so).
     """
     model = randomize_(CaitForImageClassification(tiny_config())).double()
-    pixel_values = pictures(2, 32).double()
+    pixel_values = images(2, 32).double()
     with torch.no_grad():
         logits = model(pixel_values).logits
         for name, parameter in model.named_parameters():
@@ -184,7 +184,7 @@ def test_initialization_follows_the_official_recipe():
 def test_half_precision_stays_close():
     """bfloat16 and float16 agree with float64 on a LayerScale-of-order-1 model to a few of their roundings."""
     reference = randomize_(CaitForImageClassification(CaitConfig(num_hidden_layers=12, num_labels=1000))).double()
-    pixel_values = pictures(2, 224)
+    pixel_values = images(2, 224)
     with torch.no_grad():
         expected = reference(pixel_values.double()).logits
         for dtype, tolerance in ((torch.bfloat16, 0.05), (torch.float16, 0.01)):

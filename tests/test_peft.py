@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from packaging.version import Version
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from transformers import AutoModelForImageClassification
 from transformers.integrations.peft import MIN_PEFT_VERSION
 
@@ -39,12 +39,12 @@ def lora_config() -> "peft.LoraConfig":
 
 @torch.no_grad()
 def logits_of(model) -> torch.Tensor:
-    return model.eval()(pictures(2, 32, seed=9)).logits
+    return model.eval()(images(2, 32, seed=9)).logits
 
 
 def fit(model) -> list[float]:
-    """Learn the labels of eight pictures by heart; the loss of each step."""
-    x, labels = pictures(8, 32), torch.arange(8) % 5
+    """Learn the labels of eight images by heart; the loss of each step."""
+    x, labels = images(8, 32), torch.arange(8) % 5
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     losses = []
     for _ in range(12):

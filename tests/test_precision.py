@@ -10,7 +10,7 @@ import copy
 
 import pytest
 import torch
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification
 from cait_hf.attention_cait import class_attention_forward, talking_heads_attention_forward
@@ -46,10 +46,10 @@ def model() -> CaitForImageClassification:
 @pytest.mark.parametrize("size", [224, 384, 448])
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats_agree(model, name, size, attn_implementation):
-    expected = logits_of(copy.deepcopy(model).double(), pictures(2, size))
+    expected = logits_of(copy.deepcopy(model).double(), images(2, size))
     rounded = copy.deepcopy(model).to(FORMATS[name])
     rounded.set_attn_implementation(attn_implementation)
-    logits = logits_of(rounded, pictures(2, size))
+    logits = logits_of(rounded, images(2, size))
     assert logits.dtype == FORMATS[name] and distance(logits, expected) < TOLERANCES[name]
 
 
@@ -57,11 +57,11 @@ def test_formats_agree(model, name, size, attn_implementation):
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
 def test_autocast_agrees(model, name, attn_implementation):
     """And it leaves the residual stream in float32, where the branches of all layers add up."""
-    expected = logits_of(copy.deepcopy(model).double(), pictures(2, 448))
+    expected = logits_of(copy.deepcopy(model).double(), images(2, 448))
     model.set_attn_implementation(attn_implementation)
-    assert distance(logits_of(model, pictures(2, 448), autocast=FORMATS[name]), expected) < TOLERANCES[name]
+    assert distance(logits_of(model, images(2, 448), autocast=FORMATS[name]), expected) < TOLERANCES[name]
     with torch.autocast("cpu", dtype=FORMATS[name]):
-        outputs = model.cait(pictures(1, 448), output_hidden_states=True)
+        outputs = model.cait(images(1, 448), output_hidden_states=True)
     assert {hidden_states.dtype for hidden_states in outputs.hidden_states} == {torch.float32}
 
 
@@ -92,7 +92,7 @@ def deep() -> tuple[CaitForImageClassification, torch.Tensor]:
     """M48's depth at the tiny width, and its logits in float64. 32 pixels a patch: 196 patches."""
     config = tiny_config(num_hidden_layers=48, image_size=448, patch_size=32, num_labels=50)
     model = randomize_(CaitForImageClassification(config))
-    return model, logits_of(copy.deepcopy(model).double(), pictures(2, 448))
+    return model, logits_of(copy.deepcopy(model).double(), images(2, 448))
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["weights", "autocast"])
@@ -100,7 +100,7 @@ def deep() -> tuple[CaitForImageClassification, torch.Tensor]:
 def test_48_layers_at_448_pixels(deep, name, autocast):
     model, expected = deep
     model = model if autocast else copy.deepcopy(model).to(FORMATS[name])
-    logits = logits_of(model, pictures(2, 448), autocast=FORMATS[name] if autocast else None)
+    logits = logits_of(model, images(2, 448), autocast=FORMATS[name] if autocast else None)
     assert distance(logits, expected) < DEEP_TOLERANCES[name]
 
 
@@ -118,7 +118,7 @@ def m48() -> CaitForImageClassification:
 @pytest.mark.parametrize("name", M48_TOLERANCES)
 def test_m48_in_half_precision(m48, name, autocast):
     """At 224 pixels: a processor that cannot compute in half precision takes minutes for 448."""
-    expected = logits_of(m48, pictures(1, 224))
+    expected = logits_of(m48, images(1, 224))
     model = m48 if autocast else copy.deepcopy(m48).to(FORMATS[name])
-    logits = logits_of(model, pictures(1, 224), autocast=FORMATS[name] if autocast else None)
+    logits = logits_of(model, images(1, 224), autocast=FORMATS[name] if autocast else None)
     assert distance(logits, expected) < M48_TOLERANCES[name]

@@ -16,7 +16,7 @@ import torch
 import warm_process
 from huggingface_hub import HfApi
 from official_files import official_tensors, write_pth
-from random_weights import pictures, tiny_config
+from random_weights import images, tiny_config
 from transformers import AutoModelForImageClassification
 
 from cait_hf import CaitBackbone, CaitForImageClassification
@@ -84,7 +84,7 @@ def test_push_without_change_makes_no_commit(hub, repo_id, folder):
 def test_files_of_the_model_before_go_and_others_stay(hub, repo_id, folder, tmp_path):
     """A model.safetensors beside shards would be loaded instead of them."""
     push_folder(folder, repo_id)
-    hub.write(repo_id, {"picture.png": b"mine", "notes/modeling_cait.py": b"mine", "modeling_cait.py": b"old"})
+    hub.write(repo_id, {"image.png": b"mine", "notes/modeling_cait.py": b"mine", "modeling_cait.py": b"old"})
     sharded = tmp_path / "sharded"
     CaitForImageClassification.from_pretrained(folder).save_pretrained(sharded, max_shard_size="50KB")
     (sharded / "training_args.bin").write_bytes(b"of a training")
@@ -94,7 +94,7 @@ def test_files_of_the_model_before_go_and_others_stay(hub, repo_id, folder, tmp_
     shards = sorted(file.name for file in sharded.glob("model-*.safetensors"))
     assert len(shards) > 2
     expected = [".gitattributes", "config.json", "model.safetensors.index.json", *shards]
-    assert sorted(api.list_repo_files(repo_id)) == sorted([*expected, "picture.png", "notes/modeling_cait.py"])
+    assert sorted(api.list_repo_files(repo_id)) == sorted([*expected, "image.png", "notes/modeling_cait.py"])
 
 
 @pytest.mark.parametrize("moment", ["the weights", "preupload", "the commit"])
@@ -232,18 +232,18 @@ masked = AutoModelForMaskedImageModeling.from_pretrained(source, trust_remote_co
 backbone = type(AutoBackbone.from_config(config, trust_remote_code=True)).from_pretrained(source, out_indices=[1, 2])
 processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=True)
 everything = (config, base, model, masked, backbone, processor)
-pictures = torch.load({pictures!r})
-picture = Image.radial_gradient("L").convert("RGB")
-pixel_values = processor(picture, return_tensors="pt").pixel_values
+images = torch.load({images!r})
+image = Image.radial_gradient("L").convert("RGB")
+pixel_values = processor(image, return_tensors="pt").pixel_values
 classify = pipeline("image-classification", model=source, trust_remote_code=True, top_k=1)
 with torch.no_grad():
     results = dict(
-        logits=model(pictures).logits,
-        pooled=base(pictures).pooler_output,
+        logits=model(images).logits,
+        pooled=base(images).pooler_output,
         pixel_values=pixel_values,
-        label=classify(picture)[0]["label"],
-        reconstruction=masked(pictures).reconstruction,
-        feature_maps=backbone(pictures).feature_maps,
+        label=classify(image)[0]["label"],
+        reconstruction=masked(images).reconstruction,
+        feature_maps=backbone(images).feature_maps,
         names=[type(thing).__name__ for thing in everything],
         modules=[type(thing).__module__ for thing in everything],
     )
@@ -252,11 +252,9 @@ torch.save(results, {output!r})
 
 
 def load_remote_code(source, tmp_path, hidden) -> dict:
-    torch.save(pictures(2, 32), tmp_path / "pictures.pt")
+    torch.save(images(2, 32), tmp_path / "images.pt")
     output = tmp_path / "results.pt"
-    program = LOAD.format(
-        source=str(source), pictures=str(tmp_path / "pictures.pt"), output=str(output), hidden=hidden
-    )
+    program = LOAD.format(source=str(source), images=str(tmp_path / "images.pt"), output=str(output), hidden=hidden)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
@@ -283,11 +281,9 @@ def test_remote_code(where, backend, hub, repo_id, pth, tmp_path):
     assert all(module.startswith("transformers_modules.") for module in results["modules"])
     model = CaitForImageClassification.from_pretrained(tmp_path / "model")
     with torch.no_grad():
-        expected = model(pictures(2, 32)).logits
-        pooled = model.cait(pictures(2, 32)).pooler_output
-        feature_maps = CaitBackbone.from_pretrained(tmp_path / "model", out_indices=[1, 2])(
-            pictures(2, 32)
-        ).feature_maps
+        expected = model(images(2, 32)).logits
+        pooled = model.cait(images(2, 32)).pooler_output
+        feature_maps = CaitBackbone.from_pretrained(tmp_path / "model", out_indices=[1, 2])(images(2, 32)).feature_maps
     assert (results["logits"] - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert (results["pooled"] - pooled).abs().max() <= 1e-5 * pooled.abs().max()
     for ours, theirs in zip(feature_maps, results["feature_maps"], strict=True):

@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Quantized through `from_pretrained(quantization_config=...)`, a trained model says the same about real pictures.
+"""Quantized through `from_pretrained(quantization_config=...)`, a trained model says the same about real images.
 
-The model is trained here, in seconds, on scikit-learn's handwritten digits; the pictures are the 360 last of the set,
+The model is trained here, in seconds, on scikit-learn's handwritten digits; the images are the 360 last of the set,
 which it has not seen. `modules_to_not_convert=["classifier"]` has to be passed: Transformers' own list of what not to
 convert names the classifier's bias instead of the classifier.
 """
@@ -23,7 +23,7 @@ LINEARS = 6 * (3 + 2)  # q, k, v, o, fc1 and fc2 of three patch layers and two c
 @pytest.fixture(scope="module")
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
     """All 1,797 scans, enlarged to 16 x 16 pixels, and which digit each shows."""
-    data = pytest.importorskip("sklearn.datasets", reason="the pictures come with scikit-learn").load_digits()
+    data = pytest.importorskip("sklearn.datasets", reason="the images come with scikit-learn").load_digits()
     scans = torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1
     pixel_values = nn.functional.interpolate(scans, size=(16, 16), mode="bilinear").expand(-1, 3, -1, -1)
     return pixel_values.contiguous(), torch.tensor(data.target)
@@ -98,7 +98,7 @@ def logits_of(model, pixel_values: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_top1_agrees_on_real_pictures(quantization, trained, digits):
+def test_top1_agrees_on_real_images(quantization, trained, digits):
     quantization_config = QUANTIZATIONS[quantization]()
     pixel_values, labels = (part[-HELD_OUT:] for part in digits)
     original = CaitForImageClassification.from_pretrained(trained)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, write_pictures
+from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, write_images
 from transformers import AutoModelForImageClassification
 
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitImageProcessorPil
@@ -40,7 +40,7 @@ PARAMETERS = {
 def workplace(tmp_path_factory) -> Path:
     """A data set of six classes, and a checkpoint and a teacher for them."""
     folder = tmp_path_factory.mktemp("recipes")
-    write_pictures(folder / "train", range(6), 4)
+    write_images(folder / "train", range(6), 4)
     labels = dict(enumerate(sorted(NAMES)))
     for name in ("checkpoint", "teacher"):
         CaitForImageClassification(CaitConfig(**TINY_FIELDS, id2label=labels)).save_pretrained(folder / name)

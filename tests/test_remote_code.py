@@ -14,7 +14,7 @@ import pytest
 import remote_code
 import torch
 from PIL import Image
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from transformers.utils import is_torchvision_available
 
 import cait_hf
@@ -57,11 +57,11 @@ for name in auto_models:
     outputs[name] = called(model)
     if "again" not in sys.argv:
         model.save_pretrained("again/" + name)
-picture = Image.radial_gradient("L").convert("RGB")
+image = Image.radial_gradient("L").convert("RGB")
 for name in processors:
     processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=True, backend=processors[name])
     names.append((type(processor).__module__, type(processor).__name__))
-    outputs[name] = processor(picture, return_tensors="pt").pixel_values
+    outputs[name] = processor(image, return_tensors="pt").pixel_values
     if "again" not in sys.argv:
         processor.save_pretrained("again/" + name)
 torch.save((outputs, names), "outputs.pt")
@@ -91,7 +91,7 @@ def code_in(folder) -> set[str]:
 
 def load_in_a_child(folder, *arguments: str) -> tuple[dict, list]:
     backends = {name: "pil" if name.endswith("Pil") else "torchvision" for name in PROCESSORS}
-    torch.save((list(MODELS), backends, pictures(2, 32)), folder / "inputs.pt")
+    torch.save((list(MODELS), backends, images(2, 32)), folder / "inputs.pt")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment["HF_MODULES_CACHE"] = str(folder / "modules")
     child = subprocess.run(
@@ -127,14 +127,14 @@ def test_every_class_loads_without_the_package(folder):
 
 
 def expected_outputs(folder) -> dict:
-    inputs, picture = pictures(2, 32), Image.radial_gradient("L").convert("RGB")
+    inputs, image = images(2, 32), Image.radial_gradient("L").convert("RGB")
     outputs = {}
     with torch.no_grad():
         for name, model_class in MODELS.items():
             outputs[name] = model_class.from_pretrained(folder / name)(inputs, return_dict=False)[0]
     for name in PROCESSORS:
         processor = getattr(cait_hf, name).from_pretrained(folder / name)
-        outputs[name] = processor(picture, return_tensors="pt").pixel_values
+        outputs[name] = processor(image, return_tensors="pt").pixel_values
         assert outputs[name].shape == (1, 3, 32, 32) and outputs[name].std() > 0.5
     return outputs
 

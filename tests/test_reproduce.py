@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""`scripts/reproduce`: the variants are what they are called, the scripts run from pictures to REPRODUCTION.md."""
+"""`scripts/reproduce`: the variants are what they are called, the scripts run from images to REPRODUCTION.md."""
 
 import json
 
@@ -110,7 +110,7 @@ def test_drop_path_is_constant():
     assert rates[:3] == 3 * [0.2] and set(rates[3:]) <= {0.0}
 
 
-def test_pictures_of_a_training_have_its_size(pixel_values):
+def test_images_of_a_training_have_its_size(pixel_values):
     model, sizes = build(Variant("x", depth=1, patch_size=4, stages=((20, 1.0),))), []
     model.register_forward_pre_hook(lambda module, inputs: sizes.append(tuple(inputs[0].shape[-2:])))
     runner.fit(model, 20, 2, pixel_values, torch.zeros(3, dtype=torch.long), seed=0)
@@ -127,10 +127,10 @@ def test_positions_are_resized_once_between_the_stages(pixel_values, monkeypatch
         return [1.0] * steps
 
     monkeypatch.setattr(runner, "fit", fit)
-    pictures = (pixel_values.repeat(64, 1, 1, 1), torch.zeros(192, dtype=torch.long))
+    images = (pixel_values.repeat(64, 1, 1, 1), torch.zeros(192, dtype=torch.long))
     (variant,) = (v for v in runner.QUESTIONS["resolution"].variants if len(v.stages) == 2)
-    question = runner.Question((variant,), pictures=192, epochs=4)
-    result = runner.answer(question, variant, 0, pictures, pictures, "")
+    question = runner.Question((variant,), images=192, epochs=4)
+    result = runner.answer(question, variant, 0, images, images, "")
     assert seen == [(20, 9, 25), (28, 3, 49)] and len(result["losses"]) == 12
 
 
@@ -170,7 +170,7 @@ def test_figures_of_the_report():
     assert report.first_step_below([0.5] * 3, 1.0) is None  # too few to tell
 
 
-def test_from_pictures_to_the_report(data, tmp_path, monkeypatch):
+def test_from_images_to_the_report(data, tmp_path, monkeypatch):
     """One step for each model; a question of two depths. A second call trains nothing again."""
     depth = runner.QUESTIONS["depth"]
     for module in (runner, report):
@@ -180,7 +180,7 @@ def test_from_pictures_to_the_report(data, tmp_path, monkeypatch):
         }
         monkeypatch.setattr(module, "QUESTIONS", questions)
     monkeypatch.setattr(report, "DEPTHS", (12, 36))
-    flags = ["--data", data, "--output_dir", str(tmp_path / "results"), "--pictures", "64", "--seeds", "0"]
+    flags = ["--data", data, "--output_dir", str(tmp_path / "results"), "--images", "64", "--seeds", "0"]
     runner.main(flags)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*.json")}
     assert len(files) == sum(len(question.variants) for question in runner.QUESTIONS.values())
@@ -190,7 +190,7 @@ def test_from_pictures_to_the_report(data, tmp_path, monkeypatch):
     report.main(["--results", str(tmp_path / "results"), "--output_dir", str(tmp_path)])
     text = (tmp_path / "REPRODUCTION.md").read_text(encoding="utf-8")
     assert all(f"## {title}\n\n| " in text for _, title, *_ in report.SECTIONS.values())  # nobody has commented yet
-    with pytest.raises(SystemExit, match=r"seed0.json has pictures 64, now it is 65: remove the file"):
+    with pytest.raises(SystemExit, match=r"seed0.json has images 64, now it is 65: remove the file"):
         runner.main([*flags[:-3], "65", *flags[-2:]])
 
     (tmp_path / "results" / "comments.json").write_text(json.dumps({name: f"On {name}." for name in report.SECTIONS}))
@@ -231,7 +231,7 @@ def test_not_finite_ends_a_training_early(pixel_values):
 def test_missing_data_and_results_end_with_a_sentence(tmp_path):
     with pytest.raises(SystemExit, match="train.parquet does not exist; write it by scripts/prepare_fashion_mnist.py"):
         runner.main(["--data", str(tmp_path)])
-    with pytest.raises(SystemExit, match="--pictures is 100: 64 or more, and only with another --output_dir"):
-        runner.main(["--data", str(tmp_path), "--pictures", "100"])
+    with pytest.raises(SystemExit, match="--images is 100: 64 or more, and only with another --output_dir"):
+        runner.main(["--data", str(tmp_path), "--images", "100"])
     with pytest.raises(SystemExit, match="has no result of .*; run scripts/reproduce/run.py first"):
         report.main(["--results", str(tmp_path)])

@@ -21,7 +21,7 @@ import warm_process
 from accelerate import Accelerator
 from PIL import Image
 from sklearn.datasets import load_digits
-from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, run, write_pictures
+from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, run, write_images
 from timm_format import write_timm_folder
 from transformers import (
     AutoModelForImageClassification,
@@ -56,28 +56,28 @@ def script(request):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    """train: six digits, 8 pictures each; validation: three of them, so that its own numbering is another."""
-    folder = tmp_path_factory.mktemp("pictures")
-    write_pictures(folder / "train", range(6), 8)
-    write_pictures(folder / "validation", range(3), 4, skip=8)
+def images(tmp_path_factory) -> Path:
+    """train: six digits, 8 images each; validation: three of them, so that its own numbering is another."""
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder / "train", range(6), 8)
+    write_images(folder / "validation", range(3), 4, skip=8)
     return folder
 
 
 @pytest.fixture(scope="module")
-def training_flags(pictures) -> str:
+def training_flags(images) -> str:
     """Six steps in two epochs of three."""
     flags = f"--do_train --per_device_train_batch_size 16 --num_train_epochs 2 --config_overrides {TINY}"
     flags += " --drop_path_rate 0.2 --learning_rate 1e-2 --disable_tqdm true --seed 3 --logging_steps 1"
-    return f"--train_dir {pictures / 'train'} {flags}"
+    return f"--train_dir {images / 'train'} {flags}"
 
 
 @pytest.fixture(scope="module", params=SCRIPT_NAMES)
-def run_of_each(request, pictures, training_flags, tmp_path_factory) -> Path:
+def run_of_each(request, images, training_flags, tmp_path_factory) -> Path:
     """A complete run: checkpoints at steps 2, 4, 6, the best of which is the model at the end."""
     output_dir = tmp_path_factory.mktemp("trained")
     flags = "--do_eval --eval_strategy steps --eval_steps 2 --save_steps 2 --load_best_model_at_end"
-    flags += f" --metric_for_best_model eval_top1 --save_total_limit 3 --validation_dir {pictures / 'validation'}"
+    flags += f" --metric_for_best_model eval_top1 --save_total_limit 3 --validation_dir {images / 'validation'}"
     with pytest.MonkeyPatch.context() as patch:
         command = [str(SCRIPTS / f"{request.param}.py"), *training_flags.split(), *flags.split()]
         patch.setattr(sys, "argv", [*command, "--output_dir", str(output_dir)])  # the card says it
@@ -113,11 +113,11 @@ def test_training_writes_model_processor_and_results(run_of_each):
         in card
     )
     assert "python run_image_classification" in card and "--validation_dir validation" in card
-    assert "Measured on 12 pictures of `train` (split `validation`)" in card
+    assert "Measured on 12 images of `train` (split `validation`)" in card
     if (run_of_each / "learning_curves.png").exists():  # with matplotlib
         for name in ("learning_curves.png", "confusion_matrix.png"):
-            with Image.open(run_of_each / name) as picture:
-                assert min(picture.size) > 300
+            with Image.open(run_of_each / name) as image:
+                assert min(image.size) > 300
 
     model = AutoModelForImageClassification.from_pretrained(run_of_each)
     assert isinstance(model, CaitForImageClassification) and model.config.problem_type is None
@@ -142,15 +142,15 @@ def test_best_checkpoint_is_the_model_at_the_end(run_of_each):
     )
 
 
-def test_evaluation_maps_labels_by_name(script, run_of_each, pictures, tmp_path):
+def test_evaluation_maps_labels_by_name(script, run_of_each, images, tmp_path):
     """The validation folder alone numbers its three classes 0 to 2; the model has them at 3, 4, 5 of six."""
     flags = f"--model_name_or_path {run_of_each} --do_eval --output_dir {tmp_path} --disable_tqdm true"
-    results = script.main([*flags.split(), "--validation_dir", str(pictures / "validation")])
+    results = script.main([*flags.split(), "--validation_dir", str(images / "validation")])
 
     model = AutoModelForImageClassification.from_pretrained(run_of_each)
     processor = AutoImageProcessor.from_pretrained(run_of_each)
     right = 0
-    for file in sorted((pictures / "validation").rglob("*.png")):
+    for file in sorted((images / "validation").rglob("*.png")):
         with torch.no_grad():
             logits = model(**processor(Image.open(file), return_tensors="pt")).logits
         right += model.config.id2label[int(logits.argmax())] == file.parent.name
@@ -160,31 +160,31 @@ def test_evaluation_maps_labels_by_name(script, run_of_each, pictures, tmp_path)
     assert not (tmp_path / "model.safetensors").exists()  # nothing was trained
 
 
-def test_labels_of_two_numberings_meet(pictures, tmp_path):
+def test_labels_of_two_numberings_meet(images, tmp_path):
     pytest.importorskip("timm", reason="repeated augmentation is timm's")
     flags = f"--do_train --do_eval --output_dir {tmp_path / 'out'} --config_overrides {TINY} --repeated_augmentation 2"
-    flags += f" --train_dir {pictures / 'train'} --validation_dir {pictures / 'validation'}"
+    flags += f" --train_dir {images / 'train'} --validation_dir {images / 'validation'}"
     experiment = prepare(flags.split())
     names = experiment.model.config.id2label
     items = [experiment.eval_data[index] for index in range(12)]
     assert [names[item["labels"]] for item in items] == 4 * ["one"] + 4 * ["two"] + 4 * ["zero"]
-    first = Image.open(pictures / "validation" / "one" / "0.png")
+    first = Image.open(images / "validation" / "one" / "0.png")
     expected = experiment.image_processor(first, return_tensors="pt").pixel_values[0]
     assert torch.equal(items[0]["pixel_values"], expected)
 
     crop = experiment.train_data[0]["pixel_values"]
     assert crop.shape == (3, 16, 16) and torch.equal(crop, experiment.train_data[0]["pixel_values"])
-    assert not torch.equal(crop, experiment.train_data[48]["pixel_values"])  # another view of the same picture
+    assert not torch.equal(crop, experiment.train_data[48]["pixel_values"])  # another view of the same image
     experiment.randomness.epoch = 1
     assert not torch.equal(crop, experiment.train_data[0]["pixel_values"])
     assert not (tmp_path / "out").exists()
 
 
-def test_checkpoint_of_the_same_classes_keeps_its_order(pictures, tmp_path):
+def test_checkpoint_of_the_same_classes_keeps_its_order(images, tmp_path):
     backwards = dict(enumerate(sorted(NAMES, reverse=True)))
     CaitForImageClassification(CaitConfig(**TINY_FIELDS, id2label=backwards)).save_pretrained(tmp_path / "model")
     CaitImageProcessorPil(size=16, crop_size=16).save_pretrained(tmp_path / "model")
-    flags = f"--do_train --train_dir {pictures / 'train'} --output_dir {tmp_path / 'out'}"
+    flags = f"--do_train --train_dir {images / 'train'} --output_dir {tmp_path / 'out'}"
     experiment = prepare([*flags.split(), "--model_name_or_path", str(tmp_path / "model")])
     assert experiment.model.config.id2label == backwards
     assert backwards[experiment.train_data[0]["labels"]] == "five"
@@ -209,35 +209,35 @@ def test_data_sets_with_other_columns(tmp_path):
     train_data, eval_data = load(*flags, "--label_column_name", "species", "--max_train_samples", "5")
     assert train_data.image_column == "scan" and train_data.class_names == ["cat", "dog"]
     assert (len(train_data), len(eval_data)) == (5, 8)
-    with pytest.raises(ValueError, match="--image_column_name is picture"):
-        load(*flags, "--image_column_name", "picture")
+    with pytest.raises(ValueError, match="--image_column_name is image"):
+        load(*flags, "--image_column_name", "image")
     with pytest.raises(ValueError, match="has only the splits train, validation"):
         load("--do_eval", "--model_name_or_path", "x", *flags[2:], "--eval_split", "test")
 
 
-def test_held_out_share(pictures):
-    flags = f"--do_train --do_eval --train_dir {pictures / 'train'} --output_dir unused --train_val_split 0.25"
+def test_held_out_share(images):
+    flags = f"--do_train --do_eval --train_dir {images / 'train'} --output_dir unused --train_val_split 0.25"
     _, data_args, _, _ = parse_arguments(flags.split())
     train_data, eval_data = load_data(data_args, train=True, evaluate=True)
     assert (len(train_data), len(eval_data)) == (36, 12)
     assert split_evaluated(eval_data, data_args) == "25% held out"
 
 
-def test_arguments_from_files(script, pictures, trained, tmp_path):
+def test_arguments_from_files(script, images, trained, tmp_path):
     arguments = {"model_name_or_path": str(trained), "do_eval": True, "disable_tqdm": True, "max_eval_samples": 2}
     (tmp_path / "arguments.json").write_text(json.dumps(arguments))
-    (tmp_path / "data.yaml").write_text(f"validation_dir: {pictures / 'validation'}\nmax_eval_samples: 3\n")
+    (tmp_path / "data.yaml").write_text(f"validation_dir: {images / 'validation'}\nmax_eval_samples: 3\n")
     files = [str(tmp_path / name) for name in ("arguments.json", "data.yaml")]
     results = script.main([*files, "--output_dir", str(tmp_path / "out"), "--max_eval_samples", "4"])
     assert results["eval_top1"] in (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def test_fine_tunes_a_timm_repository_at_another_resolution(script, pictures, tmp_path):
+def test_fine_tunes_a_timm_repository_at_another_resolution(script, images, tmp_path):
     """timm's own format, with a new classifier, at 32 pixels instead of 224."""
     source = write_timm_folder(tmp_path / "timm")
     flags = "--ignore_mismatched_sizes --image_size 32 --do_train --max_steps 1 --per_device_train_batch_size 2"
     flags += f" --disable_tqdm true --learning_rate 1e-3 --model_name_or_path {source} --save_strategy no"
-    flags += f" --output_dir {tmp_path / 'out'} --train_dir {pictures / 'train'}"
+    flags += f" --output_dir {tmp_path / 'out'} --train_dir {images / 'train'}"
     script.main(flags.split())
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
     assert isinstance(model, CaitForImageClassification)
@@ -251,7 +251,7 @@ def test_fine_tunes_a_timm_repository_at_another_resolution(script, pictures, tm
     assert (processor.size["shortest_edge"], processor.crop_size["width"]) == (32, 32)
 
 
-def test_fine_tunes_another_model(script, pictures, tmp_path):
+def test_fine_tunes_another_model(script, images, tmp_path):
     """One that was trained for several classes an image, which the data do not have."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = ViTConfig(**sizes, image_size=16, patch_size=4, problem_type="multi_label_classification")
@@ -259,7 +259,7 @@ def test_fine_tunes_another_model(script, pictures, tmp_path):
     ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
     flags = f"--model_name_or_path {tmp_path / 'vit'} --ignore_mismatched_sizes --do_train --do_eval --max_steps 2"
     flags += " --label_smoothing_factor 0.1 --trainable head --save_strategy no"
-    flags += f" --output_dir {tmp_path / 'out'} --train_dir {pictures / 'train'} --disable_tqdm true"
+    flags += f" --output_dir {tmp_path / 'out'} --train_dir {images / 'train'} --disable_tqdm true"
     results = script.main(flags.split())
     assert 0 <= results["eval_top1"] <= results["eval_top5"] <= 1
     model = ViTForImageClassification.from_pretrained(tmp_path / "out")
@@ -268,16 +268,16 @@ def test_fine_tunes_another_model(script, pictures, tmp_path):
     assert all(torch.equal(tensor, original[name]) for name, tensor in model.vit.state_dict().items())
 
 
-def test_average_of_the_weights_is_evaluated_and_saved(script, pictures, training_flags, tmp_path):
+def test_average_of_the_weights_is_evaluated_and_saved(script, images, training_flags, tmp_path):
     pytest.importorskip("timm", reason="the average of the weights is timm's")
-    flags = f"{training_flags} --ema_decay 0.9 --do_eval --validation_dir {pictures / 'validation'}"
+    flags = f"{training_flags} --ema_decay 0.9 --do_eval --validation_dir {images / 'validation'}"
     flags += f" --output_dir {tmp_path}"
     results = script.main([*flags.split(), "--save_strategy", "epoch"])
     assert results["eval_ema_loss"] != results["eval_loss"]
     raw, ema = (AutoModelForImageClassification.from_pretrained(tmp_path / folder) for folder in (".", "ema"))
     assert not torch.equal(raw.classifier.weight, ema.classifier.weight)
     evaluated = script.main(
-        f"--model_name_or_path {tmp_path / 'ema'} --do_eval --validation_dir {pictures / 'validation'} "
+        f"--model_name_or_path {tmp_path / 'ema'} --do_eval --validation_dir {images / 'validation'} "
         f"--output_dir {tmp_path / 'evaluated'} --disable_tqdm true".split()
     )
     assert evaluated["eval_loss"] == pytest.approx(results["eval_ema_loss"], rel=1e-5)
@@ -286,27 +286,27 @@ def test_average_of_the_weights_is_evaluated_and_saved(script, pictures, trainin
         script.main([*flags.split(), "--resume_from_checkpoint", str(tmp_path / "checkpoint-6")])
 
 
-def test_adapters_are_merged_at_the_end(script, pictures, training_flags, tmp_path):
+def test_adapters_are_merged_at_the_end(script, images, training_flags, tmp_path):
     pytest.importorskip("peft", reason="adapters are PEFT's")
     base = tmp_path / "base"
     CaitForImageClassification(CaitConfig(**TINY_FIELDS, num_labels=6)).save_pretrained(base)
     CaitImageProcessorPil(size=16, crop_size=16).save_pretrained(base)
     flags = training_flags.replace(f"--config_overrides {TINY}", f"--model_name_or_path {base} --lora_rank 2")
-    flags += f" --do_eval --validation_dir {pictures / 'validation'} --output_dir {tmp_path / 'out'}"
+    flags += f" --do_eval --validation_dir {images / 'validation'} --output_dir {tmp_path / 'out'}"
     results = script.main(flags.split())
     merged = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
     changed = {name for name, tensor in merged.state_dict().items() if not torch.equal(tensor, weights(base)[name])}
     assert {name.split(".")[-2] for name in changed} == {"q_proj", "v_proj", "classifier"}
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
     evaluated = script.main(
-        f"--model_name_or_path {tmp_path / 'out'} --do_eval --validation_dir {pictures / 'validation'} "
+        f"--model_name_or_path {tmp_path / 'out'} --do_eval --validation_dir {images / 'validation'} "
         f"--output_dir {tmp_path / 'evaluated'} --disable_tqdm true".split()
     )
     assert evaluated["eval_loss"] == pytest.approx(results["eval_loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
-def test_teacher_changes_what_is_learnt(script, kind, pictures, training_flags, trained, tmp_path):
+def test_teacher_changes_what_is_learnt(script, kind, images, training_flags, trained, tmp_path):
     losses = {}
     for alpha in (0.0, 0.5):
         flags = f"--teacher_model_name_or_path {trained} --distillation_type {kind} --distillation_alpha {alpha}"
@@ -317,8 +317,8 @@ def test_teacher_changes_what_is_learnt(script, kind, pictures, training_flags, 
     assert losses[0.0] != losses[0.5]
 
 
-def test_pushes_what_is_complete(script, pictures, training_flags, hub, tmp_path):
-    flags = f"{training_flags} --do_eval --validation_dir {pictures / 'validation'} --save_strategy epoch"
+def test_pushes_what_is_complete(script, images, training_flags, hub, tmp_path):
+    flags = f"{training_flags} --do_eval --validation_dir {images / 'validation'} --save_strategy epoch"
     flags += f" --push_to_hub --hub_model_id tester/digits --output_dir {tmp_path / 'digits'}"
     results = script.main(flags.split())
     files = set(hub.repository("tester/digits").at("main").files)
@@ -375,59 +375,59 @@ WRONG_INPUT = {
     "unknown flag in a file": ("{wrong}/unknown.yaml --do_train", "unknown.yaml sets depth, but there are no such"),
     "broken file": ("{wrong}/broken.json --do_train", "broken.json cannot be read"),
     "no file": ("absent.yaml --do_train", "absent.yaml"),
-    "no model to evaluate": ("--do_eval --validation_dir {pictures}/validation", "needs --model_name_or_path"),
-    "no pictures": ("--do_train", "no pictures to train on"),
-    "no folder": ("--do_train --train_dir {pictures}/absent", "there is no such folder"),
-    "empty folder": ("--do_train --train_dir {wrong}/empty", "no pictures in it"),
-    "one class": ("--do_train --train_dir {pictures}/train/one", "two subfolders or more"),
-    "two sources": ("--do_train --dataset_name x --train_dir {pictures}/train", "excludes"),
-    "share": ("--do_train --train_dir {pictures}/train --train_val_split 1.5", "--train_val_split is 1.5"),
-    "no samples": ("--do_train --train_dir {pictures}/train --max_train_samples 0", "at least 1"),
+    "no model to evaluate": ("--do_eval --validation_dir {images}/validation", "needs --model_name_or_path"),
+    "no images": ("--do_train", "no images to train on"),
+    "no folder": ("--do_train --train_dir {images}/absent", "there is no such folder"),
+    "empty folder": ("--do_train --train_dir {wrong}/empty", "no images in it"),
+    "one class": ("--do_train --train_dir {images}/train/one", "two subfolders or more"),
+    "two sources": ("--do_train --dataset_name x --train_dir {images}/train", "excludes"),
+    "share": ("--do_train --train_dir {images}/train --train_val_split 1.5", "--train_val_split is 1.5"),
+    "no samples": ("--do_train --train_dir {images}/train --max_train_samples 0", "at least 1"),
     "overrides of a checkpoint": ("--do_train --model_name_or_path x --config_overrides a=1", "from scratch"),
-    "override without value": ("--do_train --train_dir {pictures}/train --config_overrides depth", "FIELD=VALUE"),
-    "unknown field": ("--do_train --train_dir {pictures}/train --config_overrides depth=3", "depth.*no such field"),
-    "bad field": ("--do_train --train_dir {pictures}/train --config_overrides image_size=30", "patch_size"),
-    "drop path": ("--do_train --train_dir {pictures}/train --drop_path_rate 1", "drop_path_rate is 1"),
-    "no checkpoint": ("--do_train --train_dir {pictures}/train --model_name_or_path {wrong}/empty", "config.json"),
+    "override without value": ("--do_train --train_dir {images}/train --config_overrides depth", "FIELD=VALUE"),
+    "unknown field": ("--do_train --train_dir {images}/train --config_overrides depth=3", "depth.*no such field"),
+    "bad field": ("--do_train --train_dir {images}/train --config_overrides image_size=30", "patch_size"),
+    "drop path": ("--do_train --train_dir {images}/train --drop_path_rate 1", "drop_path_rate is 1"),
+    "no checkpoint": ("--do_train --train_dir {images}/train --model_name_or_path {wrong}/empty", "config.json"),
     "classes differ": (
-        "--do_train --train_dir {pictures}/validation --model_name_or_path {trained}",
+        "--do_train --train_dir {images}/validation --model_name_or_path {trained}",
         "6 classes and the data 3: pass --ignore_mismatched_sizes",
     ),
     "class of the validation absent": (
-        "--do_train --train_dir {pictures}/validation --do_eval --validation_dir {pictures}/train",
+        "--do_train --train_dir {images}/validation --do_eval --validation_dir {images}/train",
         "3 classes that the model does not have, such as five, four, three",
     ),
     "resume from nothing": ("--do_train --resume_from_checkpoint {wrong}/empty", "no folder of a complete checkpoint"),
-    "full output folder": ("--do_train --output_dir {pictures}", "is not empty"),
-    "policy": ("--do_train --train_dir {pictures}/train --auto_augment best", "--auto_augment is best|timm"),
-    "layer decay": ("--do_train --train_dir {pictures}/train --layer_decay 1.5", "--layer_decay is 1.5"),
-    "trainable": ("--do_train --train_dir {pictures}/train --trainable most", "--trainable is most"),
+    "full output folder": ("--do_train --output_dir {images}", "is not empty"),
+    "policy": ("--do_train --train_dir {images}/train --auto_augment best", "--auto_augment is best|timm"),
+    "layer decay": ("--do_train --train_dir {images}/train --layer_decay 1.5", "--layer_decay is 1.5"),
+    "trainable": ("--do_train --train_dir {images}/train --trainable most", "--trainable is most"),
     "teacher": (
-        "--do_train --train_dir {pictures}/validation --teacher_model_name_or_path {trained}",
+        "--do_train --train_dir {images}/validation --teacher_model_name_or_path {trained}",
         "the teacher has 6 classes and the model 3",
     ),
     "metric": (
-        "--do_train --train_dir {pictures}/validation --metric_for_best_model acc",
+        "--do_train --train_dir {images}/validation --metric_for_best_model acc",
         "--metric_for_best_model is acc, but it must be one of eval_loss, eval_top1, eval_mean_class_accuracy",
     ),
     "no full batch": (
-        "--do_train --train_dir {pictures}/train --per_device_train_batch_size 49 --dataloader_drop_last",
-        "leaves no batch of the 48 pictures",
+        "--do_train --train_dir {images}/train --per_device_train_batch_size 49 --dataloader_drop_last",
+        "leaves no batch of the 48 images",
     ),
     "two warm-ups": (
-        "--do_train --train_dir {pictures}/train --warmup_epochs 1 --warmup_steps 2",
+        "--do_train --train_dir {images}/train --warmup_epochs 1 --warmup_steps 2",
         "say the same: pass one",
     ),
 }
 
 
 @pytest.mark.parametrize("flags, message", WRONG_INPUT.values(), ids=WRONG_INPUT)
-def test_wrong_input_ends_with_a_sentence(flags, message, pictures, trained, tmp_path):
+def test_wrong_input_ends_with_a_sentence(flags, message, images, trained, tmp_path):
     wrong = tmp_path / "wrong"
     (wrong / "empty").mkdir(parents=True)
     (wrong / "unknown.yaml").write_text("depth: 3\n")
     (wrong / "broken.json").write_text('{"do_train": tr')
-    flags = flags.format(pictures=pictures, trained=trained, wrong=wrong).split()
+    flags = flags.format(images=images, trained=trained, wrong=wrong).split()
     if "--output_dir" not in flags:
         flags += ["--output_dir", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match=f"(?s)error: .*({message})"):
@@ -483,10 +483,10 @@ def test_overwrite_output_dir_trains_anew(script, training_flags, tmp_path):
     assert (tmp_path / "checkpoint-1" / "trainer_state.json").is_file()
 
 
-def test_checkpoint_of_other_flags_is_not_gone_on_from(script, pictures, training_flags, tmp_path):
+def test_checkpoint_of_other_flags_is_not_gone_on_from(script, images, training_flags, tmp_path):
     flags = [*training_flags.split(), "--output_dir", str(tmp_path / "out"), "--max_steps", "1"]
     assert script.main(flags)["train_loss"] > 0
-    shutil.copytree(pictures / "train", tmp_path / "train")
+    shutil.copytree(images / "train", tmp_path / "train")
     (tmp_path / "train" / "zero").rename(tmp_path / "train" / "nil")
     before = weights(tmp_path / "out")
     for other, message in (
@@ -524,29 +524,29 @@ def test_full_disk_keeps_the_checkpoints_before(name, training_flags, tmp_path):
     assert not list(tmp_path.glob(".checkpoint*"))
 
 
-def test_broken_picture_ends_the_run_or_is_left_out(script, pictures, training_flags, tmp_path):
-    """Also where worker processes read the pictures."""
-    shutil.copytree(pictures / "train", tmp_path / "train")
+def test_corrupt_image_ends_the_run_or_is_left_out(script, images, training_flags, tmp_path):
+    """Also where worker processes read the images."""
+    shutil.copytree(images / "train", tmp_path / "train")
     broken = tmp_path / "train" / "two" / "3.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    flags = training_flags.replace(str(pictures / "train"), str(tmp_path / "train"))
+    flags = training_flags.replace(str(images / "train"), str(tmp_path / "train"))
     flags += f" --dataloader_num_workers 1 --save_strategy no --output_dir {tmp_path / 'out'}"
-    with pytest.raises(SystemExit, match=r"^error: .*two/3.png.*--bad_images skip") as error:
+    with pytest.raises(SystemExit, match=r"^error: .*two/3.png.*--corrupt_images skip") as error:
         script.main(flags.split())
     assert "Traceback" not in str(error.value)
-    script.main([*flags.split(), "--bad_images", "skip"])
-    assert "two/3.png" in (tmp_path / "out" / "bad_images.txt").read_text()
+    script.main([*flags.split(), "--corrupt_images", "skip"])
+    assert "two/3.png" in (tmp_path / "out" / "corrupt_images.txt").read_text()
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-def test_stream_goes_on_where_it_was(script, pictures, training_flags, tmp_path):
+def test_stream_goes_on_where_it_was(script, images, training_flags, tmp_path):
     """Parquet files read while they are used, never held whole; two workers, and an interruption behind step 3."""
     pytest.importorskip("timm", reason="mixup is timm's")
-    data = datasets.load_dataset("imagefolder", data_dir=str(pictures / "train"), split="train").shuffle(seed=0)
+    data = datasets.load_dataset("imagefolder", data_dir=str(images / "train"), split="train").shuffle(seed=0)
     for part in range(4):
         data.shard(4, part).to_parquet(tmp_path / f"{part}.parquet")
     files = f"--dataset_name parquet --train_files {tmp_path}/*.parquet"
-    flags = training_flags.replace(f"--train_dir {pictures / 'train'}", files)
+    flags = training_flags.replace(f"--train_dir {images / 'train'}", files)
     flags += " --streaming --dataloader_num_workers 2 --save_steps 3 --mixup 0.8"
     script.main([*flags.split(), "--max_steps", "7", "--output_dir", str(tmp_path / "whole")])
     shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")

@@ -63,7 +63,7 @@ def run(name: str, *args, check: bool = True) -> subprocess.CompletedProcess:
     return finished
 
 
-def write_pictures(folder: Path, digits: range, per_class: int, skip: int = 0) -> Path:
+def write_images(folder: Path, digits: range, per_class: int, skip: int = 0) -> Path:
     """Real scans of digits as PNG files, one subfolder a class."""
     data = load_digits()
     for digit in digits:
@@ -73,20 +73,20 @@ def write_pictures(folder: Path, digits: range, per_class: int, skip: int = 0) -
     return folder
 
 
-def test_quickstart_writes_model_and_picture(tmp_path):
+def test_quickstart_writes_model_and_image(tmp_path):
     """After two steps; the model of an earlier run is replaced, and nothing is left beside it."""
     (tmp_path / "cait-digits").mkdir()
     (tmp_path / "cait-digits" / "old.txt").touch()
     output = run("quickstart", "--output_dir", tmp_path, "--max_steps", 2).stdout
     assert not (tmp_path / "cait-digits" / "old.txt").exists()
     stated = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
-    assert f"Of all 500 pictures of the sample it names {stated['sample_right']} right" in output
+    assert f"Of all 500 images of the sample it names {stated['sample_correct']} right" in output
     assert len(re.findall(r"^  \S.*?  \S.*?%\), .*?%\), .*?%\)$", output, re.MULTILINE)) == 12  # three guesses each
     assert re.search(r"^  CaiT before, .*%$\n^  CaiT after .*%$\n^  logistic .* 90.0%$", output, re.MULTILINE)
     assert str(tmp_path / "demo.png") in output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cait-digits", "demo.png"]
-    with Image.open(tmp_path / "demo.png") as picture:
-        assert min(picture.size) > 500
+    with Image.open(tmp_path / "demo.png") as image:
+        assert min(image.size) > 500
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "cait-digits")
     assert isinstance(model, CaitForImageClassification) and model.config.id2label[7] == "7"
 

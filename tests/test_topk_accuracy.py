@@ -81,7 +81,7 @@ ONES = np.ones((2, 6))
         ({"predictions": ONES, "references": [0, 1], "top_k": [0]}, "top_k holds 0"),
         ({"predictions": ONES, "references": [0, 6]}, "references holds 0 to 6; .* from 0 to 5"),
         ({"predictions": ONES, "references": [-1, 0]}, "references holds -1 to 0"),
-        ({"predictions": ONES, "references": [0]}, "one integer for each of the 2 pictures"),
+        ({"predictions": ONES, "references": [0]}, "one integer for each of the 2 images"),
         ({"predictions": ONES, "references": [0.0, 1.0]}, "dtype float64"),
         ({"predictions": ONES[0], "references": [0, 1]}, r"predictions has shape \(6,\)"),
         ({"predictions": ONES[:0], "references": []}, r"predictions has shape \(0, 6\)"),

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from random_weights import pictures, randomize_, tiny_config
-from test_scripts import TINY, load_script, write_pictures
+from random_weights import images, randomize_, tiny_config
+from test_scripts import TINY, load_script, write_images
 from transformers import TrainingArguments
 
 from cait_hf import CaitForImageClassification
-from cait_hf.training.data import PictureStream
+from cait_hf.training.data import ImageStream
 from cait_hf.training.trainer import ImageClassificationTrainer
 from cait_hf.training.transforms import collate
 
 
 def batches(value: float) -> list[dict]:
-    """Four pictures; the third has one pixel of the given value."""
-    pixel_values = pictures(4, 32)
+    """Four images; the third has one pixel of the given value."""
+    pixel_values = images(4, 32)
     pixel_values[2, 0, 5, 7] = value
     return [{"pixel_values": pixels, "labels": 1} for pixels in pixel_values]
 
@@ -55,13 +55,13 @@ def trainer(folder, train_dataset, train_collator=None, **arguments) -> ImageCla
     )
 
 
-def stream() -> PictureStream:
-    """Eight pictures without an end, in order; the classes alternate."""
+def stream() -> ImageStream:
+    """Eight images without an end, in order; the classes alternate."""
     features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("int64")})
-    pixels = (pictures(8, 32).movedim(1, -1).sigmoid() * 255).to(torch.uint8).numpy()
+    pixels = (images(8, 32).movedim(1, -1).sigmoid() * 255).to(torch.uint8).numpy()
     rows = {"image": [{"bytes": png(array), "path": None} for array in pixels], "label": [0, 1] * 4}
     table = datasets.Dataset.from_dict(rows, features=features).to_iterable_dataset()
-    found = PictureStream(table, "image", datasets.Image(), "label", ["a", "b"], True, "the data", endless=True)
+    found = ImageStream(table, "image", datasets.Image(), "label", ["a", "b"], True, "the data", endless=True)
     found.prepare(lambda image, key: torch.from_numpy(np.array(image)).movedim(-1, 0) / 255, {"a": 0, "b": 1})
     return found
 
@@ -124,7 +124,7 @@ def test_resuming_a_stream_needs_a_checkpoint(tmp_path):
 
 def test_script_ends_with_a_sentence(tmp_path):
     main = load_script("run_image_classification").main
-    write_pictures(tmp_path / "train", range(2), 4)
+    write_images(tmp_path / "train", range(2), 4)
     flags = f"--do_train --train_dir {tmp_path / 'train'} --config_overrides {TINY} --output_dir {tmp_path / 'out'}"
     flags += " --learning_rate 1e30 --lr_scheduler_type constant --max_steps 5 --per_device_train_batch_size 4"
     with pytest.raises(SystemExit, match="^error: The loss is (nan|inf) at step [2-5], so training stopped"):

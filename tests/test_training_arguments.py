@@ -120,7 +120,7 @@ def test_conflicts_end_with_a_sentence(flags, message):
         parse_arguments(flags.split())
 
 
-def test_base_learning_rate_is_for_512_pictures():
+def test_base_learning_rate_is_for_512_images():
     flags = ["--base_learning_rate", "5e-4", "--per_device_train_batch_size", "64"]
     args = parse_arguments([*DO_TRAIN, *flags, "--gradient_accumulation_steps", "4"])[3]
     assert args.learning_rate == pytest.approx(5e-4 * 64 * 4 / 512, rel=1e-12)

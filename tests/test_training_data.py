@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""`cait_hf.training.data`: pictures from every kind of source, streams shared by processes and workers, classes."""
+"""`cait_hf.training.data`: images from every kind of source, streams shared by processes and workers, classes."""
 
 import io
 import itertools
@@ -17,12 +17,12 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
-from test_scripts import NAMES, write_pictures
+from test_scripts import NAMES, write_images
 from torch.utils.data import DataLoader
 
 from cait_hf.training.arguments import DataArguments
-from cait_hf.training.bad_images import BadPictureError
-from cait_hf.training.data import KEY_BITS, PictureStream, describe, hold_out, load_data
+from cait_hf.training.corrupt_images import CorruptImageError
+from cait_hf.training.data import KEY_BITS, ImageStream, describe, hold_out, load_data
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
@@ -55,14 +55,14 @@ def class_of(item: dict) -> str:
 def load(tmp_path: Path, do_train: bool = True, do_eval: bool = False, **fields):
     """What `load_data` gives, prepared for a model that has the six classes in alphabetical order."""
     loaded = load_data(DataArguments(**fields), train=do_train, evaluate=do_eval, output_dir=tmp_path / "out")
-    for pictures in loaded:
-        if pictures is not None:
-            pictures.prepare(as_pixels, {name: index for index, name in enumerate(sorted(NAMES))})
+    for images in loaded:
+        if images is not None:
+            images.prepare(as_pixels, {name: index for index, name in enumerate(sorted(NAMES))})
     return loaded
 
 
-def first_pass(stream: PictureStream, workers: int = 0) -> list[dict]:
-    """The items of one pass of an endless stream over all 25 pictures, in a process."""
+def first_pass(stream: ImageStream, workers: int = 0) -> list[dict]:
+    """The items of one pass of an endless stream over all 25 images, in a process."""
     stream.endless = False
     return list(itertools.chain.from_iterable(DataLoader(stream, 2, num_workers=workers, collate_fn=list)))
 
@@ -143,10 +143,10 @@ SOURCES = {
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
 @pytest.mark.parametrize("fields", SOURCES.values(), ids=SOURCES)
-def test_every_source_gives_the_same_pictures_and_classes(fields, streaming, sources, tmp_path):
+def test_every_source_gives_the_same_images_and_classes(fields, streaming, sources, tmp_path):
     fields = {name: value.format(sources) for name, value in fields.items()}
     train, evaluation = load(tmp_path, streaming=streaming, **fields)
-    assert evaluation is None and isinstance(train, PictureStream) == streaming
+    assert evaluation is None and isinstance(train, ImageStream) == streaming
     assert sorted(train.class_names) == sorted(NAMES)
     items = first_pass(train) if streaming else list(train)
     indices = [index_of(item["pixel_values"]) for item in items]
@@ -158,14 +158,14 @@ def test_every_source_gives_the_same_pictures_and_classes(fields, streaming, sou
 
 def test_validation_files_are_matched_by_name(sources, tmp_path):
     """A validation folder with other numbers beside training data with numbers of their own."""
-    write_pictures(tmp_path / "validation", range(3), 2)
+    write_images(tmp_path / "validation", range(3), 2)
     files = {"train_files": f"{sources}/folder/**", "validation_files": f"{tmp_path}/validation/**"}
     train, evaluation = load(tmp_path, do_eval=True, dataset_name="imagefolder", **files)
     assert [class_of(item) for item in evaluation] == 2 * ["one"] + 2 * ["two"] + 2 * ["zero"]
     assert len(train) == 25
 
 
-def test_views_repeat_pictures_with_other_keys(sources, tmp_path):
+def test_views_repeat_images_with_other_keys(sources, tmp_path):
     train, _ = load(tmp_path, train_dir=str(sources / "folder"), max_train_samples=5)
     keys = []
     train.prepare(lambda image, key: (keys.append(key), as_pixels(image, key))[1], dict.fromkeys(NAMES, 0))
@@ -175,13 +175,13 @@ def test_views_repeat_pictures_with_other_keys(sources, tmp_path):
     assert keys == [item["key"] for item in items] == [2, 7, 12]
     assert len({index_of(item["pixel_values"]) for item in items}) == 1
     assert len(train) == 5
-    with pytest.raises(IndexError, match="the index is 15, but there are 3 views of 5 pictures"):
+    with pytest.raises(IndexError, match="the index is 15, but there are 3 views of 5 images"):
         train[15]
 
 
 def test_columns_that_are_not_asked_for_are_not_decoded(tmp_path):
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(NAMES)), "mask": datasets.Image()}
-    rows = {"image": [{"bytes": png(SCANS[0])}], "label": [TARGETS[0]], "mask": [{"bytes": b"no picture"}]}
+    rows = {"image": [{"bytes": png(SCANS[0])}], "label": [TARGETS[0]], "mask": [{"bytes": b"no image"}]}
     datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(tmp_path / "train.parquet")
     for streaming in (False, True):
         fields = {"dataset_name": str(tmp_path), "streaming": streaming}
@@ -191,20 +191,20 @@ def test_columns_that_are_not_asked_for_are_not_decoded(tmp_path):
         assert class_of(next(iter(train))) == NAMES[TARGETS[0]]
 
 
-def test_held_out_pictures_are_no_training_pictures(sources, tmp_path):
+def test_held_out_images_are_no_training_images(sources, tmp_path):
     train, evaluation = load(tmp_path, do_eval=True, train_dir=str(sources / "folder"), train_val_split=0.3)
-    indices = [{index_of(item["pixel_values"]) for item in pictures} for pictures in (train, evaluation)]
+    indices = [{index_of(item["pixel_values"]) for item in images} for images in (train, evaluation)]
     assert len(indices[1]) == 8 and indices[0] | indices[1] == set(range(25)) and not indices[0] & indices[1]
-    for pictures in (train, evaluation):
-        assert all(class_of(item) == NAMES[TARGETS[index_of(item["pixel_values"])]] for item in pictures)
-    with pytest.raises(ValueError, match="--train_val_split is 0.99, but of 25 pictures that leaves none on a side"):
+    for images in (train, evaluation):
+        assert all(class_of(item) == NAMES[TARGETS[index_of(item["pixel_values"])]] for item in images)
+    with pytest.raises(ValueError, match="--train_val_split is 0.99, but of 25 images that leaves none on a side"):
         hold_out(load(tmp_path, train_dir=str(sources / "folder"))[0], 0.99, seed=0)
 
 
 # --- streams ---
 
 
-def stream(sources: Path, tmp_path: Path, pattern: str = "train-*", **fields) -> PictureStream:
+def stream(sources: Path, tmp_path: Path, pattern: str = "train-*", **fields) -> ImageStream:
     files = f"{sources}/parquet/{pattern}.parquet"
     return load(tmp_path, dataset_name="parquet", train_files=files, streaming=True, shuffle_buffer=4, **fields)[0]
 
@@ -248,13 +248,13 @@ def test_each_pass_has_another_order_and_other_keys(sources, tmp_path):
     assert [item["key"] for item in itertools.islice(other_seed, 25)] != [item["key"] for item in passes[0]]
 
 
-@pytest.mark.parametrize("bad_images", ["error", "skip"])
+@pytest.mark.parametrize("corrupt_images", ["error", "skip"])
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
-def test_skipped_batches_are_those_that_came_first(workers, bad_images, sources, tmp_path):
+def test_skipped_batches_are_those_that_came_first(workers, corrupt_images, sources, tmp_path):
     """Over the end of passes, and with a worker for which no file is left (three workers, two files a process)."""
 
     def keys(skipped: int) -> list[list[int]]:
-        part = stream(sources, tmp_path, "train-[0-3]", bad_images=bad_images)
+        part = stream(sources, tmp_path, "train-[0-3]", corrupt_images=corrupt_images)
         part.split(0, 2)
         part.skip_batches(skipped, batch_size=4)
         loader = DataLoader(part, 4, num_workers=workers, collate_fn=lambda items: [item["key"] for item in items])
@@ -297,11 +297,11 @@ def test_stream_is_never_held_whole(tmp_path):
 
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(NAMES))})
     source = datasets.IterableDataset.from_generator(rows, features=features, gen_kwargs={"parts": [0]})
-    pictures = describe(source, DataArguments(), "the training data")
-    pictures.prepare(as_pixels, dict.fromkeys(NAMES, 0))
-    pictures.shuffle_buffer, pictures.endless = 8, True
+    images = describe(source, DataArguments(), "the training data")
+    images.prepare(as_pixels, dict.fromkeys(NAMES, 0))
+    images.shuffle_buffer, images.endless = 8, True
     read.clear()
-    assert len(list(itertools.islice(pictures, 20))) == 20
+    assert len(list(itertools.islice(images, 20))) == 20
     assert len(read) <= 20 + 8 + 2 * 16
 
 
@@ -344,7 +344,7 @@ def test_class_names_must_fit(sources, tmp_path):
     with pytest.raises(ValueError, match=r"the label '(four|five)' in the column json.word, but the classes are zero"):
         load(tmp_path, label_column_name="json.word", **files)
     part, _ = load(tmp_path, streaming=True, **files)
-    with pytest.raises(BadPictureError, match=r"^row \d of .*/train-\d.tar \(.*.png\): .* has the label [45]"):
+    with pytest.raises(CorruptImageError, match=r"^row \d of .*/train-\d.tar \(.*.png\): .* has the label [45]"):
         list(itertools.islice(DataLoader(part, num_workers=1, collate_fn=list), 25))
 
     with pytest.raises(ValueError, match="names its classes itself: drop it"):
@@ -364,16 +364,16 @@ def test_labels_that_are_none(tmp_path):
         load(tmp_path, dataset_name=str(tmp_path))
 
 
-def test_class_folder_without_pictures_is_named(sources, tmp_path, caplog):
-    write_pictures(tmp_path / "train", range(2), 2)
+def test_class_folder_without_images_is_named(sources, tmp_path, caplog):
+    write_images(tmp_path / "train", range(2), 2)
     (tmp_path / "train" / "six").mkdir()
     (tmp_path / "train" / "seven").mkdir()
-    (tmp_path / "train" / "seven" / "notes.txt").write_text("pictures follow")
+    (tmp_path / "train" / "seven" / "notes.txt").write_text("images follow")
     (tmp_path / "train" / ".thumbnails").mkdir()
     with caplog.at_level(logging.WARNING):
         train, _ = load(tmp_path, train_dir=str(tmp_path / "train"))
     assert train.class_names == ["one", "zero"]
-    assert "--train_dir: seven, six hold no pictures themselves and become no classes" in caplog.text
+    assert "--train_dir: seven, six hold no images themselves and become no classes" in caplog.text
     caplog.clear()
     load(tmp_path, train_dir=str(sources / "folder"))
     assert "become no classes" not in caplog.text
@@ -383,7 +383,7 @@ def test_class_folder_without_pictures_is_named(sources, tmp_path, caplog):
 @pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
 def test_class_folders_may_be_links(links, streaming, tmp_path):
     """As in a selection of the classes of a large data set."""
-    for folder in sorted(write_pictures(tmp_path / "real", range(3), 2).iterdir()):
+    for folder in sorted(write_images(tmp_path / "real", range(3), 2).iterdir()):
         place = tmp_path / "train" / folder.name
         place.parent.mkdir(exist_ok=True)
         place.symlink_to(folder) if len(list(place.parent.iterdir())) < links else shutil.copytree(folder, place)
@@ -394,7 +394,7 @@ def test_class_folders_may_be_links(links, streaming, tmp_path):
 
 
 def test_folder_that_cannot_be_read(sources, tmp_path, monkeypatch):
-    """Otherwise its pictures would be missing without a word."""
+    """Otherwise its images would be missing without a word."""
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "two" and access(path, mode))
     with pytest.raises(ValueError, match="--train_dir is .*, but .*/folder/two cannot be read: permission denied"):
@@ -411,12 +411,12 @@ def test_data_that_cannot_be_read(tmp_path):
 
 WRONG_INPUT = {
     "files without their format": ({"train_files": "a*"}, "--train_files and --validation_files need --dataset_name"),
-    "unknown answer to bad images": ({"bad_images": "maybe"}, "--bad_images is maybe, but it must be error or skip"),
+    "unknown answer": ({"corrupt_images": "maybe"}, "--corrupt_images is maybe, but it must be error or skip"),
     "empty buffer": ({"shuffle_buffer": 0}, "--shuffle_buffer is 0, but it must be at least 1"),
-    "no pictures to evaluate on": ({"max_eval_samples": 0}, "--max_eval_samples is 0, but it must be at least 1"),
+    "no images to evaluate on": ({"max_eval_samples": 0}, "--max_eval_samples is 0, but it must be at least 1"),
     "share of a stream": (
         {"streaming": True, "train_dir": "{0}/folder"},
-        "no pictures to evaluate on: .*--streaming holds out no share",
+        "no images to evaluate on: .*--streaming holds out no share",
     ),
 }
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from test_run_image_classification import SCRIPT_NAMES
-from test_scripts import SCRIPTS, TINY, load_script, write_pictures
+from test_scripts import SCRIPTS, TINY, load_script, write_images
 
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -32,17 +32,17 @@ WITH_EVERYTHING = """--drop_path_rate 0.2 --learning_rate 1e-2 --layer_decay 0.8
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    write_pictures(folder / "train", range(6), 8)
-    write_pictures(folder / "validation", range(6), 3, skip=8)
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder / "train", range(6), 8)
+    write_images(folder / "validation", range(6), 3, skip=8)
     return folder
 
 
 @pytest.fixture(scope="module")
-def flags(pictures) -> str:
+def flags(images) -> str:
     return (
-        f"--do_train --train_dir {pictures / 'train'} --config_overrides {MATTERS} --seed 5 --logging_steps 1 "
+        f"--do_train --train_dir {images / 'train'} --config_overrides {MATTERS} --seed 5 --logging_steps 1 "
         "--disable_tqdm true --save_strategy no --use_cpu"
     )
 
@@ -75,12 +75,12 @@ def log_of(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("engine", ["", "--torch_compile_backend eager --activation_checkpointing true"])
-def test_both_scripts_give_the_same_weights(engine, flags, pictures, tmp_path):
+def test_both_scripts_give_the_same_weights(engine, flags, images, tmp_path):
     """Plainly, and compiled (to a graph that PyTorch runs as it stands) with checkpointed activations."""
     pytest.importorskip("timm", reason="the augmentations and the average are timm's")
     flags += f" {engine} {WITH_EVERYTHING}"
     flags += " --per_device_train_batch_size 8 --gradient_accumulation_steps 2 --num_train_epochs 2"
-    flags += f" --do_eval --validation_dir {pictures / 'validation'} --eval_strategy epoch"
+    flags += f" --do_eval --validation_dir {images / 'validation'} --eval_strategy epoch"
     ours = [train(name, flags, tmp_path / name) for name in SCRIPT_NAMES]
     assert_equal(*ours)
     assert_equal(*(load_file(tmp_path / name / "ema" / "model.safetensors") for name in SCRIPT_NAMES))
@@ -136,7 +136,7 @@ def tensors_and_numbers(state: dict) -> dict:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1], ids=["classes", "shares of classes"])
 @pytest.mark.parametrize("name", SCRIPT_NAMES)
 def test_accumulated_batches_are_one_large_batch(name, smoothing, flags, tmp_path):
-    """48 pictures: 32 + 16 in the epoch, so the last step accumulates two batches of 8 only."""
+    """48 images: 32 + 16 in the epoch, so the last step accumulates two batches of 8 only."""
     flags += f" --optim sgd --learning_rate 0.2 --num_train_epochs 2 --label_smoothing_factor {smoothing}"
     large = train(name, f"{flags} --per_device_train_batch_size 32", tmp_path / "large")
     accumulate = "--per_device_train_batch_size 8 --gradient_accumulation_steps 4"
@@ -149,10 +149,10 @@ def test_accumulated_batches_are_one_large_batch(name, smoothing, flags, tmp_pat
 
 # Trainer's two processes are in `test_distributed.py`, too.
 @pytest.mark.parametrize("name", [pytest.param(SCRIPT_NAMES[0], marks=pytest.mark.slow), SCRIPT_NAMES[1]])
-def test_two_processes_train_as_one(name, flags, pictures, tmp_path):
+def test_two_processes_train_as_one(name, flags, images, tmp_path):
     """Gloo on the CPU; each process takes half of every batch."""
     flags += " --optim sgd --learning_rate 0.2 --num_train_epochs 2 --label_smoothing_factor 0.1 --do_eval"
-    flags += f" --validation_dir {pictures / 'validation'}"
+    flags += f" --validation_dir {images / 'validation'}"
     single = train(name, f"{flags} --per_device_train_batch_size 16", tmp_path / "single")
     command = [SCRIPTS / f"{name}.py", *flags.split(), "--per_device_train_batch_size", "8"]
     with warm_process.two_ranks(*command, "--output_dir", tmp_path / "double", log=tmp_path / "log") as processes:
@@ -161,14 +161,14 @@ def test_two_processes_train_as_one(name, flags, pictures, tmp_path):
     assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "log0.err").read_text()[-3000:]
     assert_close(load_file(tmp_path / "double" / "model.safetensors"), single)
     results = [json.loads((tmp_path / run / "all_results.json").read_text()) for run in ("single", "double")]
-    assert results[0]["eval_top1"] == results[1]["eval_top1"]  # each of the 18 pictures counted once
-    if name == "run_image_classification_no_trainer":  # Trainer weights pictures that fill the last batch up
+    assert results[0]["eval_top1"] == results[1]["eval_top1"]  # each of the 18 images counted once
+    if name == "run_image_classification_no_trainer":  # Trainer weights images that fill the last batch up
         assert results[0]["eval_loss"] == pytest.approx(results[1]["eval_loss"], rel=1e-4)
 
 
 # Both scripts give the same weights, which a test above holds to the bit.
 @pytest.mark.parametrize("name", [SCRIPT_NAMES[0], pytest.param(SCRIPT_NAMES[1], marks=pytest.mark.slow)])
-def test_beats_the_baseline_on_real_pictures(name, tmp_path):
+def test_beats_the_baseline_on_real_images(name, tmp_path):
     """1,437 scanned digits to train on, the last 360 held out; 8 epochs of a CaiT with 89,000 parameters.
 
     Measured: 0.917, 0.914 and 0.939 for seeds 0, 1 and 2; logistic regression on the pixels 0.900; chance 0.103.

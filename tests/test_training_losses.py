@@ -10,7 +10,7 @@ import math
 
 import pytest
 import torch
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from torch.nn import functional as F
 from transformers import TrainingArguments, ViTConfig, ViTImageProcessorPil
 
@@ -60,7 +60,7 @@ def test_training_computes_the_loss_of_the_model(soft, tmp_path):
     model = cait(num_labels=5)
     args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", remove_unused_columns=False)
     labels = torch.randn(4, 5).softmax(1).half() if soft else torch.tensor([0, 4, -100, 2], dtype=torch.int32)
-    inputs = {"pixel_values": pictures(4, 32), "labels": labels}
+    inputs = {"pixel_values": images(4, 32), "labels": labels}
     loss = ImageClassificationTrainer(model, args).compute_loss(model, inputs)
     assert torch.equal(loss, model(**inputs).loss)
 
@@ -69,10 +69,10 @@ CLASSES = {0: "ant", 1: "bee", 2: "cat", 3: "dog", 4: "elk"}
 
 
 def teacher(labels: dict[int, str] = CLASSES) -> CaitForImageClassification:
-    """A classifier in training mode, in which it would drop much; it does not like one class best of all pictures."""
+    """A classifier in training mode, in which it would drop much; it does not like one class best of all images."""
     model = cait(num_labels=len(labels), id2label=labels, hidden_dropout_prob=0.5)
     with torch.no_grad():
-        model.classifier.bias -= model(pixel_values=pictures(16, 32, seed=2)).logits.mean(0)
+        model.classifier.bias -= model(pixel_values=images(16, 32, seed=2)).logits.mean(0)
     return model.train()
 
 
@@ -86,7 +86,7 @@ def test_distillation_is_the_formula(kind, alpha, tau):
     """facebookresearch/deit, losses.py, written out; gradients too, and the labels may be mixed ones."""
     model = teacher()
     distil = distillation(model.double(), kind, alpha, tau)
-    seen = pictures(6, 32).double()
+    seen = images(6, 32).double()
     logits = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
     shares = torch.softmax(torch.randn(6, 5, dtype=torch.float64), dim=1)
     loss = distil(seen, logits, F.cross_entropy(logits, shares))
@@ -114,7 +114,7 @@ def test_teacher_never_trains():
     distil = distillation(model, "soft")
     logits = torch.randn(2, 5, requires_grad=True)
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
-    losses = [distil(pictures(2, 32), logits, logits.sum()) for _ in range(2)]
+    losses = [distil(images(2, 32), logits, logits.sum()) for _ in range(2)]
     assert torch.equal(*losses)
     losses[0].backward()
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -144,17 +144,17 @@ def test_teacher_has_its_own_order_of_classes():
     assert distillation(teacher({**twice, 1: "crane", 2: "bee"}), labels=twice).order.tolist() == [0, 2, 1, 3, 4]
 
     model, logits = teacher(mixed), torch.randn(4, 5)
-    loss = distillation(model, alpha=1.0)(pictures(4, 32), logits, torch.zeros(()))
+    loss = distillation(model, alpha=1.0)(images(4, 32), logits, torch.zeros(()))
     distil = distillation(copy.deepcopy(model))
     with torch.no_grad():
-        best = model(pixel_values=pictures(4, 32) * distil.scale + distil.shift).logits.argmax(1).tolist()
+        best = model(pixel_values=images(4, 32) * distil.scale + distil.shift).logits.argmax(1).tolist()
     index_of = {name: index for index, name in CLASSES.items()}
     classes = torch.tensor([index_of[mixed[index]] for index in best])
     torch.testing.assert_close(loss, F.cross_entropy(logits, classes), rtol=1e-6, atol=0)
 
 
 def test_teachers_of_imagenet_may_spell_its_classes_otherwise():
-    """As timm's do, whose 1000 names differ from ours in the two cranes; folders of pictures are called by synsets."""
+    """As timm's do, whose 1000 names differ from ours in the two cranes; folders of images are called by synsets."""
     data = pytest.importorskip("timm.data", reason="the names of timm's teachers, and the list of synsets")
     info, ours = data.ImageNetInfo(), imagenet_1k_labels()
     theirs = dict(enumerate(info.label_descriptions()))
@@ -294,7 +294,7 @@ def test_same_place_in_training_drops_the_same_branches():
     def logits(*place: int) -> torch.Tensor:
         seed_forward_pass(*place)
         with torch.no_grad():
-            return model(pixel_values=pictures(8, 32)).logits
+            return model(pixel_values=images(8, 32)).logits
 
     first = logits(0, 3, 1, 0)
     torch.randn(7)
@@ -312,6 +312,6 @@ def test_activation_checkpointing_drops_the_same_branches():
         if checkpointing:
             model.gradient_checkpointing_enable()
         seed_forward_pass(0, 1, 0, 0)
-        model(pixel_values=pictures(8, 32), labels=torch.arange(8) % 5).loss.backward()
+        model(pixel_values=images(8, 32), labels=torch.arange(8) % 5).loss.backward()
         results.append({name: parameter.grad for name, parameter in model.named_parameters()})
     assert_same(*results)

@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from cait_hf import CaitForImageClassification
@@ -33,11 +33,11 @@ def test_by_hand(clock):
     assert timer.summary() == timer.postfix() == {}
     clock.pass_(1000)  # loading the model
     timer.skip()
-    for wait, work, images in ((20, 5, 8), (1, 3, 8), (2, 4, 4)):
+    for wait, work, count in ((20, 5, 8), (1, 3, 8), (2, 4, 4)):
         with timer.waiting():
             clock.pass_(wait)
         clock.pass_(work)
-        timer.step(images)
+        timer.step(count)
         clock.pass_(50)  # evaluation
         timer.skip()
     summary = timer.summary()
@@ -145,7 +145,7 @@ class SlowEvents(TrainerCallback):
 
 
 def train(folder, clock, resume=None, **arguments) -> StepTimer:
-    data = [{"pixel_values": row, "labels": index % 5} for index, row in enumerate(pictures(10, 32))]
+    data = [{"pixel_values": row, "labels": index % 5} for index, row in enumerate(images(10, 32))]
     trainer = TimedTrainer(
         model=randomize_(CaitForImageClassification(tiny_config(num_hidden_layers=1))),
         args=TrainingArguments(
@@ -188,7 +188,7 @@ def bars(monkeypatch) -> list:
 
 def test_trainer_shows_and_measures(tmp_path, clock, bars, capsys):
     timer = train(tmp_path, clock, disable_tqdm=False)
-    # 6 steps: of 2, 2 and 1 batches an epoch; without the first 8 batches of 4 seconds are left, 16 pictures
+    # 6 steps: of 2, 2 and 1 batches an epoch; without the first 8 batches of 4 seconds are left, 16 images
     assert timer.summary()["train_images_per_second"] == 16 / 32
     assert timer.summary()["train_data_wait_share"] == 1 / 4
     (bar,) = bars

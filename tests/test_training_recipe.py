@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from transformers import (
     CLIPConfig,
     CLIPForImageClassification,
@@ -234,7 +234,7 @@ def test_adapters_are_merged_when_saved(tmp_path):
         for name, parameter in adapted.named_parameters():
             if "lora" in name or "modules_to_save" in name:
                 parameter.normal_(std=0.2)
-    seen = pictures(2, 32)
+    seen = images(2, 32)
     with torch.no_grad():
         expected, plain = adapted.eval()(pixel_values=seen).logits, cait()(pixel_values=seen).logits
     before = {name: value.clone() for name, value in adapted.state_dict().items()}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
 
 from cait_hf import CaitForImageClassification, topk_accuracy
@@ -26,12 +26,12 @@ from cait_hf.training.card import Dataset, write_model_card
 from cait_hf.training.report import environment, write_report
 
 
-def random_logits(num_pictures: int, num_classes: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
+def random_logits(num_images: int, num_classes: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
     """Coarse scores, so that many are equal, and labels that are often among the best."""
     rng = np.random.default_rng(seed)
-    logits = rng.integers(0, 2 * num_classes, (num_pictures, num_classes)).astype(np.float32)
-    labels = rng.integers(0, num_classes, num_pictures)
-    logits[np.arange(num_pictures), labels] += rng.integers(0, 2 * num_classes, num_pictures)
+    logits = rng.integers(0, 2 * num_classes, (num_images, num_classes)).astype(np.float32)
+    labels = rng.integers(0, num_classes, num_images)
+    logits[np.arange(num_images), labels] += rng.integers(0, 2 * num_classes, num_images)
     return torch.tensor(logits), labels
 
 
@@ -41,15 +41,15 @@ def result_of(labels: list[int], predicted: list[int], num_classes: int) -> dict
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("num_pictures, num_classes", [(2500, 20), (300, 6), (300, 5), (300, 3), (400, 1000)])
-def test_equals_the_metric_on_whole_logits(num_pictures, num_classes, dtype):
-    logits, labels = random_logits(num_pictures, num_classes)
+@pytest.mark.parametrize("num_images, num_classes", [(2500, 20), (300, 6), (300, 5), (300, 3), (400, 1000)])
+def test_equals_the_metric_on_whole_logits(num_images, num_classes, dtype):
+    logits, labels = random_logits(num_images, num_classes)
     logits = logits.to(dtype)
     top_k = [1, 5] if num_classes > 5 else [1]
     metric = evaluate.load(topk_accuracy.__file__, keep_in_memory=True)
     expected = metric.compute(predictions=logits, references=labels, top_k=top_k)
     best = torch.cat([best_classes(rows) for rows in logits.split(64)])
-    assert best.shape == (num_pictures, min(5, num_classes))
+    assert best.shape == (num_images, min(5, num_classes))
     result = classification_metrics(best, torch.tensor(labels), num_classes)
     assert {name: result[name] for name in result if name.startswith("top")} == expected
     assert 0.1 < expected["top1"] < 0.95 and expected["top1"] <= expected.get("top5", 1)
@@ -58,7 +58,7 @@ def test_equals_the_metric_on_whole_logits(num_pictures, num_classes, dtype):
 def test_equal_scores_and_zeros_of_both_signs_rank_by_index():
     logits = torch.tensor([[-0.0, 0.0, -0.0, 1.0, 0.0, -0.0], [-np.inf, 2.0, np.inf, 2.0, -np.inf, 2.0]])
     assert best_classes(logits).tolist() == [[3, 0, 1, 2, 4], [2, 1, 3, 5, 0]]
-    assert torch.equal(best_classes((logits, pictures(2, 4)), labels=None), best_classes(logits))
+    assert torch.equal(best_classes((logits, images(2, 4)), labels=None), best_classes(logits))
 
 
 def test_classes_against_scikit_learn():
@@ -73,7 +73,7 @@ def test_classes_against_scikit_learn():
     assert result["top1"] == pytest.approx(sklearn.accuracy_score(labels, predicted))
 
 
-def test_class_without_pictures_has_no_accuracy():
+def test_class_without_images_has_no_accuracy():
     result = result_of(labels=[0, 0, 2, 2], predicted=[0, 1, 2, 2], num_classes=4)
     assert result["class_accuracy"] == [0.5, None, 1.0, None]
     assert result["confusion_matrix"].tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
@@ -84,19 +84,19 @@ def test_refuses_nan_and_labels_that_are_no_class():
     logits, labels = random_logits(9, 6)
     logits[4, 2] = np.nan
     assert (best_classes(logits) == -1).all(dim=1).tolist() == [row == 4 for row in range(9)]
-    with pytest.raises(ValueError, match="NaN for 1 of 9 pictures"):
+    with pytest.raises(ValueError, match="NaN for 1 of 9 images"):
         classification_metrics(best_classes(logits), labels, 6)
     best = best_classes(logits.nan_to_num())
     for wrong in (-1, 6):
         with pytest.raises(ValueError, match=f"references holds .*{wrong}"):
             classification_metrics(best, np.where(np.arange(9) == 3, wrong, labels), 6)
-    with pytest.raises(ValueError, match="labels has no picture"):
+    with pytest.raises(ValueError, match="labels has no image"):
         classification_metrics(best[:0], labels[:0], 6)
 
 
 def test_trainer_evaluates_with_the_best_classes_alone(tmp_path):
     model = randomize_(CaitForImageClassification(tiny_config(num_labels=6)))
-    pixel_values = pictures(22, 32)
+    pixel_values = images(22, 32)
     labels = [0, 1, 2, 3, 4] * 4 + [0, 1]
     trainer = Trainer(
         model=model,
@@ -149,9 +149,9 @@ def test_metrics_file(tmp_path, results):
     }
     assert figures["train"] == {"train_loss": 1.8}
     assert figures["classes"] == [
-        {"name": NAMES[0], "pictures": 3, "accuracy": pytest.approx(2 / 3), "ema_accuracy": 1.0},
-        {"name": "crane", "pictures": 2, "accuracy": 0.5, "ema_accuracy": 1.0},
-        {"name": "crane", "pictures": 0, "accuracy": None, "ema_accuracy": None},
+        {"name": NAMES[0], "images": 3, "accuracy": pytest.approx(2 / 3), "ema_accuracy": 1.0},
+        {"name": "crane", "images": 2, "accuracy": 0.5, "ema_accuracy": 1.0},
+        {"name": "crane", "images": 0, "accuracy": None, "ema_accuracy": None},
     ]
     assert figures["confusion_matrix"]["raw"] == [[2, 0, 1], [1, 1, 0], [0, 0, 0]]
     assert figures["hardware"]["processes"] == 3 and figures["hardware"]["cores"] >= 1
@@ -168,8 +168,8 @@ def test_json_of_anything():
     }
 
 
-def test_pictures_are_written_and_replaced(tmp_path, results):
-    pytest.importorskip("matplotlib", reason="draws the pictures")
+def test_images_are_written_and_replaced(tmp_path, results):
+    pytest.importorskip("matplotlib", reason="draws the images")
     for _ in range(2):
         written = write_report(tmp_path, results=results, class_names=NAMES, log_history=LOG)
         assert sorted(path.name for path in written) == sorted(path.name for path in tmp_path.iterdir())
@@ -180,7 +180,7 @@ def test_pictures_are_written_and_replaced(tmp_path, results):
 
 
 def test_curves_show_what_was_logged():
-    pytest.importorskip("matplotlib", reason="draws the pictures")
+    pytest.importorskip("matplotlib", reason="draws the images")
     losses, accuracies = report.draw_learning_curves(LOG).axes
     lines = {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for line in losses.lines}
     x, y = lines.pop("training: nan")
@@ -199,17 +199,17 @@ def test_curves_show_what_was_logged():
     assert report.draw_learning_curves(LOG[:1]) is None
 
 
-@pytest.mark.filterwarnings("error::RuntimeWarning")  # of a class without pictures
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # of a class without images
 @pytest.mark.parametrize("num_classes, counts", [(3, True), (40, True), (100, False)])
 def test_confusion_matrix_shows_what_fits(num_classes, counts):
-    pytest.importorskip("matplotlib", reason="draws the pictures")
+    pytest.importorskip("matplotlib", reason="draws the images")
     matrix = np.diag(np.full(num_classes, 7))
     matrix[0, 1] = 21  # three quarters of the first row
     matrix[2] = 0
     axes = report.draw_confusion_matrix(matrix, [f"{index} " + 30 * "x" for index in range(num_classes)]).axes[0]
     shares = axes.images[0].get_array()
     assert (shares[0, 0], shares[0, 1], shares[1, 1]) == (0.25, 0.75, 1.0)
-    assert shares.mask[2].all() and shares.mask[1, 0]  # white: never happened, no picture
+    assert shares.mask[2].all() and shares.mask[1, 0]  # white: never happened, no image
     texts = {(int(y), int(x)): text.get_text() for text in axes.texts for x, y in [text.get_position()]}
     assert texts == ({(int(y), int(x)): str(matrix[y, x]) for y, x in zip(*matrix.nonzero())} if counts else {})
     labels = [label.get_text() for label in axes.get_yticklabels()]
@@ -218,7 +218,7 @@ def test_confusion_matrix_shows_what_fits(num_classes, counts):
 
 
 def test_confusion_matrix_of_many_classes_has_indices():
-    pytest.importorskip("matplotlib", reason="draws the pictures")
+    pytest.importorskip("matplotlib", reason="draws the images")
     axes = report.draw_confusion_matrix(np.eye(1000, dtype=int), [str(index) for index in range(1000)]).axes[0]
     assert axes.get_ylabel() == "index of the true class" and len(axes.get_yticks()) < 20
 
@@ -242,7 +242,7 @@ def write_card(folder, results, model=None, **changes):
         "model": model,
         "model_name": "owner/my-cait",
         "base_model": "timm/cait_xxs24_224.fb_dist_in1k",
-        "dataset": Dataset("owner/pictures", config="large", split="test"),
+        "dataset": Dataset("owner/images", config="large", split="test"),
         "results": results,
         "settings": {"learning_rate": 5e-5, "seed": 3, "layers": None, "note": "a | b", "long": 300 * "x"},
         "train_metrics": {"train_images_per_second": 12.345, "train_peak_memory_mib": 512.0},
@@ -258,7 +258,7 @@ def test_card_states_what_was_measured(tmp_path, results):
     assert metadata["library_name"] == "transformers" and metadata["pipeline_tag"] == "image-classification"
     assert metadata["tags"] == ["cait", "image-classification", "vision", card.MARKER]
     assert metadata["base_model"] == "timm/cait_xxs24_224.fb_dist_in1k"
-    assert metadata["datasets"] == ["owner/pictures"] and metadata["metrics"] == ["accuracy"]
+    assert metadata["datasets"] == ["owner/images"] and metadata["metrics"] == ["accuracy"]
     assert "license" not in metadata
     assert [(result.metric_name, result.metric_value) for result in written.data.eval_results] == [
         ("top-1 accuracy", 0.6),
@@ -267,18 +267,18 @@ def test_card_states_what_was_measured(tmp_path, results):
         ("mean accuracy of the classes, EMA", 1.0),
     ]
     identity = {(row.dataset_type, row.dataset_config, row.dataset_split) for row in written.data.eval_results}
-    assert identity == {("owner/pictures", "large", "test")} and written.data.model_name == "my-cait"
+    assert identity == {("owner/images", "large", "test")} and written.data.model_name == "my-cait"
 
     text = written.text
     assert "| as trained, in this repository | 60.00% | 58.33% | 0.5000 |" in text
     assert "| their moving average (EMA) | 100.00% | 100.00% | nan |" in text
     averaged = write_card(tmp_path / "averaged", {"ema": results["ema"]}, saved="ema").read_text()
     assert "| their moving average (EMA), in this repository | 100.00%" in averaged and "as trained" not in averaged
-    assert "Measured on 5 pictures of [owner/pictures]" in text and "3 classes apart: a, b, c." in text
+    assert "Measured on 5 images of [owner/images]" in text and "3 classes apart: a, b, c." in text
     assert "import cait_hf  # registers CaiT" in text and 'from_pretrained("owner/my-cait")' in text
     assert "| learning_rate | `5e-05` |" in text and "| note | `a \\| b` |" in text and "| seed | `3` |" in text
     assert "layers" not in text and "top-5" not in text and "license" not in text.lower()
-    assert "| pictures per second in training, all processes | 12.35 |" in text and "| processes | 4 |" in text
+    assert "| images per second in training, all processes | 12.35 |" in text and "| processes | 4 |" in text
     assert list(path.parent.iterdir()) == [path] and path.read_text().endswith("|\n")
     for code in text.split("```python")[1:]:
         compile(code.split("```")[0], "card", "exec")
@@ -337,7 +337,7 @@ def test_card_of_the_user_stays(text, tmp_path, results, caplog):
 def test_our_card_is_replaced(tmp_path, results):
     write_card(tmp_path, {})
     path = write_card(tmp_path, results)
-    assert "Measured on 5 pictures" in path.read_text()
+    assert "Measured on 5 images" in path.read_text()
     kept = path.read_text().replace(f"- {card.MARKER}\n", "")  # as its comment says
     path.write_text(kept)
     assert write_card(tmp_path, {}) is None and path.read_text() == kept

@@ -119,8 +119,8 @@ def test_entries_have_logits_or_a_reason():
     assert entries()[SYNTHETIC]["logits"] is not None
 
 
-def test_formula_of_the_pictures():
-    wide, tall = map(np.asarray, verify_checkpoint.formula_pictures(tiny_config()))
+def test_formula_of_the_images():
+    wide, tall = map(np.asarray, verify_checkpoint.formula_images(tiny_config()))
     assert wide.shape == (40, 48, 3) and tall.shape == (48, 40, 3)
     assert wide[7, 30].tolist() == [(30 + 21 + 13) % 256, (60 + 14 + 13) % 256, (90 + 7 + 13) % 256]
     assert tall[47, 39].tolist() == [(117 + 141 + 114) % 256, (156 + 94 + 114) % 256, (195 + 47 + 114) % 256]
@@ -171,9 +171,9 @@ def test_other_preprocessing_is_noticed(checkpoint, changes, capsys):
     assert_refused(verify(checkpoint), capsys, "differ from those recorded")
 
 
-def test_pictures_of_another_size_are_refused(checkpoint, capsys):
+def test_images_of_another_size_are_refused(checkpoint, capsys):
     change_json(checkpoint / "preprocessor_config.json", crop_size={"height": 40, "width": 40})
-    assert_refused(verify(checkpoint), capsys, "makes pictures of shape (2, 3, 40, 40)", "needs (2, 3, 32, 32)")
+    assert_refused(verify(checkpoint), capsys, "makes images of shape (2, 3, 40, 40)", "needs (2, 3, 32, 32)")
 
 
 def test_remote_code_in_the_folder_is_not_run(checkpoint):
@@ -193,7 +193,7 @@ def test_official_geometry_without_recorded_logits(tmp_path, capsys, monkeypatch
     content = json.loads(verify_checkpoint.EXPECTED_LOGITS.read_text())
     content["checkpoints"]["cait-xxs24-224"]["geometry"]["num_hidden_layers"] = 1
     (tmp_path / "expected.json").write_text(json.dumps(content))
-    monkeypatch.setattr(verify_checkpoint, "prepare_pictures", None)
+    monkeypatch.setattr(verify_checkpoint, "prepare_images", None)
     exit_code = verify(tmp_path, "--expected", tmp_path / "expected.json")
     assert_refused(exit_code, capsys, "has no logits for cait-xxs24-224", "official weights", "pass --against timm.")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from random_weights import pictures, randomize_, tiny_config
+from random_weights import images, randomize_, tiny_config
 from transformers import ViTConfig, ViTModel
 
 from cait_hf import (
@@ -41,7 +41,7 @@ def model():
 
 @pytest.mark.parametrize("base_model", [False, True])
 def test_maps_are_those_of_the_model(model, base_model):
-    pixel_values = pictures(2, 32, 48)
+    pixel_values = images(2, 32, 48)
     maps = class_attention_maps(model.cait if base_model else model, pixel_values)
     assert maps.shape == (2, 2, 4, 4, 6) and maps.dtype == np.float32
     with torch.no_grad():
@@ -55,10 +55,10 @@ def test_maps_are_those_of_the_model(model, base_model):
 def test_maps_at_another_resolution_and_in_training(model):
     model.train()
     try:
-        maps = class_attention_maps(model, pictures(1, 64, 40), interpolate_pos_encoding=True)
+        maps = class_attention_maps(model, images(1, 64, 40), interpolate_pos_encoding=True)
         assert maps.shape == (1, 2, 4, 8, 5) and model.training
         with pytest.raises(ValueError, match="interpolate_pos_encoding"):
-            class_attention_maps(model, pictures(1, 64, 40))
+            class_attention_maps(model, images(1, 64, 40))
         assert model.training
     finally:
         model.eval()
@@ -68,13 +68,13 @@ def test_no_map_of_the_patch_stage_is_made_for_the_class_token(model, monkeypatc
     seen = {}
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda *args, **kwargs: seen.update(kwargs) or forward(*args, **kwargs))
-    class_attention_maps(model, pictures(1, 32, 48))
+    class_attention_maps(model, images(1, 32, 48))
     assert seen["output_class_attentions"] and not seen.get("output_attentions")
 
 
 @pytest.mark.parametrize("patch", [(0, 0), (1, 4), (3, 5)])
 def test_patch_maps_are_the_rows_of_the_model(model, patch):
-    pixel_values = pictures(2, 32, 48)
+    pixel_values = images(2, 32, 48)
     maps = patch_attention_maps(model, pixel_values, patch)
     assert maps.shape == (2, 3, 4, 4, 6) and maps.dtype == np.float32
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_patch_maps_are_the_rows_of_the_model(model, patch):
 @pytest.mark.parametrize("model_class", [CaitModel, CaitBackbone, CaitForMaskedImageModeling])
 def test_patch_maps_of_every_model_with_a_patch_stage(model_class):
     model = randomize_(model_class(tiny_config(patch_size=(8, 4))))
-    maps = patch_attention_maps(model, pictures(1, 24, 40), (2, 9), interpolate_pos_encoding=True)
+    maps = patch_attention_maps(model, images(1, 24, 40), (2, 9), interpolate_pos_encoding=True)
     assert maps.shape == (1, 3, 4, 3, 10)
 
 
@@ -113,7 +113,7 @@ def rollout_by_hand(attentions: list, class_attentions: list) -> np.ndarray:
 @pytest.mark.parametrize("size", [(32, 48), (40, 24)])
 def test_rollout_equals_the_product_of_whole_matrices_in_float64(size):
     model = randomize_(CaitForImageClassification(tiny_config(image_size=(32, 48)))).double()
-    pixel_values = pictures(2, *size)
+    pixel_values = images(2, *size)
     rollout = attention_rollout(model, pixel_values, interpolate_pos_encoding=True)
     rows, columns = size[0] // 8, size[1] // 8
     assert rollout.shape == (2, 4, rows, columns) and rollout.dtype == np.float32
@@ -133,7 +133,7 @@ def test_rollout_equals_the_product_of_whole_matrices_in_float64(size):
 def test_rollout_does_not_depend_on_how_a_head_shares_its_factor_with_its_values():
     """A mixed head times a factor, its values divided by it: the same logits, and the same rollout."""
     model = randomize_(CaitForImageClassification(tiny_config()))
-    pixel_values = pictures(1, 32)
+    pixel_values = images(1, 32)
     logits, rollout = model(pixel_values).logits, attention_rollout(model, pixel_values)
     for layer in model.cait.layers:
         for head, factor in ((0, -1.0), (2, 3.0), (3, -0.5)):
@@ -152,7 +152,7 @@ def test_rollout_through_layers_without_weights_is_that_of_the_class_stage():
     for layer in model.layers:
         layer.attention.proj_w_weight.zero_()
         layer.attention.proj_w_bias.zero_()
-    rollout = attention_rollout(model, pictures(1, 32))[0]
+    rollout = attention_rollout(model, images(1, 32))[0]
     np.testing.assert_allclose(rollout, np.broadcast_to(rollout[-1:], rollout.shape), rtol=1e-6)
     assert rollout[0].std() > 0
 
@@ -192,14 +192,14 @@ def model_that_looks_for_bright_patches(image_size: tuple[int, int], patch_size:
 @pytest.mark.parametrize("what", ["class", "patch", "rollout", "rollout of the patch stage"])
 @torch.no_grad()
 def test_a_patch_that_draws_attention_lights_up(what, y, x, patch_size):
-    """One white patch in a black, wide picture: the hottest place of the overlay on a gray picture is that patch."""
+    """One white patch in a black, wide image: the hottest place of the overlay on a gray image is that patch."""
     model = model_that_looks_for_bright_patches((32, 48), patch_size)
     height, width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
     row, column = y // height, x // width
-    picture = np.zeros((32, 48, 3), dtype=np.uint8)
-    picture[row * height : (row + 1) * height, column * width : (column + 1) * width] = 255
+    image = np.zeros((32, 48, 3), dtype=np.uint8)
+    image[row * height : (row + 1) * height, column * width : (column + 1) * width] = 255
     processor = CaitImageProcessorPil(do_resize=False, do_center_crop=False, do_normalize=False)
-    pixel_values = processor(picture, return_tensors="pt").pixel_values
+    pixel_values = processor(image, return_tensors="pt").pixel_values
     if what == "class":
         maps = class_attention_maps(model, pixel_values)[0, 0]
     elif what == "patch":
@@ -219,7 +219,7 @@ def test_a_patch_that_draws_attention_lights_up(what, y, x, patch_size):
 
 
 def hottest(overlay: Image.Image) -> tuple[float, float]:
-    """(x, y) of the middle of what is brightest in an overlay on a gray picture."""
+    """(x, y) of the middle of what is brightest in an overlay on a gray image."""
     values = np.asarray(overlay, dtype=float).sum(axis=-1)
     y, x = np.nonzero(values > values.max() - 10)
     return x.mean(), y.mean()
@@ -228,7 +228,7 @@ def hottest(overlay: Image.Image) -> tuple[float, float]:
 @pytest.mark.parametrize("size", [(60, 60), (120, 60), (60, 120), (101, 67)])
 @pytest.mark.parametrize("cell", [(0, 0), (2, 1), (3, 3)])
 def test_overlay_lies_on_the_part_that_the_model_saw(size, cell):
-    """A picture loses what exceeds the centered square: a lit cell must appear in its place of that square."""
+    """An image loses what exceeds the centered square: a lit cell must appear in its place of that square."""
     attention = np.zeros((4, 4))
     attention[cell] = 1.0
     overlay = overlay_attention(Image.new("RGB", size, GRAY), attention)
@@ -244,7 +244,7 @@ def test_overlay_lies_on_the_part_that_the_model_saw(size, cell):
         assert pixels[:, 30:90].min() > 20
 
 
-def test_overlay_of_a_map_that_is_not_square_covers_a_picture_of_its_ratio():
+def test_overlay_of_a_map_that_is_not_square_covers_an_image_of_its_ratio():
     attention = np.zeros((2, 6))
     attention[1, 5] = 1.0
     x, y = hottest(overlay_attention(Image.new("L", (180, 60), 128), attention))
@@ -277,7 +277,7 @@ def test_outline_leaves_the_image_as_it_was():
     assert (np.asarray(image) == 128).all()
 
 
-def test_flat_maps_and_no_strength_leave_the_picture():
+def test_flat_maps_and_no_strength_leave_the_image():
     image = Image.new("RGB", (10, 10), GRAY)
     flat = np.asarray(overlay_attention(image, np.full((2, 2), 0.5)))
     assert (flat == flat[0, 0]).all()
@@ -305,7 +305,7 @@ def test_overlay_refuses_wrong_input(image, attention, strength, message):
 def test_maps_refuse_wrong_input(model, maps):
     more = [(0, 0)] if maps is patch_attention_maps else []
     with pytest.raises(ValueError, match=r"pixel_values has shape \(3, 32, 48\)"):
-        maps(model, pictures(1, 32, 48)[0], *more)
+        maps(model, images(1, 32, 48)[0], *more)
     vit = ViTModel(
         ViTConfig(
             hidden_size=8,
@@ -317,43 +317,43 @@ def test_maps_refuse_wrong_input(model, maps):
         )
     )
     with pytest.raises(ValueError, match="model is a ViTModel, but only"):
-        maps(vit, pictures(1, 32), *more)
+        maps(vit, images(1, 32), *more)
     if maps is not patch_attention_maps:
         with pytest.raises(ValueError, match="model is a CaitForMaskedImageModeling, but only .* class-attention"):
-            maps(CaitForMaskedImageModeling(tiny_config()), pictures(1, 32))
+            maps(CaitForMaskedImageModeling(tiny_config()), images(1, 32))
 
 
 @pytest.mark.parametrize("patch", [(4, 0), (0, 6), (-1, 0)])
-def test_patch_outside_the_picture_is_refused(model, patch):
+def test_patch_outside_the_image_is_refused(model, patch):
     with pytest.raises(ValueError, match=r"patch is \(.*from 0 to 3 and the column from 0 to 5"):
-        patch_attention_maps(model, pictures(1, 32, 48), patch)
+        patch_attention_maps(model, images(1, 32, 48), patch)
     with pytest.raises(ValueError, match=r"patch is \(.*4 rows and 6 columns"):
         outline_patch(Image.new("L", (48, 32)), patch, (4, 6))
 
 
 @pytest.mark.parametrize("patch_size, edges", [(1, (110, 30, 119, 39)), ((1, 2), (90, 30, 109, 39))])
 def test_frame_lies_around_the_patch(patch_size, edges):
-    """4 x 8 patches on a picture 180 pixels wide and 40 high: the model saw the middle 80, or 160, pixels of it."""
+    """4 x 8 patches on an image 180 pixels wide and 40 high: the model saw the middle 80, or 160, pixels of it."""
     framed = outline_patch(Image.new("L", (180, 40), 128), (3, 6 if patch_size == 1 else 4), (4, 8), patch_size)
     white = np.argwhere((np.asarray(framed) == 255).all(axis=-1))
     assert framed.size == (180, 40)
     left, top, right, bottom = edges
-    # the lower edge lies outside the picture
+    # the lower edge lies outside the image
     assert white[:, 1].min() == left - 1 and white[:, 1].max() == right + 1 and white[:, 0].min() == top - 1
 
 
-def test_grid_shows_pictures_and_colors_of_right_and_wrong():
+def test_grid_shows_images_and_colors_of_right_and_wrong():
     red, blue = Image.new("RGB", (8, 8), "#ff0000"), Image.new("RGB", (30, 10), "#0000ff")
     grid = prediction_grid([red, blue], 2 * [PREDICTION], references=["cat", "dog"], overlays=[blue, red], title="Two")
     colors = {color: count for count, color in grid.getcolors(1 << 24)}
-    # a square panel is filled, a picture three times as wide as high fills a third of its panel
+    # a square panel is filled, an image three times as wide as high fills a third of its panel
     assert colors[255, 0, 0] == 2 * 128 * 128
     assert colors[0, 0, 255] == 2 * 128 * 43
     right, wrong = (26, 127, 55), (207, 34, 46)
     assert colors[right] > 500 and colors[wrong] > 500
     assert grid.getbbox() == (0, 0, *grid.size)
 
-    def green(rank: int) -> bool:  # bars stand below the picture, 18 pixels each
+    def green(rank: int) -> bool:  # bars stand below the image, 18 pixels each
         top = 16 + 128 + 6 + 18 * rank
         bars = prediction_grid([red], [PREDICTION], references=[PREDICTION[1]["label"]]).crop((0, top, 160, top + 18))
         return right in {color for _, color in bars.getcolors(1 << 24)}
@@ -425,8 +425,8 @@ def test_animation_has_a_frame_for_each_drawing(tmp_path):
             assert animation.info["duration"] == 250
             assert np.array_equal(np.asarray(animation.convert("RGB")), np.asarray(frame))
     save_drawing(frames[0], tmp_path / "b.PNG")
-    with Image.open(tmp_path / "b.PNG") as picture:
-        assert picture.format == "PNG" and np.array_equal(np.asarray(picture), np.asarray(frames[0]))
+    with Image.open(tmp_path / "b.PNG") as image:
+        assert image.format == "PNG" and np.array_equal(np.asarray(image), np.asarray(frames[0]))
     assert sorted(os.listdir(tmp_path)) == ["a.gif", "b.PNG"]
 
 

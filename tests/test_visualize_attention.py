@@ -30,7 +30,7 @@ spec.loader.exec_module(script)
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
-    """A classifier with its image processor, models without, a wide and a high picture, and a text."""
+    """A classifier with its image processor, models without, a wide and a high image, and a text."""
     folder = tmp_path_factory.mktemp("attention")
     randomize_(CaitForImageClassification(tiny_config())).save_pretrained(folder / "model")
     CaitImageProcessorPil(size=32, crop_size=32).save_pretrained(folder / "model")
@@ -42,7 +42,7 @@ def workplace(tmp_path_factory) -> Path:
     noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "wide.png")
     Image.fromarray(noise.transpose(1, 0, 2)[:, :, 0]).save(folder / "high.png")
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     return folder
 
 
@@ -56,13 +56,13 @@ def size_and_frames(file: Path) -> tuple[tuple[int, int], int]:
         return drawing.size, getattr(drawing, "n_frames", 1)
 
 
-def grid_size(pictures: list[tuple[int, int]], columns: int, lines: int = 1, panel: int = 192) -> tuple[int, int]:
-    """Of panels for pictures of these sizes, the first as the picture's own."""
-    heights = [round(panel * height / max(width, height)) + 26 for width, height in pictures]
+def grid_size(images: list[tuple[int, int]], columns: int, lines: int = 1, panel: int = 192) -> tuple[int, int]:
+    """Of panels for images of these sizes, the first as the image's own."""
+    heights = [round(panel * height / max(width, height)) + 26 for width, height in images]
     return 32 + (columns + 1) * (panel + 8) - 8, 36 + 32 - 8 + lines * sum(heights)
 
 
-def test_a_process_of_its_own_draws_a_picture_that_is_not_square(tmp_path):
+def test_a_process_of_its_own_draws_an_image_that_is_not_square(tmp_path):
     output = tmp_path / "attention.png"
     finished = warm_process.run_script(SCRIPT, "model", "wide.png", "high.png", "--output", output)
     assert finished.returncode == 0, finished.stderr
@@ -128,8 +128,8 @@ def test_preprocessing_of_a_square_is_the_evaluation_of_the_checkpoint(size):
     assert torch.equal(found, image_processor(image, return_tensors="pt").pixel_values)
 
 
-def test_a_lit_corner_of_a_whole_picture_is_its_corner(tmp_path, monkeypatch):
-    """What the model was given and what the map is laid over are the same part of the picture."""
+def test_a_lit_corner_of_a_whole_image_is_its_corner(tmp_path, monkeypatch):
+    """What the model was given and what the map is laid over are the same part of the image."""
     given = {}
 
     def rollout(model, pixel_values, interpolate_pos_encoding):
@@ -140,9 +140,9 @@ def test_a_lit_corner_of_a_whole_picture_is_its_corner(tmp_path, monkeypatch):
 
     assert script.attention_rollout is attention_rollout
     monkeypatch.setattr(script, "attention_rollout", rollout)
-    picture = np.zeros((60, 90, 3), dtype=np.uint8)
-    picture[40:, 70:] = 255
-    Image.fromarray(picture).save(tmp_path / "corner.png")
+    image = np.zeros((60, 90, 3), dtype=np.uint8)
+    image[40:, 70:] = 255
+    Image.fromarray(image).save(tmp_path / "corner.png")
     output = tmp_path / "drawing.png"
     arguments = ["model", str(tmp_path / "corner.png"), "--what", "rollout", "--whole", "--output", str(output)]
     assert script.main(arguments) == 0
@@ -172,9 +172,9 @@ def test_16_bits_and_exif_orientation(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ("model missing.png", "PICTURE is 'missing.png', but a text must be the path of an existing picture file"),
-        ("model text.png", "PICTURE is text.png, from which no picture could be read"),
-        ("model wide.png text.png", "PICTURE is text.png"),
+        ("model missing.png", "IMAGE is 'missing.png', but a text must be the path of an existing image file"),
+        ("model text.png", "IMAGE is text.png, from which no image could be read"),
+        ("model wide.png text.png", "IMAGE is text.png"),
         ("missing/model/of/mine wide.png", "missing/model/of/mine"),
         ("model wide.png --output {}/drawing.jpg", "drawing.jpg, but its name must end in .png or .gif"),
         ("model wide.png --output {}/no/drawing.png", "the folder to write it to does not exist"),

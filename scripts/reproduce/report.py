@@ -33,8 +33,8 @@ Written by `scripts/reproduce/report.py` from the JSON files in `scripts/reprodu
 ({machine}). In the sections on the class token, talking heads and the teacher
 the models `separate`, `with` and `labels` are the same one, trained from the same seeds.
 
-This is not ImageNet. The models have 32 channels and four heads, the pictures are Fashion-MNIST's, a few thousand of
-them, seen a few times; the accuracies are on 5,000 held-out pictures, as mean ± standard deviation over the seeds. A
+This is not ImageNet. The models have 32 channels and four heads, the images are Fashion-MNIST's, a few thousand of
+them, seen a few times; the accuracies are on 5,000 held-out images, as mean ± standard deviation over the seeds. A
 claim that does not show here may well hold at the paper's scale, and the other way round.
 """
 WINDOW = 20  # losses that a smoothed one is the mean of
@@ -154,9 +154,9 @@ def plain_table(results: Results) -> str:
     header = [
         "model",
         "accuracy, %",
-        "on pictures of the training, %",
+        "on images of the training, %",
         "trained parameters",
-        "multiply-adds a picture",
+        "multiply-adds an image",
     ]
     return table_of(header, rows)
 

@@ -5,8 +5,8 @@
     python scripts/reproduce/run.py --data data/fashion-mnist
 
 trains every model of every question with three seeds and writes a JSON file each into `scripts/reproduce/results`;
-what is there already is not trained again. All models of a question see the same pictures equally often, with the same
-optimizer, and are scored on the 5,000 pictures of the validation split; the test split is not touched.
+what is there already is not trained again. All models of a question see the same images equally often, with the same
+optimizer, and are scored on the 5,000 images of the validation split; the test split is not touched.
 """
 
 import argparse
@@ -32,15 +32,15 @@ from cait_hf.training.optimization import cosine_schedule, parameter_groups
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCH, LEARNING_RATE, WEIGHT_DECAY, WARMUP = 64, 2e-3, 0.05, 0.1
-MEAN, STD = 0.286, 0.353  # of the training pictures
+MEAN, STD = 0.286, 0.353  # of the training images
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """Models to compare, trained on the first `pictures` of the training split for `epochs`."""
+    """Models to compare, trained on the first `images` of the training split for `epochs`."""
 
     variants: tuple[Variant, ...]
-    pictures: int = 10_000
+    images: int = 10_000
     epochs: float = 3
 
 
@@ -53,14 +53,14 @@ QUESTIONS = {
             for depth in (12, 24, 36, 48)
             for name, scale in SCALES.items()
         ),
-        pictures=9_600,
+        images=9_600,
         epochs=2,
     ),
     "class_attention": Question(tuple(Variant(where, class_token=where) for where in ("first", "late", "separate"))),
     "talking_heads": Question((Variant("with"), Variant("without", talking_heads=False))),
-    # few pictures, seen often, for that is where regularization shows
+    # few images, seen often, for that is where regularization shows
     "drop_path": Question(
-        tuple(Variant(str(rate), drop_path=rate) for rate in (0.0, 0.1, 0.2)), pictures=2_000, epochs=20
+        tuple(Variant(str(rate), drop_path=rate) for rate in (0.0, 0.1, 0.2)), images=2_000, epochs=20
     ),
     "resolution": Question(
         (
@@ -79,10 +79,10 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--questions", nargs="+", choices=QUESTIONS, default=list(QUESTIONS), help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output_dir", type=Path, default=RESULTS, help="default: %(default)s")
-    parser.add_argument("--pictures", type=int, help="train on as many only, to try the script")
+    parser.add_argument("--images", type=int, help="train on as many only, to try the script")
     args = parser.parse_args(argv)
-    if args.pictures is not None and (args.pictures < BATCH or args.output_dir == RESULTS):
-        sys.exit(f"error: --pictures is {args.pictures}: {BATCH} or more, and only with another --output_dir.")
+    if args.images is not None and (args.images < BATCH or args.output_dir == RESULTS):
+        sys.exit(f"error: --images is {args.images}: {BATCH} or more, and only with another --output_dir.")
     try:
         train, validation = (read_split(args.data / f"{name}.parquet") for name in ("train", "validation"))
     except OSError as error:
@@ -92,8 +92,8 @@ def main(argv: list[str] | None = None):
     for seed in args.seeds:  # outermost: stopped early, every question has its answer of fewer seeds
         for name in args.questions:
             question = QUESTIONS[name]
-            if args.pictures is not None:
-                question = dataclasses.replace(question, pictures=args.pictures, epochs=1)
+            if args.images is not None:
+                question = dataclasses.replace(question, images=args.images, epochs=1)
             for variant in question.variants:
                 path = args.output_dir / name / f"{variant.name.replace(' ', '_')}.seed{seed}.json"
                 if path.exists():
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None):
 
 def settings_of(question: Question, variant: Variant) -> dict:
     """What a result has to have been made with, as JSON holds it."""
-    settings = {"variant": dataclasses.asdict(variant), "pictures": question.pictures, "epochs": question.epochs}
+    settings = {"variant": dataclasses.asdict(variant), "images": question.images, "epochs": question.epochs}
     return json.loads(json.dumps(settings))
 
 
@@ -117,7 +117,7 @@ def require_same_settings(path: Path, question: Question, variant: Variant):
 
 
 def read_split(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures `(pictures, 1, 28, 28)`, float32, normalized, and their labels, in an order that is always the same."""
+    """Images `(images, 1, 28, 28)`, float32, normalized, and their labels, in an order that is always the same."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     rows = datasets.Dataset.from_parquet(str(path)).shuffle(seed=0)
@@ -127,13 +127,13 @@ def read_split(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 def answer(question: Question, variant: Variant, seed: int, train, validation, description: str) -> dict:
     """Train and score one model; what is known of it afterwards."""
-    pictures, labels = (tensor[: question.pictures] for tensor in train)
+    images, labels = (tensor[: question.images] for tensor in train)
     steps = round(question.epochs * len(labels) / BATCH)
     teacher, teacher_accuracy = None, None
     if variant.distilled:
         torch.manual_seed(seed)
         teacher = ConvolutionalTeacher()
-        fit(teacher, HIGH, steps, pictures, labels, seed, description=f"{description} teacher")
+        fit(teacher, HIGH, steps, images, labels, seed, description=f"{description} teacher")
         teacher_accuracy = accuracy(teacher, *validation)
 
     torch.manual_seed(seed)
@@ -146,7 +146,7 @@ def answer(question: Question, variant: Variant, seed: int, train, validation, d
             model,
             size,
             max(1, round(share * steps)),
-            pictures,
+            images,
             labels,
             seed + 1000 * stage,
             teacher,
@@ -166,7 +166,7 @@ def answer(question: Question, variant: Variant, seed: int, train, validation, d
         "multiply_adds": multiply_adds(model, size) - mixing_multiply_adds(variant, size),
         "losses": losses,
         "accuracy": scores,
-        "training_accuracy": accuracy(model, resized(pictures[:2000], size), labels[:2000]),
+        "training_accuracy": accuracy(model, resized(images[:2000], size), labels[:2000]),
         "teacher_accuracy": teacher_accuracy,
         "branch_ratios": branch_ratios(model, resized(validation[0][:256], size)),
         "seconds": round(seconds, 1),
@@ -178,13 +178,13 @@ def fit(
     model: nn.Module,
     size: int,
     steps: int,
-    pictures: torch.Tensor,
+    images: torch.Tensor,
     labels: torch.Tensor,
     seed: int,
     teacher: nn.Module | None = None,
     description: str = "",
 ) -> list[float]:
-    """Train on pictures of `size` pixels and return every step's loss; one that is not finite ends it early."""
+    """Train on images of `size` pixels and return every step's loss; one that is not finite ends it early."""
     model.train()
     groups = parameter_groups(model, LEARNING_RATE, WEIGHT_DECAY)
     optimizer = torch.optim.AdamW(groups, LEARNING_RATE, fused=True)
@@ -196,7 +196,7 @@ def fit(
     losses = []
     for step in tqdm(range(steps), desc=description, leave=False, disable=not sys.stderr.isatty()):
         batch = order[step * BATCH : (step + 1) * BATCH]
-        inputs = pictures[batch]
+        inputs = images[batch]
         flipped = torch.rand(len(batch), generator=generator) < 0.5
         inputs[flipped] = inputs[flipped].flip(-1)
         logits = model(resized(inputs, size))
@@ -215,24 +215,24 @@ def fit(
     return losses
 
 
-def resized(pictures: torch.Tensor, size: int) -> torch.Tensor:
-    if pictures.shape[-1] == size:
-        return pictures
-    return F.interpolate(pictures, size=(size, size), mode="bilinear", antialias=True)
+def resized(images: torch.Tensor, size: int) -> torch.Tensor:
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, pictures: torch.Tensor, labels: torch.Tensor) -> float:
+def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
     model.eval()
     right = sum(
         (model(inputs).argmax(-1) == references).sum().item()
-        for inputs, references in zip(pictures.split(250), labels.split(250))
+        for inputs, references in zip(images.split(250), labels.split(250))
     )
     return right / len(labels)
 
 
 def multiply_adds(model: nn.Module, size: int) -> int:
-    """Of one picture, as PyTorch counts matrix products and convolutions."""
+    """Of one image, as PyTorch counts matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 1, size, size))
     return counter.get_total_flops() // 2

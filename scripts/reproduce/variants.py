@@ -119,7 +119,7 @@ def branch_ratios(model: nn.Module, pixel_values: torch.Tensor) -> dict[str, lis
     """Of each patch layer how large its residual branches are, as they are added, against what they are added to.
 
     Returns:
-        "attention" and "mlp": mean over pictures and tokens of |branch| / |main path| (L2 norms), a layer each.
+        "attention" and "mlp": mean over images and tokens of |branch| / |main path| (L2 norms), a layer each.
     """
     ratios = {"attention": [], "mlp": []}
     hooks = []

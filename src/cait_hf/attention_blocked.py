@@ -3,7 +3,7 @@
 
 The arithmetic that talking heads add is small: two products of an (H, H) matrix with an (H, N * N) one. What costs is
 memory traffic, because the maps of a whole batch are written and read five or more times, and kept for the backward
-pass. Here the maps of a few pictures, or of some query rows of one picture, are made, mixed, normalized, mixed again
+pass. Here the maps of a few images, or of some query rows of one image, are made, mixed, normalized, mixed again
 and multiplied with the values before the next ones are begun, always in the same buffers; the backward pass makes them
 again from queries, keys and values.
 
@@ -11,7 +11,7 @@ The mathematics is that of `talking_heads_attention_forward` in `attention_cait.
 pre-softmax bias has no influence (softmax ignores what is the same for all keys), and the post-softmax bias adds
 `bias[h] * sum over keys of value[h]` to every query. Half precision is computed in float32.
 
-Shapes: B pictures, H heads, N patches, D channels of a head; a block has b pictures and r query rows.
+Shapes: B images, H heads, N patches, D channels of a head; a block has b images and r query rows.
 """
 
 import math
@@ -43,12 +43,12 @@ def forward(
     mix_l = mix_l * scaling
     from_bias = (bias_w[:, None] * value.sum(2))[:, None]  # (B, 1, H, D)
 
-    for pictures, rows, (first, second) in _blocks(query, buffers=2):
-        _products(query[pictures, :, rows], key[pictures].transpose(2, 3), out=first)
+    for images, rows, (first, second) in _blocks(query, buffers=2):
+        _products(query[images, :, rows], key[images].transpose(2, 3), out=first)
         _mix(mix_l, first, out=second)
         torch.softmax(second, -1, out=second)
         _mix(mix_w, second, out=first)
-        v, bias, out = value[pictures], from_bias[pictures], output[pictures, rows]
+        v, bias, out = value[images], from_bias[images], output[images, rows]
         for image, maps in enumerate(first):
             torch.add(torch.bmm(maps, v[image]).transpose(0, 1), bias[image], out=out[image])
     return output
@@ -81,14 +81,14 @@ def backward(
     grad_value = _empty_like(query).copy_((bias_w[:, None] * grad_sum)[:, :, None])
     grad_mix_l, grad_mix_w = torch.zeros_like(mix_l), torch.zeros_like(mix_w)
 
-    for pictures, rows, (scores, probabilities, third, fourth) in _blocks(query, buffers=4):
-        q, k, v, grad = query[pictures, :, rows], key[pictures], value[pictures], grad_output[pictures, :, rows]
+    for images, rows, (scores, probabilities, third, fourth) in _blocks(query, buffers=4):
+        q, k, v, grad = query[images, :, rows], key[images], value[images], grad_output[images, :, rows]
         _products(q, k.transpose(2, 3), out=scores)
         _mix(mix_l, scores, out=probabilities)
         torch.softmax(probabilities, -1, out=probabilities)
 
         mixed = _mix(mix_w, probabilities, out=third)
-        for total, maps, g in zip(grad_value[pictures], mixed, grad, strict=True):
+        for total, maps, g in zip(grad_value[images], mixed, grad, strict=True):
             total += torch.bmm(maps.transpose(1, 2), g)
         grad_mixed = _products(grad, v.transpose(2, 3), out=third)
         _add_mixing_gradient(grad_mix_w, grad_mixed, probabilities)
@@ -98,9 +98,9 @@ def backward(
         )
         _add_mixing_gradient(grad_mix_l, grad_logits, scores)
         grad_scores = _mix(mix_l.t(), grad_logits, out=fourth)
-        for total, maps, keys in zip(grad_query[pictures, :, rows], grad_scores, k, strict=True):
+        for total, maps, keys in zip(grad_query[images, :, rows], grad_scores, k, strict=True):
             total.copy_(torch.bmm(maps, keys))
-        for total, maps, queries in zip(grad_key[pictures], grad_scores, q, strict=True):
+        for total, maps, queries in zip(grad_key[images], grad_scores, q, strict=True):
             total += torch.bmm(maps.transpose(1, 2), queries)
 
     gradients = (grad_query, grad_key, grad_value, grad_mix_l * scaling, grad_mix_w, grad_bias_w)
@@ -119,22 +119,22 @@ def _empty_like(query: torch.Tensor) -> torch.Tensor:
 
 
 def _blocks(query: torch.Tensor, buffers: int) -> Iterator[tuple[slice, slice, list[torch.Tensor]]]:
-    """Blocks of about equal size: slices of pictures and query rows, and so many buffers `(b, H, r, N)` to work in.
+    """Blocks of about equal size: slices of images and query rows, and so many buffers `(b, H, r, N)` to work in.
 
-    A block has whole pictures while they fit a buffer, else some rows of one picture. All share the buffers' memory.
+    A block has whole images while they fit a buffer, else some rows of one image. All share the buffers' memory.
     """
     batch_size, heads, patches, _ = query.shape
     if query.numel() == 0:
         return
     most = BLOCK_NUMBERS if query.device.type == "cpu" else BLOCK_NUMBERS_GPU
-    pictures = _equal_parts(batch_size, most // (heads * patches * patches))
+    images = _equal_parts(batch_size, most // (heads * patches * patches))
     rows = _equal_parts(patches, most // (heads * patches))
-    memory = [query.new_empty(pictures * heads * rows * patches) for _ in range(buffers)]
-    for picture in range(0, batch_size, pictures):
+    memory = [query.new_empty(images * heads * rows * patches) for _ in range(buffers)]
+    for image in range(0, batch_size, images):
         for row in range(0, patches, rows):
-            shape = (min(pictures, batch_size - picture), heads, min(rows, patches - row), patches)
+            shape = (min(images, batch_size - image), heads, min(rows, patches - row), patches)
             views = [numbers[: math.prod(shape)].view(shape) for numbers in memory]
-            yield slice(picture, picture + shape[0]), slice(row, row + shape[2]), views
+            yield slice(image, image + shape[0]), slice(row, row + shape[2]), views
 
 
 def _equal_parts(whole: int, most: int) -> int:
@@ -143,7 +143,7 @@ def _equal_parts(whole: int, most: int) -> int:
 
 
 def _products(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    # A picture at a time: its heads are views of (B, N, H, D), whereas one product of all would copy them.
+    # An image at a time: its heads are views of (B, N, H, D), whereas one product of all would copy them.
     for a, b, product in zip(left, right, out, strict=True):
         torch.bmm(a, b, out=product)
     return out

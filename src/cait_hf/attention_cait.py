@@ -4,7 +4,7 @@
 Sources: "Going deeper with Image Transformers" (arXiv 2103.17239), section 3 (class-attention) and appendix (talking
 heads, from arXiv 2003.02436); facebookresearch/deit, `cait_models.py`, `Attention_talking_head` and `Class_Attention`.
 
-Shapes: B pictures, H heads, N patches, D channels of a head.
+Shapes: B images, H heads, N patches, D channels of a head.
 """
 
 from typing import Any
@@ -46,7 +46,7 @@ def talking_heads_attention_forward(
 
 def mix_heads(maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """`mixed[b, h] = sum over g of weight[h, g] * maps[b, g] + bias[h]` for maps `(B, H, N, M)`, without a permute."""
-    # bmm, since matmul would fold the maps of all pictures into one matrix: a copy, and for torch.export a condition
+    # bmm, since matmul would fold the maps of all images into one matrix: a copy, and for torch.export a condition
     # on the batch size
     mixed = torch.bmm(weight.expand(maps.shape[0], -1, -1), maps.flatten(2))
     return (mixed + bias[:, None].to(mixed.dtype)).view(maps.shape)
@@ -66,7 +66,7 @@ def class_attention_forward(
     Args:
         query (`torch.Tensor` of shape `(B, H, 1, D)`): the projected class token.
         key, value (`torch.Tensor` of shape `(B, H, 1 + N, D)`): the projected class token, then the patches.
-        attention_mask: always `None`: every patch is a picture's.
+        attention_mask: always `None`: every patch is an image's.
 
     Returns:
         The attended values `(B, 1, H, D)` and the map `(B, H, 1, 1 + N)`, whose rows sum to 1.

@@ -6,7 +6,7 @@ works block by block (`attention_blocked.py`), on an NVIDIA GPU in Triton kernel
 `torch.compile` keeps it whole; `torch.export` records the formulas of `attention_cait.py` in its place, which every
 runtime knows.
 
-Shapes: B pictures, H heads, N patches, D channels of a head.
+Shapes: B images, H heads, N patches, D channels of a head.
 """
 
 from contextlib import AbstractContextManager, nullcontext

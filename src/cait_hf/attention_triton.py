@@ -20,8 +20,8 @@ The bias of the first mixing is no argument: it adds one number to a whole row, 
 head of P enters every head of O, so a running softmax cannot be corrected afterwards as in FlashAttention: one kernel
 finds the row sums, the next computes the scores again.
 
-Shapes in comments: B pictures, H heads, N patches, D channels of a head. A program holds a block of BQ queries, or of
-BK keys, of one picture, with all heads. HP and DP are H and D rounded up to powers of two.
+Shapes in comments: B images, H heads, N patches, D channels of a head. A program holds a block of BQ queries, or of
+BK keys, of one image, with all heads. HP and DP are H and D rounded up to powers of two.
 """
 
 from __future__ import annotations
@@ -445,7 +445,7 @@ def _key_value_gradient_kernel(
 
 @jit
 def _program(N, BLOCK: tl.constexpr):
-    """The picture of this program and its block of queries or keys `(BLOCK,)`."""
+    """The image of this program and its block of queries or keys `(BLOCK,)`."""
     blocks = tl.cdiv(N, BLOCK)
     image = tl.program_id(0) // blocks
     return image, tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)

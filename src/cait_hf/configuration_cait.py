@@ -52,15 +52,15 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         layer_norm_eps (`float`, defaults to 1e-6):
             Epsilon of every LayerNorm.
         image_size (`int` or `(height, width)`, defaults to 224):
-            Pixels of the pictures whose patches the position table covers. A multiple of `patch_size`.
+            Pixels of the images whose patches the position table covers. A multiple of `patch_size`.
         patch_size (`int` or `(height, width)`, defaults to 16):
             Pixels of a patch.
         num_channels (`int`, defaults to 3):
-            Channels of the pictures.
+            Channels of the images.
         qkv_bias (`bool`, defaults to `True`):
             Whether queries, keys and values of both stages have a bias.
         interpolate_pos_encoding (`bool`, defaults to `False`):
-            Whether the model resizes its position table when a picture has another size than `image_size`; the
+            Whether the model resizes its position table when an image has another size than `image_size`; the
             argument of the same name of `forward` overrides it for one call.
         out_features (list or tuple of `str`, *optional*):
             Stages whose feature maps a [`CaitBackbone`] returns, in the order of `stage_names`: `"stem"` (the patch

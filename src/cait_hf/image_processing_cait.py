@@ -18,12 +18,12 @@ _TENSOR_FILTERS = (PIL.Image.Resampling.BILINEAR, PIL.Image.Resampling.BICUBIC)
 class CaitImageProcessor(CaitImageProcessorMixin, TorchvisionBackend):
     r"""CaiT image processor on torchvision: the shortest edge to `size`, center crop, values to [0, 1], normalization.
 
-    Arguments, accepted pictures and errors are those of [`CaitImageProcessorPil`]; the result differs from it by at
+    Arguments, accepted images and errors are those of [`CaitImageProcessorPil`]; the result differs from it by at
     most 2/255 a pixel before normalization (measured on the CPU), because torchvision rounds the bicubic filter's
     weights otherwise. Two more arguments:
 
     - `device` (`str` or `torch.device`, *optional*): where to compute; tensors stay on their own device by default.
-    - `disable_grouping` (`bool`, *optional*): whether not to stack the pictures for rescaling and normalization. By
+    - `disable_grouping` (`bool`, *optional*): whether not to stack the images for rescaling and normalization. By
       default they are stacked except on the CPU.
 
     Example:
@@ -32,7 +32,7 @@ class CaitImageProcessor(CaitImageProcessorMixin, TorchvisionBackend):
     >>> from cait_hf import CaitImageProcessor
 
     >>> image_processor = CaitImageProcessor.from_pretrained("timm/cait_xxs24_224.fb_dist_in1k")
-    >>> pixel_values = image_processor("picture.jpg", return_tensors="pt").pixel_values  # (1, 3, 224, 224)
+    >>> pixel_values = image_processor("image.jpg", return_tensors="pt").pixel_values  # (1, 3, 224, 224)
     ```"""
 
     def process_image(
@@ -45,7 +45,7 @@ class CaitImageProcessor(CaitImageProcessorMixin, TorchvisionBackend):
         name: str = "images",
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Pixels of one picture as uint8 or float32 (channels, height, width); `name` is for error messages."""
+        """Pixels of one image as uint8 or float32 (channels, height, width); `name` is for error messages."""
         return to_pixels(image, name, do_convert_rgb, input_data_format, do_exif_transpose).to(device)
 
     def _from_tensor(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ class CaitImageProcessor(CaitImageProcessorMixin, TorchvisionBackend):
     def _resize_full(
         self, pixels: torch.Tensor, height: int, width: int, resample: PIL.Image.Resampling
     ) -> torch.Tensor:
-        # From 13.0 on Pillow resizes pictures that lose much height over the height first (2:1 and taller, if the
+        # From 13.0 on Pillow resizes images that lose much height over the height first (2:1 and taller, if the
         # aspect is kept), torch never; the clipping between the passes would make a visible difference.
         rows, columns = pixels.shape[-2] - height, pixels.shape[-1] - width
         if resample not in _TENSOR_FILTERS or (rows > 0 and rows > 2 * columns):

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""CaiT image processor on Pillow, and what it shares with the torchvision one: which pictures are accepted and how
+"""CaiT image processor on Pillow, and what it shares with the torchvision one: which images are accepted and how
 they become pixels, the resized window of a long strip, timm's configuration.
 
 The reference is timm's evaluation transform (`timm.data.create_transform`: shortest edge, center crop, `ToTensor`,
@@ -36,14 +36,12 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 _CHANNELS = (3, 4, 1)  # in the order in which an axis of that length is taken for the channels
-_KINDS = (
-    "a PIL picture, an array or tensor, the path, URL or base64 text of a picture file, or a list of such pictures"
-)
+_KINDS = "a PIL image, an array or tensor, the path, URL or base64 text of an image file, or a list of such images"
 _SHAPES = (
     "(height, width), (channels, height, width) or (height, width, channels) with 1, 3 or 4 channels and at least one "
     "pixel, or a batch of them with one dimension more"
 )
-# Of one channel of the resized picture before the crop; 224 pixels wide, that is a height of 299,593.
+# Of one channel of the resized image before the crop; 224 pixels wide, that is a height of 299,593.
 _MAX_RESIZED_PIXELS = 2**26
 _FETCH_TIMEOUT_SECONDS = 60
 
@@ -57,8 +55,8 @@ class CaitImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-
 class CaitImageProcessorMixin(BaseImageProcessor):
     """Everything of both CaiT image processors that does not depend on the backend.
 
-    A backend class adds `process_image` (any picture -> its pixels in the backend's type), `_from_tensor` (a tensor in
-    that type) and `_resize_full` (the resampling of a whole picture).
+    A backend class adds `process_image` (any image -> its pixels in the backend's type), `_from_tensor` (a tensor in
+    that type) and `_resize_full` (the resampling of a whole image).
     """
 
     valid_kwargs = CaitImageProcessorKwargs
@@ -113,11 +111,11 @@ class CaitImageProcessorMixin(BaseImageProcessor):
         return kwargs
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Open every path, URL or base64 text of a (nested) list as a PIL picture; anything else is left as it is."""
+        """Open every path, URL or base64 text of a (nested) list as a PIL image; anything else is left as it is."""
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(image) for image in image_url_or_urls]
         if isinstance(image_url_or_urls, str | os.PathLike):
-            return open_picture(image_url_or_urls, "images")
+            return open_image(image_url_or_urls, "images")
         return image_url_or_urls
 
     def _prepare_image_like_inputs(self, images: Any, *args: Any, expected_ndims: int = 3, **kwargs: Any) -> list:
@@ -133,13 +131,13 @@ class CaitImageProcessorMixin(BaseImageProcessor):
             if kwargs["do_normalize"]:
                 _check_statistics(len(pixels), **{name: kwargs[name] for name in ("image_mean", "image_std")})
             if kwargs["do_resize"]:
-                pixels = self._resize_picture(pixels, white, kwargs["size"], window, kwargs["resample"])
+                pixels = self._resize_image(pixels, white, kwargs["size"], window, kwargs["resample"])
             if window is not None:
                 pixels = center_crop(pixels, window)
             prepared.append(self._from_tensor(pixels))
         return super()._preprocess(prepared, **{**kwargs, "do_resize": False, "do_center_crop": False})
 
-    def _resize_picture(
+    def _resize_image(
         self,
         pixels: torch.Tensor,
         white: float,
@@ -188,18 +186,18 @@ class CaitImageProcessorPil(CaitImageProcessorMixin, PilBackend):
         do_exif_transpose (`bool`, defaults to `True`):
             Whether PIL images and image files are rotated as their EXIF orientation says.
         do_convert_rgb (`bool`, defaults to `True`):
-            Whether every picture gets three channels. As with `PIL.Image.Image.convert("RGB")`, which timm calls, an
+            Whether every image gets three channels. As with `PIL.Image.Image.convert("RGB")`, which timm calls, an
             alpha channel is dropped, not blended. `False` keeps the channels, for models of other `num_channels`;
             `image_mean` and `image_std` then need as many numbers.
         do_resize (`bool`, defaults to `True`):
             Whether to resize.
         size (`int` or `dict[str, int]`, defaults to `{"shortest_edge": 224}`):
             Pixels of the shortest edge after resizing (also as an `int`); `{"height": h, "width": w}` or `(h, w)`
-            squeezes the picture to that size instead.
+            squeezes the image to that size instead.
         resample (`PIL.Image.Resampling`, defaults to `BICUBIC`):
             The filter.
         do_center_crop (`bool`, defaults to `True`):
-            Whether to crop. Where the picture is smaller than the crop it is padded with zeros.
+            Whether to crop. Where the image is smaller than the crop it is padded with zeros.
         crop_size (`int` or `dict[str, int]`, defaults to `{"height": 224, "width": 224}`):
             Pixels of the crop; an `int` is a square. It does not follow `size`: change both.
         do_rescale (`bool`, defaults to `True`), rescale_factor (`float`, defaults to 1/255):
@@ -210,26 +208,26 @@ class CaitImageProcessorPil(CaitImageProcessorMixin, PilBackend):
             Where arrays have their channels. By default the axis of length 3, else 4, else 1 (the first one if both
             are) is taken.
 
-    Accepted as `images`: one picture or a list, also nested, of
+    Accepted as `images`: one image or a list, also nested, of
 
-    - PIL pictures of any mode. Modes with 16 bits (`"I;16"`, ...) become 8 bits by
+    - PIL images of any mode. Modes with 16 bits (`"I;16"`, ...) become 8 bits by
       `round(value / 257)`, so that the full range stays full range (`convert("RGB")` would clip to 255). Mode `"I"` is
       taken for 8 bits where no value is above 255, else for 16 bits. Mode `"F"` has its fractions cut off, as
       `convert("RGB")` does, or where no value is above 1 becomes `round(value * 255)`.
     - Arrays and tensors, (height, width), (channels, height, width) or (height, width, channels) with 1, 3 or 4
       (RGBA) channels, or a batch with one dimension more. Integers as above (uint16 is 16 bits whatever its values,
       other types go by their largest value); booleans are black and white. Floats are expected in [0, 255] with
-      `do_rescale=True` and in [0, 1] with `do_rescale=False`; resizing rounds them to 8 bits. A picture with values
+      `do_rescale=True` and in [0, 1] with `do_rescale=False`; resizing rounds them to 8 bits. An image with values
       outside that range is resized in float32 and not clipped.
-    - Paths, URLs and base64 texts of picture files.
+    - Paths, URLs and base64 texts of image files.
 
-    A picture so long that it would have more than 2**26 pixels when resized is resampled in the window of the crop
+    An image so long that it would have more than 2**26 pixels when resized is resampled in the window of the crop
     only; of an enlarged one, single pixels may then differ by 1/255 from the full computation.
 
     Raises:
         ValueError: if `images` holds something else, an empty list, another shape, NaN or infinite values or integers
             beyond 16 bits, or if an argument has a value that is not allowed.
-        OSError: if a file cannot be fetched or read as a picture.
+        OSError: if a file cannot be fetched or read as an image.
 
     Example:
 
@@ -239,7 +237,7 @@ class CaitImageProcessorPil(CaitImageProcessorMixin, PilBackend):
     >>> image_processor = CaitImageProcessorPil.from_pretrained("timm/cait_xs24_384.fb_dist_in1k")
     >>> dict(image_processor.crop_size)
     {'height': 384, 'width': 384}
-    >>> pixel_values = image_processor("picture.jpg", return_tensors="pt").pixel_values  # (1, 3, 384, 384)
+    >>> pixel_values = image_processor("image.jpg", return_tensors="pt").pixel_values  # (1, 3, 384, 384)
     ```"""
 
     def process_image(
@@ -251,7 +249,7 @@ class CaitImageProcessorPil(CaitImageProcessorMixin, PilBackend):
         name: str = "images",
         **kwargs: Any,
     ) -> np.ndarray:
-        """Pixels of one picture as uint8 or float32 (channels, height, width); `name` is for error messages."""
+        """Pixels of one image as uint8 or float32 (channels, height, width); `name` is for error messages."""
         return to_pixels(image, name, do_convert_rgb, input_data_format, do_exif_transpose).cpu().numpy()
 
     def _from_tensor(self, pixels: torch.Tensor) -> np.ndarray:
@@ -264,11 +262,11 @@ class CaitImageProcessorPil(CaitImageProcessorMixin, PilBackend):
 
 
 def flatten(images: Any, name: str = "images") -> Iterator[tuple[str, Any]]:
-    """Every picture of lists and batches in order, with the words that name it in an error message."""
+    """Every image of lists and batches in order, with the words that name it in an error message."""
     is_list = isinstance(images, list | tuple)
     if is_list or (isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4):
         if len(images) == 0:
-            raise ValueError(f"{name} is empty, but it must hold at least one picture.")
+            raise ValueError(f"{name} is empty, but it must hold at least one image.")
         for index, image in enumerate(images):
             yield from flatten(image, f"{name}[{index}]")
     else:
@@ -302,11 +300,11 @@ def to_pixels(
     input_data_format: str | ChannelDimension | None = None,
     do_exif_transpose: bool | None = True,
 ) -> torch.Tensor:
-    """Any accepted picture as uint8 or float32 (channels, height, width), on the device of the tensor it came as."""
+    """Any accepted image as uint8 or float32 (channels, height, width), on the device of the tensor it came as."""
     if isinstance(image, str | os.PathLike):
-        image = open_picture(image, name)
+        image = open_image(image, name)
     if isinstance(image, PIL.Image.Image):
-        values = _values_of_picture(image, name, do_convert_rgb, do_exif_transpose)
+        values = _values_of_image(image, name, do_convert_rgb, do_exif_transpose)
         input_data_format = ChannelDimension.LAST
     elif isinstance(image, np.ndarray):
         values = _values_of_array(image, name)
@@ -322,12 +320,12 @@ def to_pixels(
     return pixels
 
 
-def open_picture(source: str | os.PathLike, name: str) -> PIL.Image.Image:
-    """The picture in a file, behind a URL or in a base64 text (also `data:image/...;base64,...`), read completely.
+def open_image(source: str | os.PathLike, name: str) -> PIL.Image.Image:
+    """The image in a file, behind a URL or in a base64 text (also `data:image/...;base64,...`), read completely.
 
     Raises:
-        OSError: if the file or the answer is not a picture that Pillow can read.
-        ValueError: if the text is neither a path, nor a URL, nor a picture in base64.
+        OSError: if the file or the answer is not an image that Pillow can read.
+        ValueError: if the text is neither a path, nor a URL, nor an image in base64.
     """
     text = os.fspath(source)
     is_url = text.startswith(("http://", "https://"))
@@ -341,42 +339,41 @@ def open_picture(source: str | os.PathLike, name: str) -> PIL.Image.Image:
             file = text
         else:
             file = io.BytesIO(base64.b64decode("".join(text.rpartition(",")[2].split()), validate=True))
-        picture = PIL.Image.open(file)
-        picture.load()
-        return picture
+        image = PIL.Image.open(file)
+        image.load()
+        return image
     except Exception as error:  # decoders of damaged files raise nearly anything
         if is_url or is_file:
-            raise OSError(f"{name} is {text}, from which no picture could be read: {error}") from error
+            raise OSError(f"{name} is {text}, from which no image could be read: {error}") from error
         shown = text if len(text) <= 80 else f"{text[:80]}..."
         raise ValueError(
-            f"{name} is {shown!r}, but a text must be the path of an existing picture file, a URL or a picture in "
-            "base64."
+            f"{name} is {shown!r}, but a text must be the path of an existing image file, a URL or an image in base64."
         ) from error
 
 
-def _values_of_picture(
-    picture: PIL.Image.Image, name: str, do_convert_rgb: bool | None, do_exif_transpose: bool | None
+def _values_of_image(
+    image: PIL.Image.Image, name: str, do_convert_rgb: bool | None, do_exif_transpose: bool | None
 ) -> torch.Tensor:
-    """Values of a PIL picture, (height, width) or (height, width, channels); more than 8 bits only in one channel."""
-    if 0 in picture.size:
-        raise ValueError(f"{name} is a picture of {picture.width} x {picture.height} pixels, but it must have some.")
+    """Values of a PIL image, (height, width) or (height, width, channels); more than 8 bits only in one channel."""
+    if 0 in image.size:
+        raise ValueError(f"{name} is an image of {image.width} x {image.height} pixels, but it must have some.")
     try:
-        picture = PIL.ImageOps.exif_transpose(picture) if do_exif_transpose else picture.copy()
-        picture.info.pop("transparency", None)  # would make convert() warn that it is dropped
-        if do_convert_rgb and not picture.mode.startswith(("I", "F")):
-            picture = picture.convert("RGB")
-    except Exception as error:  # as in open_picture: the file may be read only now
+        image = PIL.ImageOps.exif_transpose(image) if do_exif_transpose else image.copy()
+        image.info.pop("transparency", None)  # would make convert() warn that it is dropped
+        if do_convert_rgb and not image.mode.startswith(("I", "F")):
+            image = image.convert("RGB")
+    except Exception as error:  # as in open_image: the file may be read only now
         raise OSError(
-            f"{name} is a picture of mode {picture.mode} which Pillow cannot read or convert to RGB: {error}"
+            f"{name} is an image of mode {image.mode} which Pillow cannot read or convert to RGB: {error}"
         ) from error
-    values = _values_of_array(np.array(picture), name)
-    if picture.mode != "F":
+    values = _values_of_array(np.array(image), name)
+    if image.mode != "F":
         return values
     values = _finite_float32(values, name)
     low, high = values.min().item(), values.max().item()
     if low < 0 or high > 255:
         raise ValueError(
-            f"{name} is a picture of mode F with values from {low} to {high}, but they must lie in [0, 255] or "
+            f"{name} is an image of mode F with values from {low} to {high}, but they must lie in [0, 255] or "
             "[0, 1]; pass other values as an array."
         )
     return (values.mul(255).round() if high <= 1 else values).to(torch.uint8)
@@ -460,7 +457,7 @@ def _crop_offset(length: int, crop: int) -> int:
 
 
 def center_crop(pixels: torch.Tensor, size: SizeDict) -> torch.Tensor:
-    """(..., height, width) -> (..., size.height, size.width), padded with zeros where the picture is smaller."""
+    """(..., height, width) -> (..., size.height, size.width), padded with zeros where the image is smaller."""
     pads: list[int] = []
     for length, crop in zip(pixels.shape[-2:], (size.height, size.width), strict=True):
         before = (crop - length) // 2 if crop > length else -_crop_offset(length, crop)
@@ -487,7 +484,7 @@ def pil_resize(
 def _pil_resize_window(
     pixels: torch.Tensor, height: int, width: int, window: SizeDict, resample: PIL.Image.Resampling
 ) -> torch.Tensor:
-    """The center `window` of the picture resized to (height, width), from the pixels under it alone."""
+    """The center `window` of the image resized to (height, width), from the pixels under it alone."""
     rows, top, bottom, out_height = _source_window(pixels.shape[-2], height, window.height)
     columns, left, right, out_width = _source_window(pixels.shape[-1], width, window.width)
     return pil_resize(pixels[..., rows, columns], out_height, out_width, resample, (left, top, right, bottom))
@@ -531,7 +528,7 @@ def _pil_resampling(resample: Any) -> PIL.Image.Resampling:
 def _check_statistics(channels: int, **statistics: float | Sequence[float]) -> None:
     for name, values in statistics.items():
         if not isinstance(values, float | int) and len(values) != channels:
-            raise ValueError(f"{name} has {len(values)} numbers, but the picture has {channels} channels.")
+            raise ValueError(f"{name} has {len(values)} numbers, but the image has {channels} channels.")
 
 
 def _is_timm_config(config: dict[str, Any]) -> bool:
@@ -556,7 +553,7 @@ def image_processor_kwargs_from_timm(config: dict[str, Any]) -> dict[str, Any]:
     size = (config.get("model_args") or {}).get("img_size") or (height, width)
     height, width = (size, size) if isinstance(size, int) else size
     _require_timm(
-        channels == 3 and height == width, "input_size", (channels, height, width), "(3, S, S), a square RGB picture"
+        channels == 3 and height == width, "input_size", (channels, height, width), "(3, S, S), a square RGB image"
     )
     crop_mode = pretrained_cfg.get("crop_mode") or "center"
     _require_timm(crop_mode == "center", "crop_mode", repr(crop_mode), "'center'")

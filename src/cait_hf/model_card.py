@@ -87,7 +87,7 @@ def render_model_card(
 
 
 def multiply_adds(config: CaitConfig) -> int:
-    """Multiply-adds of one picture of `config.image_size`: the patch projection, every linear layer, the two products
+    """Multiply-adds of one image of `config.image_size`: the patch projection, every linear layer, the two products
     of each attention and the two mixings of its heads. Norms, softmax, activations and additions are not counted."""
     rows, columns = (size // patch for size, patch in zip(as_pair(config.image_size), as_pair(config.patch_size)))
     patch_height, patch_width = as_pair(config.patch_size)

@@ -2,7 +2,7 @@
 """CaiT, "Going deeper with Image Transformers" (Touvron et al. 2021, arXiv 2103.17239), as a Transformers model.
 
 Same mathematics as `cait_models.py` of facebookresearch/deit and as timm's `cait.py`, in the names and with the
-mechanisms of Transformers' own vision models. Shapes in comments: B pictures, N patches, C `hidden_size`.
+mechanisms of Transformers' own vision models. Shapes in comments: B images, N patches, C `hidden_size`.
 
 The authors advise float32 for M48. In half precision this code scales queries before their products with keys, so that
 float16 does not overflow, and computes every softmax, the resizing of positions and the loss in float32 (on a CPU the
@@ -147,7 +147,7 @@ class CaitEmbeddings(nn.Module):
         return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
 
     def interpolate_pos_encoding(self, height: int, width: int) -> torch.Tensor:
-        """The position table `(1, N, C)` for a picture of `height` x `width` pixels, resized if it has another grid.
+        """The position table `(1, N, C)` for an image of `height` x `width` pixels, resized if it has another grid.
 
         Bicubic, `align_corners=False`, as the official fine-tuning does (facebookresearch/deit, `main.py`); computed
         in float32 or wider, returned in the table's dtype.
@@ -323,7 +323,7 @@ class CaitLayerScale(nn.Module):
 
 
 class CaitDropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): in training, drops a residual branch for whole pictures of the batch."""
+    """Stochastic depth (arXiv 1603.09382): in training, drops a residual branch for whole images of the batch."""
 
     def __init__(self, drop_prob: float) -> None:
         super().__init__()
@@ -431,7 +431,7 @@ class CaitPreTrainedModel(PreTrainedModel):
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Conv2d:
-        """The projection of the patches, the first layer with weights that a picture meets."""
+        """The projection of the patches, the first layer with weights that an image meets."""
         return self.base_model.embeddings.patch_embeddings.projection
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -552,7 +552,7 @@ class CaitPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def resize_position_embeddings(self, image_size: int | tuple[int, int]) -> None:
-        """Make another picture size the model's own: resize the stored position table and set `config.image_size`.
+        """Make another image size the model's own: resize the stored position table and set `config.image_size`.
 
         Args:
             image_size (`int` or `(height, width)`): pixels, multiples of the patch size.
@@ -591,7 +591,7 @@ class CaitPreTrainedModel(PreTrainedModel):
         return {name for name, _ in self.named_parameters() if name.endswith(exempt)}
 
     def layer_groups(self) -> dict[str, dict[str, nn.Parameter]]:
-        """All parameters in the order in which a picture meets them, every one in exactly one group.
+        """All parameters in the order in which an image meets them, every one in exactly one group.
 
         The groups are `"embeddings"`, `"layers.0"`, ..., `"class_layers.0"`, ..., `"head"` (final LayerNorm and
         classifier), each a dictionary from the names of `named_parameters()` to the parameters; models without a
@@ -734,9 +734,9 @@ class CaitModel(CaitPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
-                Pictures as the image processor returns them; cast to the dtype of the weights.
+                Images as the image processor returns them; cast to the dtype of the weights.
             interpolate_pos_encoding (`bool`, *optional*):
-                Whether to resize the position table to a picture of another size than `config.image_size`. `None`
+                Whether to resize the position table to an image of another size than `config.image_size`. `None`
                 takes the configuration's value.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch, patches)`, *optional*):
                 Patches, row by row, that the mask token replaces, in a model that has one.
@@ -913,7 +913,7 @@ class CaitBackbone(BackboneMixin, CaitPreTrainedModel):
     trained that norm's scale and shift on the class token alone. Without, the maps are the raw hidden states, and no
     norm is built.
 
-    Pictures of another size than `config.image_size` need `config.interpolate_pos_encoding`, since the models around
+    Images of another size than `config.image_size` need `config.interpolate_pos_encoding`, since the models around
     a backbone pass pixels alone. From a local folder load with `CaitBackbone.from_pretrained(folder, out_indices=...)`
     (`AutoBackbone.from_pretrained` takes the folder for the name of a repository on the Hub).
 

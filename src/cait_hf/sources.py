@@ -37,7 +37,7 @@ class Source:
         name: how the model card calls it.
         weights_file: where the tensors are, in the official format.
         config: the model's configuration, labels included.
-        image_processor: how its pictures are prepared, None where the class has no such preparation.
+        image_processor: how its images are prepared, None where the class has no such preparation.
         checkpoint: the official checkpoint, where the weights are those of its authors or timm's copy of them.
     """
 
@@ -78,7 +78,7 @@ def load_source(source: str, checkpoint: CaitCheckpoint | None = None) -> Source
 
 
 def load_official_file(path: Path, checkpoint: CaitCheckpoint | None = None) -> Source:
-    """Read a file in the official format; its tensors tell the architecture and the size of the pictures."""
+    """Read a file in the official format; its tensors tell the architecture and the size of the images."""
     kwargs = infer_config_kwargs(read_weights(path))
     labels = imagenet_1k_labels()
     if kwargs["num_labels"] == len(labels):

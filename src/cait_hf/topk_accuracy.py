@@ -14,15 +14,15 @@ import numpy as np
 
 
 _DESCRIPTION = """
-Share of pictures whose class is among the k classes with the highest scores, for each k asked for.
+Share of images whose class is among the k classes with the highest scores, for each k asked for.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: floats (pictures, classes), logits or any other score that grows with belief, as nested lists, numpy
-        array or torch tensor; all in one call, or batch by batch with `add_batch`. A batch is reduced to one rank a
-        picture at once, so memory does not grow with the number of classes.
-    references: integers (pictures,), the index of the right class.
+    predictions: floats (images, classes), logits or any other score that grows with belief, as nested lists, numpy
+        array or torch tensor; all in one call, or batch by batch with `add_batch`. A batch is reduced to one rank an
+        image at once, so memory does not grow with the number of classes.
+    references: integers (images,), the index of the right class.
     top_k: integers, each from 1 to the number of classes. Defaults to (1, 5).
 
 Returns:
@@ -30,7 +30,7 @@ Returns:
     index first, so "top1" is the accuracy of `argmax`.
 
 Raises:
-    ValueError: no picture, predictions that are not (pictures, classes), another number of classes than in the batch
+    ValueError: no image, predictions that are not (images, classes), another number of classes than in the batch
         before, a reference that is no class index, a score that is NaN, a k outside 1 to the number of classes.
 
 Example:
@@ -50,7 +50,7 @@ class TopKAccuracy(evaluate.Metric):
             description=_DESCRIPTION,
             citation="",
             inputs_description=_KWARGS_DESCRIPTION,
-            # What is kept of a batch: the rank of each picture's right class stands in the place of its scores.
+            # What is kept of a batch: the rank of each image's right class stands in the place of its scores.
             features=datasets.Features(
                 {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
             ),
@@ -59,14 +59,14 @@ class TopKAccuracy(evaluate.Metric):
 
     # `evaluate` appends `inputs_description` to the docstrings of these two.
     def add_batch(self, *, predictions: Any, references: Any) -> None:
-        """Add a batch of pictures."""
+        """Add a batch of images."""
         scores, references = _as_array("predictions", predictions), _as_array("references", references)
         _check(scores, references, self.num_classes)
         self.num_classes = scores.shape[1]
         super().add_batch(predictions=rank_of_reference(scores, references), references=references)
 
     def add(self, *, prediction: Any, reference: Any) -> None:
-        """Add one picture."""
+        """Add one image."""
         self.add_batch(predictions=_as_array("prediction", prediction)[None], references=[int(reference)])
 
     def _compute(
@@ -86,8 +86,8 @@ def topk_of_ranks(ranks: np.ndarray, top_k: Sequence[int] = (1, 5)) -> dict[str,
 
 
 def rank_of_reference(scores: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """How many classes rank before the right one, 0 where it is the first: (pictures,) integers."""
-    own = np.take_along_axis(scores, references[:, None], axis=1)  # (pictures, 1)
+    """How many classes rank before the right one, 0 where it is the first: (images,) integers."""
+    own = np.take_along_axis(scores, references[:, None], axis=1)  # (images, 1)
     lower_index = np.arange(scores.shape[1]) < references[:, None]
     return ((scores > own) | ((scores == own) & lower_index)).sum(axis=1)
 
@@ -100,14 +100,14 @@ def _as_array(name: str, values: Any) -> np.ndarray:
         return np.asarray(values)
     except ValueError as error:
         raise ValueError(
-            f"{name} has rows of different lengths; each picture must have as many as the others."
+            f"{name} has rows of different lengths; each image must have as many as the others."
         ) from error
 
 
 def _check(scores: np.ndarray, references: np.ndarray, num_classes: int | None) -> None:
     if scores.ndim != 2 or scores.size == 0:
         raise ValueError(
-            f"predictions has shape {scores.shape}; it must be (pictures, classes) with at least one of each."
+            f"predictions has shape {scores.shape}; it must be (images, classes) with at least one of each."
         )
     if num_classes is not None and scores.shape[1] != num_classes:
         raise ValueError(f"predictions has {scores.shape[1]} classes; the batches before it had {num_classes}.")
@@ -121,7 +121,7 @@ def check_references(references: np.ndarray, num_images: int, num_classes: int) 
     if references.shape != (num_images,) or not np.issubdtype(references.dtype, np.integer):
         raise ValueError(
             f"references has shape {references.shape} and dtype {references.dtype}; it must hold one integer for "
-            f"each of the {num_images} pictures."
+            f"each of the {num_images} images."
         )
     if references.min() < 0 or references.max() >= num_classes:
         raise ValueError(

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Pictures of what a CaiT predicts and of where it looks: class token (paper, section 3: class-attention) and patches.
+"""Images of what a CaiT predicts and of where it looks: class token (paper, section 3: class-attention) and patches.
 
 Maps are numpy arrays; overlays, grids and animations are made of them with Pillow. Everything takes a model object or
 arrays; no file of the model is imported. Layers, heads, rows and columns count from 0.
@@ -23,7 +23,7 @@ from .image_processing_pil_cait import to_rgb
 
 # Colors of an overlay from the lowest to the highest attention: dark violet, red, orange, pale yellow.
 _RAMP = np.array([(48, 18, 96), (176, 38, 84), (240, 110, 40), (255, 238, 150)], dtype=np.float32)
-_SEEN, _UNSEEN = 0.7, 0.25  # brightness of a picture under its map, and beside it
+_SEEN, _UNSEEN = 0.7, 0.25  # brightness of an image under its map, and beside it
 _INK, _MUTED, _RIGHT, _WRONG, _PAPER = "#1f2328", "#8a919a", "#1a7f37", "#cf222e", "#ffffff"
 
 
@@ -33,13 +33,13 @@ _INK, _MUTED, _RIGHT, _WRONG, _PAPER = "#1f2328", "#8a919a", "#1a7f37", "#cf222e
 def class_attention_maps(
     model: torch.nn.Module, pixel_values: torch.Tensor, interpolate_pos_encoding: bool | None = None
 ) -> np.ndarray:
-    """Where the class token looks in each picture, for every class layer and head.
+    """Where the class token looks in each image, for every class layer and head.
 
     The maps of the patch stage, quadratic in the number of patches, are not recorded for this.
 
     Args:
         model: a CaiT, with or without classifier. Run in evaluation mode, without gradients; its mode is restored.
-        pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): preprocessed pictures.
+        pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): preprocessed images.
         interpolate_pos_encoding (`bool`, *optional*): passed to the model, for another resolution than its own.
 
     Returns:
@@ -47,7 +47,7 @@ def class_attention_maps(
         the sum over rows and columns is the weight of the class token itself.
 
     Raises:
-        ValueError: if `pixel_values` is no batch of pictures, or the model has no class-attention.
+        ValueError: if `pixel_values` is no batch of images, or the model has no class-attention.
     """
     grid = _grid(model, pixel_values)
     outputs = _run(model, pixel_values, interpolate_pos_encoding, output_class_attentions=True)
@@ -61,15 +61,15 @@ def patch_attention_maps(
     patch: tuple[int, int],
     interpolate_pos_encoding: bool | None = None,
 ) -> np.ndarray:
-    """Where one patch looks in each picture, for every layer and head of the patch stage.
+    """Where one patch looks in each image, for every layer and head of the patch stage.
 
-    Memory: the model records the maps of all layers, `layers * heads * patches**2` numbers for one picture (pictures
+    Memory: the model records the maps of all layers, `layers * heads * patches**2` numbers for one image (images
     are run one after the other). In float32 that is 15 MB for XXS24 at 224 pixels and 1.9 GB for M48 at 448, and 16
     times as much at twice the resolution.
 
     Args:
         model: a CaiT with or without head, or a backbone. Run as in [`class_attention_maps`].
-        pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): preprocessed pictures.
+        pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): preprocessed images.
         patch (`(row, column)`): the patch that looks, counted from 0 at the top left.
         interpolate_pos_encoding (`bool`, *optional*): passed to the model, for another resolution than its own.
 
@@ -78,7 +78,7 @@ def patch_attention_maps(
         mixing of the heads. They can be negative and need not sum to 1: see [`attention_shares`].
 
     Raises:
-        ValueError: if `pixel_values` is no batch of pictures, there is no such patch, or the model has no attention
+        ValueError: if `pixel_values` is no batch of images, there is no such patch, or the model has no attention
             from patches to patches.
     """
     rows, columns = _grid(model, pixel_values)
@@ -89,8 +89,8 @@ def patch_attention_maps(
             f"{columns - 1}."
         )
     maps = []
-    for picture in pixel_values.split(1):
-        outputs = _run(model, picture, interpolate_pos_encoding, output_attentions=True)
+    for image in pixel_values.split(1):
+        outputs = _run(model, image, interpolate_pos_encoding, output_attentions=True)
         layers = _patch_layers(model, outputs, rows * columns)
         maps.append(np.stack([_array(layer[0, :, row * columns + column]) for layer in layers]))
     return np.stack(maps).reshape(len(maps), *maps[0].shape[:2], rows, columns)
@@ -130,12 +130,12 @@ def attention_rollout(
         the class token before any class layer, the same in every entry.
 
     Raises:
-        ValueError: if `pixel_values` is no batch of pictures, or the model has no class-attention.
+        ValueError: if `pixel_values` is no batch of images, or the model has no class-attention.
     """
     grid = _grid(model, pixel_values)
     rollouts = []
-    for picture in pixel_values.split(1):
-        outputs = _run(model, picture, interpolate_pos_encoding, output_attentions=True, output_class_attentions=True)
+    for image in pixel_values.split(1):
+        outputs = _run(model, image, interpolate_pos_encoding, output_attentions=True, output_class_attentions=True)
         on_patches = _class_stage_rollout(_class_layers(model, outputs))  # (N,)
         steps = [on_patches]
         for attention in reversed(_patch_layers(model, outputs, on_patches.size)):
@@ -227,17 +227,17 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 def overlay_attention(
     image: Image.Image, attention_map: np.ndarray, strength: float = 0.75, patch_size: int | tuple[int, int] = 1
 ) -> Image.Image:
-    """Lay an attention map over its picture, at the picture's own size and aspect ratio.
+    """Lay an attention map over its image, at the image's own size and aspect ratio.
 
-    The map covers the largest centered part of the picture that has the map's aspect ratio: what is left by resizing
-    the shortest edge and cropping the center, CaiT's preprocessing. The rest of the picture, which the model did not
+    The map covers the largest centered part of the image that has the map's aspect ratio: what is left by resizing
+    the shortest edge and cropping the center, CaiT's preprocessing. The rest of the image, which the model did not
     see, is dimmed.
 
     Args:
-        image (`PIL.Image.Image`): the picture before preprocessing, any mode.
+        image (`PIL.Image.Image`): the image before preprocessing, any mode.
         attention_map (`np.ndarray` of shape `(rows, columns)`): for example one layer and head of
             [`class_attention_maps`], or a mean of several. Colors run from its lowest to its highest value.
-        strength (`float`): how much the color hides the picture where the map is highest, from 0 to 1.
+        strength (`float`): how much the color hides the image where the map is highest, from 0 to 1.
         patch_size (`int` or `(height, width)`): of the model's configuration; only its ratio matters.
 
     Returns:
@@ -257,12 +257,12 @@ def overlay_attention(
     if not 0 <= strength <= 1:
         raise ValueError(f"strength is {strength}, but it must be from 0 to 1.")
 
-    picture = to_rgb(image)
-    left, top, width, height = _seen_part(picture.size, attention_map.shape, patch_size)
+    image = to_rgb(image)
+    left, top, width, height = _seen_part(image.size, attention_map.shape, patch_size)
     resized = Image.fromarray(_min_max(attention_map)).resize((width, height), Image.Resampling.BICUBIC)
     heat = np.asarray(resized).clip(0, 1)[..., None]  # (height, width, 1)
 
-    pixels = np.asarray(picture, dtype=np.float32) * _UNSEEN
+    pixels = np.asarray(image, dtype=np.float32) * _UNSEEN
     seen = pixels[top : top + height, left : left + width] * (_SEEN / _UNSEEN)
     pixels[top : top + height, left : left + width] = seen * (1 - strength * heat) + strength * heat * _color(heat)
     return Image.fromarray(pixels.round().astype(np.uint8))
@@ -275,35 +275,35 @@ def prediction_grid(
     overlays: Sequence[Image.Image] | None = None,
     title: str = "",
     columns: int = 4,
-    picture_size: int = 128,
+    image_size: int = 128,
 ) -> Image.Image:
-    """Draw pictures with their predictions, and beside each its attention overlay.
+    """Draw images with their predictions, and beside each its attention overlay.
 
     Args:
-        images (sequence of `PIL.Image.Image`): the pictures; each is fitted into a square at its own aspect ratio.
-        predictions: for each picture what `pipeline("image-classification")` returns: `{"label": ..., "score": ...}`
+        images (sequence of `PIL.Image.Image`): the images; each is fitted into a square at its own aspect ratio.
+        predictions: for each image what `pipeline("image-classification")` returns: `{"label": ..., "score": ...}`
             dictionaries, best first. The first three are drawn as bars.
         references (sequence of `str`, *optional*): the right labels, drawn in green; the best is red if it is wrong.
-        overlays (sequence of `PIL.Image.Image`, *optional*): one for each picture, from [`overlay_attention`].
-        title (`str`): a line above the pictures.
-        columns (`int`): pictures in a row.
-        picture_size (`int`): edge of a picture's square, in pixels.
+        overlays (sequence of `PIL.Image.Image`, *optional*): one for each image, from [`overlay_attention`].
+        title (`str`): a line above the images.
+        columns (`int`): images in a row.
+        image_size (`int`): edge of an image's square, in pixels.
 
     Returns:
         `PIL.Image.Image`: RGB.
 
     Raises:
-        ValueError: if there is no picture, or a sequence is not as long as `images`.
+        ValueError: if there is no image, or a sequence is not as long as `images`.
     """
     if not images:
-        raise ValueError("images is empty, but the grid needs at least one picture.")
+        raise ValueError("images is empty, but the grid needs at least one image.")
     for name, values in (("predictions", predictions), ("references", references), ("overlays", overlays)):
         if values is not None and len(values) != len(images):
             raise ValueError(f"{name} has {len(values)} entries, but there are {len(images)} images.")
 
     margin, line = 16, 18
     panels = 2 if overlays is not None else 1
-    cell_width, cell_height = panels * (picture_size + 4) - 4, picture_size + 3 * line + 8
+    cell_width, cell_height = panels * (image_size + 4) - 4, image_size + 3 * line + 8
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     header = 2 * line if title else 0
@@ -317,11 +317,11 @@ def prediction_grid(
     for index, image in enumerate(images):
         x = margin + (index % columns) * (cell_width + margin)
         y = header + margin + (index // columns) * (cell_height + margin)
-        _paste(canvas, image, (x, y), picture_size)
+        _paste(canvas, image, (x, y), image_size)
         if overlays is not None:
-            _paste(canvas, overlays[index], (x + picture_size + 4, y), picture_size)
+            _paste(canvas, overlays[index], (x + image_size + 4, y), image_size)
         reference = None if references is None else references[index]
-        _draw_bars(draw, predictions[index][:3], reference, (x, y + picture_size + 6), cell_width, line)
+        _draw_bars(draw, predictions[index][:3], reference, (x, y + image_size + 6), cell_width, line)
     return canvas
 
 
@@ -334,7 +334,7 @@ def outline_patch(
     """Draw a frame around a patch, where [`overlay_attention`] would light it.
 
     Args:
-        image (`PIL.Image.Image`): a picture or its overlay.
+        image (`PIL.Image.Image`): an image or its overlay.
         patch (`(row, column)`): counted from 0 at the top left of the part that the model saw.
         map_shape (`(rows, columns)`): of the grid of patches.
         patch_size (`int` or `(height, width)`): as in [`overlay_attention`].
@@ -348,18 +348,18 @@ def outline_patch(
     (row, column), (rows, columns) = patch, map_shape
     if not (0 <= row < rows and 0 <= column < columns):
         raise ValueError(f"patch is ({row}, {column}), but the grid has {rows} rows and {columns} columns, from 0.")
-    picture = to_rgb(image).copy()
-    left, top, width, height = _seen_part(picture.size, map_shape, patch_size)
+    image = to_rgb(image).copy()
+    left, top, width, height = _seen_part(image.size, map_shape, patch_size)
     box = (
         left + round(column * width / columns),
         top + round(row * height / rows),
         left + round((column + 1) * width / columns) - 1,
         top + round((row + 1) * height / rows) - 1,
     )
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     draw.rectangle([box[0] - 2, box[1] - 2, max(box[0], box[2]) + 2, max(box[1], box[3]) + 2], outline="#000000")
     draw.rectangle([box[0] - 1, box[1] - 1, max(box[0], box[2]) + 1, max(box[1], box[3]) + 1], outline="#ffffff")
-    return picture
+    return image
 
 
 def attention_grid(
@@ -371,25 +371,25 @@ def attention_grid(
     columns: int = 8,
     panel_size: int = 160,
 ) -> Image.Image:
-    """Draw pictures below each other, and to the right of each its overlays, with captions.
+    """Draw images below each other, and to the right of each its overlays, with captions.
 
     Args:
-        images (sequence of `PIL.Image.Image`): the pictures, fitted into squares at their own aspect ratio.
-        overlays (sequence of sequences of `PIL.Image.Image`): for each picture its overlays.
-        captions (sequence of `str`): one for each overlay, the same for all pictures.
-        names (sequence of `str`, *optional*): what stands above each picture.
+        images (sequence of `PIL.Image.Image`): the images, fitted into squares at their own aspect ratio.
+        overlays (sequence of sequences of `PIL.Image.Image`): for each image its overlays.
+        captions (sequence of `str`): one for each overlay, the same for all images.
+        names (sequence of `str`, *optional*): what stands above each image.
         title (`str`): a line above everything.
-        columns (`int`): overlays in a line; more go on below, beside the same picture.
+        columns (`int`): overlays in a line; more go on below, beside the same image.
         panel_size (`int`): edge of the square, in pixels.
 
     Returns:
         `PIL.Image.Image`: RGB.
 
     Raises:
-        ValueError: if there is no picture or no overlay, or a sequence is not as long as it has to be.
+        ValueError: if there is no image or no overlay, or a sequence is not as long as it has to be.
     """
     if not images or not captions:
-        raise ValueError(f"The grid needs pictures and captions, but has {len(images)} and {len(captions)}.")
+        raise ValueError(f"The grid needs images and captions, but has {len(images)} and {len(captions)}.")
     for name, values in (("overlays", overlays), ("names", names)):
         if values is not None and len(values) != len(images):
             raise ValueError(f"{name} has {len(values)} entries, but there are {len(images)} images.")
@@ -401,7 +401,7 @@ def attention_grid(
     columns = max(1, min(columns, len(captions)))
     header = 2 * line if title else 0
     panels = [[_fit(panel, panel_size) for panel in (image, *row)] for image, row in zip(images, overlays)]
-    heights = [max(panel.height for panel in row) + line + gap for row in panels]  # wide pictures need less
+    heights = [max(panel.height for panel in row) + line + gap for row in panels]  # wide images need less
     lines = -(-len(captions) // columns)
     canvas = Image.new(
         "RGB",
@@ -432,7 +432,7 @@ def save_drawing(drawing: Image.Image | Sequence[Image.Image], file: str | os.Pa
     """Write a PNG, or an animated GIF of several drawings. The file appears whole or not at all.
 
     Args:
-        drawing (`PIL.Image.Image` or a sequence of them): the PNG's picture, or the GIF's frames, of one size. Equal
+        drawing (`PIL.Image.Image` or a sequence of them): the PNG's image, or the GIF's frames, of one size. Equal
             frames in a row become one that stands longer.
         file (path): ending in `.png` or `.gif`.
         duration (`int`): milliseconds that each frame stands; GIF counts in hundredths of a second.
@@ -476,10 +476,10 @@ def check_drawing_file(file: str | os.PathLike) -> None:
 
 
 def _seen_part(
-    picture_size: tuple[int, int], map_shape: tuple[int, int], patch_size: int | tuple[int, int]
+    image_size: tuple[int, int], map_shape: tuple[int, int], patch_size: int | tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """Left, top, width, height of the largest centered part of the picture with the map's aspect ratio."""
-    width, height = picture_size
+    """Left, top, width, height of the largest centered part of the image with the map's aspect ratio."""
+    width, height = image_size
     rows, columns = (patches * size for patches, size in zip(map_shape, _pair(patch_size)))
     scale = min(width / columns, height / rows)
     seen_width, seen_height = max(1, round(columns * scale)), max(1, round(rows * scale))
@@ -498,7 +498,7 @@ def _color(heat: np.ndarray) -> np.ndarray:
 
 
 def _fit(image: Image.Image, size: int) -> Image.Image:
-    """The picture at its own aspect ratio, its longer edge `size` pixels."""
+    """The image at its own aspect ratio, its longer edge `size` pixels."""
     return ImageOps.contain(to_rgb(image), (size, size), Image.Resampling.BICUBIC)
 
 

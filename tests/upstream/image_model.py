@@ -6,7 +6,7 @@ from tests.test_modeling_common import floats_tensor, ids_tensor
 
 
 class ImageModelTester:
-    """Hands out tiny configurations and pictures. The shared tests read the attributes by name."""
+    """Hands out tiny configurations and images. The shared tests read the attributes by name."""
 
     batch_size = 3
     num_channels = 3
@@ -28,7 +28,7 @@ class ImageModelTester:
         self.fields = fields
 
     def get_config(self):
-        # initializer_range: at 0.02 a model of this width hardly looks at its pictures
+        # initializer_range: at 0.02 a model of this width hardly looks at its images
         return self.config_class(
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_hidden_layers,
@@ -46,8 +46,8 @@ class ImageModelTester:
         return self.get_config(), {"pixel_values": pixel_values}
 
 
-class OverfitOnPictures:
-    """Lets TrainingTesterMixin train on pictures, where it has a batch only for text: the batch is ours, the test its.
+class OverfitOnImages:
+    """Lets TrainingTesterMixin train on images, where it has a batch only for text: the batch is ours, the test its.
 
     The mixin asks which modality the inputs have, and for "text" reads `vocab_size` and calls the last method below.
     """
@@ -64,5 +64,5 @@ class OverfitOnPictures:
 
     def _create_text_training_batch(self, batch_size, seq_length, vocab_size):
         size = self.model_tester.image_size
-        pictures = torch.randn(batch_size, self.model_tester.num_channels, size, size)
-        return {"pixel_values": pictures, "labels": ids_tensor([batch_size], self.model_tester.num_labels)}
+        images = torch.randn(batch_size, self.model_tester.num_channels, size, size)
+        return {"pixel_values": images, "labels": ids_tensor([batch_size], self.model_tester.num_labels)}

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""ImageNet-1k validation, ImageNet-Real and ImageNet-V2: pictures with their class indices, however they are laid out.
+"""ImageNet-1k validation, ImageNet-Real and ImageNet-V2: images with their class indices, however they are laid out.
 
 The index of a class is the place of its synset (`n01440764`) among the sorted synsets of the 1000 classes; timm has
 their list, and the reassessed labels of ImageNet-Real (google-research/reassessed-imagenet, `real.json`). Names of
@@ -25,19 +25,19 @@ from ..image_processing_pil_cait import to_rgb
 from ..labels import IMAGENET_1K_CLASSES, imagenet_1k_labels
 
 
-# Pictures in the whole set. ImageNet-Real is the 50,000 of the validation set without the 3,163 that got no label.
-NUM_PICTURES = {"imagenet": 50_000, "real": 46_837, "v2": 10_000}
+# Images in the whole set. ImageNet-Real is the 50,000 of the validation set without the 3,163 that got no label.
+NUM_IMAGES = {"imagenet": 50_000, "real": 46_837, "v2": 10_000}
 SYNSET = re.compile(r"n\d{8}")
 VALIDATION_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
-PICTURE_SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp"}
+IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp"}
 
-Labels = tuple[int, ...]  # class indices that count as right; none: the picture is left out
-Labeller = Callable[[str, Any], Labels]  # of the picture's name and its label in the data, None if it has none there
-Encoded = str | dict  # path of a picture file, or {"bytes": ..., "path": ...} as `datasets.Image(decode=False)` has it
+Labels = tuple[int, ...]  # class indices that count as right; none: the image is left out
+Labeller = Callable[[str, Any], Labels]  # of the image's name and its label in the data, None if it has none there
+Encoded = str | dict  # path of an image file, or {"bytes": ..., "path": ...} as `datasets.Image(decode=False)` has it
 
 
 class EvaluationImages(torch.utils.data.Dataset):
-    """Pictures that can be had in any order; an item is (index, encoded picture, labels)."""
+    """Images that can be had in any order; an item is (index, encoded image, labels)."""
 
     def __init__(self, names: Sequence[str], labels: Sequence[Labels], encoded: Sequence[Encoded]) -> None:
         self.names, self.labels, self.encoded = names, labels, encoded
@@ -49,16 +49,16 @@ class EvaluationImages(torch.utils.data.Dataset):
         return index, self.encoded[index], self.labels[index]
 
     def labeled(self, max_samples: int | None) -> list[int]:
-        """Indices of the pictures with labels, or `max_samples` of them, evenly spaced."""
+        """Indices of the images with labels, or `max_samples` of them, evenly spaced."""
         indices = [index for index, labels in enumerate(self.labels) if labels]
         count = len(indices) if max_samples is None else min(max_samples, len(indices))
         return [indices[place * len(indices) // count] for place in range(count)]
 
 
 class EvaluationImageStream(torch.utils.data.IterableDataset):
-    """The same of a stream, in its order, without those in `done`; it stops after `max_samples` labeled pictures.
+    """The same of a stream, in its order, without those in `done`; it stops after `max_samples` labeled images.
 
-    Every process reads the whole stream, and decodes only its own pictures.
+    Every process reads the whole stream, and decodes only its own images.
     """
 
     def __init__(self, rows: datasets.IterableDataset, columns: "Columns", label: Labeller) -> None:
@@ -107,20 +107,20 @@ class Columns:
 
 
 def load_folder(folder: Path, label: Labeller, labels_file: Path | None = None) -> EvaluationImages:
-    """Pictures in subfolders named by synset or number, or all in one folder.
+    """Images in subfolders named by synset or number, or all in one folder.
 
     Where all are in one folder, their classes come from `labels_file`, else from their names if these end in a synset
     (`ILSVRC2012_val_00000001_n01751748.JPEG`).
 
     Raises:
-        ValueError: if there are no pictures, or a class is not to be found.
+        ValueError: if there are no images, or a class is not to be found.
         OSError: if the folder or the file cannot be read.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"--data_dir is {folder}, but there is no such folder.")
-    files = [file for file in sorted([*folder.glob("*"), *folder.glob("*/*")]) if is_picture(file)]
+    files = [file for file in sorted([*folder.glob("*"), *folder.glob("*/*")]) if is_image(file)]
     if not files:
-        raise ValueError(f"--data_dir is {folder}, but there are no pictures in it or in its subfolders.")
+        raise ValueError(f"--data_dir is {folder}, but there are no images in it or in its subfolders.")
     names = [file.relative_to(folder).as_posix() for file in files]
     texts = read_labels_file(labels_file, names) if labels_file else [None] * len(names)
     labels = [label(name, text) for name, text in zip(names, texts)]
@@ -128,8 +128,8 @@ def load_folder(folder: Path, label: Labeller, labels_file: Path | None = None) 
     return EvaluationImages([names[i] for i in order], [labels[i] for i in order], [str(files[i]) for i in order])
 
 
-def is_picture(file: Path) -> bool:
-    return file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".")
+def is_image(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
 
 
 def load_rows(
@@ -141,16 +141,16 @@ def load_rows(
     label: Labeller,
     image_column_name: str | None = None,
 ) -> EvaluationImages | EvaluationImageStream:
-    """Pictures of a data set of the Hub, or of a local one that `load_dataset` knows.
+    """Images of a data set of the Hub, or of a local one that `load_dataset` knows.
 
-    A picture's name is that of its file; in a WebDataset without labels, its folder is the class.
+    An image's name is that of its file; in a WebDataset without labels, its folder is the class.
     """
     rows = datasets.load_dataset(dataset_name, config, split=split, data_files=data_files, streaming=streaming)
     columns = Columns(rows, image_column_name)
     rows = rows.cast_column(columns.image, datasets.Image(decode=False))
     if streaming:
         return EvaluationImageStream(rows, columns, label)
-    # Flattened, the paths are a column of their own, which is read without the pictures.
+    # Flattened, the paths are a column of their own, which is read without the images.
     paths = rows.flatten().select_columns(f"{columns.image}.path")[f"{columns.image}.path"]
     names = [path or f"row {index}" for index, path in enumerate(paths)]
     texts: list[str | int | None] = [None] * len(names)
@@ -161,7 +161,7 @@ def load_rows(
 
 
 def labels_in_data(name: str, label: str | int | None) -> Labels:
-    """The label that the data have, else the one in the picture's name: its folder or its ending."""
+    """The label that the data have, else the one in the image's name: its folder or its ending."""
     if label is None:
         path = Path(name)
         folder, ending = path.parent.name, path.stem.rpartition("_")[2]
@@ -175,11 +175,11 @@ def labels_in_data(name: str, label: str | int | None) -> Labels:
 
 
 def reassessed_labels(file: Path | None) -> Labeller:
-    """A labeller that finds the labels of ImageNet-Real by the number in the picture's name.
+    """A labeller that finds the labels of ImageNet-Real by the number in the image's name.
 
     Args:
-        file: `real.json`, for each of the 50,000 pictures in the order of their names a list of class indices, empty
-            where the picture is to be left out. By default timm's copy.
+        file: `real.json`, for each of the 50,000 images in the order of their names a list of class indices, empty
+            where the image is to be left out. By default timm's copy.
 
     Raises:
         ValueError: if the file is something else.
@@ -200,7 +200,7 @@ def reassessed_labels(file: Path | None) -> Labeller:
         match = VALIDATION_NUMBER.search(name)
         if not match or not 1 <= int(match[1]) <= len(by_number):
             raise ValueError(
-                f"{name} is none of the {len(by_number):,} pictures that have labels in ImageNet-Real, which are "
+                f"{name} is none of the {len(by_number):,} images that have labels in ImageNet-Real, which are "
                 "called ILSVRC2012_val_00000001 and so on."
             )
         return tuple(by_number[int(match[1]) - 1])
@@ -220,23 +220,23 @@ def _is_list_of_classes(labels: Any) -> bool:
 
 
 def read_labels_file(file: Path, names: list[str]) -> list[str]:
-    """Labels of the pictures called `names`, as text: lines of one label each in the order of the names, or of a
-    picture's name and its label (separated by space or comma; more columns are ignored).
+    """Labels of the images called `names`, as text: lines of one label each in the order of the names, or of an
+    image's name and its label (separated by space or comma; more columns are ignored).
 
     Raises:
-        ValueError: if a picture has no label, or the labels are the numbers of ILSVRC's development kit.
+        ValueError: if an image has no label, or the labels are the numbers of ILSVRC's development kit.
     """
     lines = file.read_text(encoding="utf-8").splitlines()
     rows = [re.split(r"[\s,]+", line.strip()) for line in lines if line.strip()]
     if rows and all(len(row) == 1 for row in rows):
         if len(rows) != len(names):
-            raise ValueError(f"--labels_file {file} has {len(rows)} labels for {len(names)} pictures.")
+            raise ValueError(f"--labels_file {file} has {len(rows)} labels for {len(names)} images.")
         labels = [row[0] for row in rows]
     else:
         by_stem = {Path(row[0]).stem: row[1] for row in rows if len(row) > 1}
         missing = [name for name in names if Path(name).stem not in by_stem]
         if missing:
-            raise ValueError(f"--labels_file {file} lacks {len(missing)} of the pictures, such as {missing[0]}.")
+            raise ValueError(f"--labels_file {file} lacks {len(missing)} of the images, such as {missing[0]}.")
         labels = [by_stem[Path(name).stem] for name in names]
     if str(IMAGENET_1K_CLASSES) in labels:
         raise ValueError(
@@ -292,14 +292,14 @@ def synset_indices() -> dict[str, int]:
 
 
 class Prepare:
-    """Makes a batch of items of `EvaluationImages`; a picture that cannot be read is black, and marked.
+    """Makes a batch of items of `EvaluationImages`; an image that cannot be read is black, and marked.
 
     As in the evaluations of the authors and of timm, EXIF orientations are ignored.
 
     Args:
-        image_processor: the model's, on one PIL picture.
+        image_processor: the model's, on one PIL image.
         options: arguments of its call, such as another size.
-        threads: how many pictures are prepared at once, where no worker processes do that.
+        threads: how many images are prepared at once, where no worker processes do that.
     """
 
     def __init__(self, image_processor: Callable, options: dict[str, Any], threads: int = 1) -> None:
@@ -307,24 +307,24 @@ class Prepare:
 
     def __call__(self, items: list[tuple[int, Encoded, Labels]]) -> dict[str, torch.Tensor]:
         with ThreadPoolExecutor(max(self.threads, 1)) as pool:
-            pictures = list(pool.map(open_rgb, [encoded for _, encoded, _ in items]))
-            pixels = list(pool.map(self.pixels, pictures))
+            images = list(pool.map(open_rgb, [encoded for _, encoded, _ in items]))
+            pixels = list(pool.map(self.pixels, images))
         most = max(len(labels) for _, _, labels in items)
         return {
             "pixel_values": torch.stack(pixels),
             "keys": torch.tensor([index for index, _, _ in items]),
             "labels": torch.tensor([[*labels, *[-1] * (most - len(labels))] for _, _, labels in items]),
-            "readable": torch.tensor([picture is not None for picture in pictures]),
+            "readable": torch.tensor([image is not None for image in images]),
         }
 
-    def pixels(self, picture: Image.Image | None) -> torch.Tensor:
+    def pixels(self, image: Image.Image | None) -> torch.Tensor:
         """What the model takes, (channels, height, width)."""
-        picture = picture or Image.new("RGB", (256, 256))
-        return self.image_processor(picture, return_tensors="pt", **self.options).pixel_values[0]
+        image = image or Image.new("RGB", (256, 256))
+        return self.image_processor(image, return_tensors="pt", **self.options).pixel_values[0]
 
 
 def open_rgb(encoded: Encoded) -> Image.Image | None:
-    """The picture, or None if it cannot be read."""
+    """The image, or None if it cannot be read."""
     file = encoded if isinstance(encoded, str) else encoded["path"]
     if not isinstance(encoded, str) and encoded["bytes"] is not None:
         file = io.BytesIO(encoded["bytes"])

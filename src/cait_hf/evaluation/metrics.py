@@ -16,18 +16,18 @@ from ..topk_accuracy import check_references, topk_of_ranks
 
 
 TOP_K = (1, 5)
-NOT_A_NUMBER = -1  # in the place of the best classes of a picture that has a score of NaN
+NOT_A_NUMBER = -1  # in the place of the best classes of an image that has a score of NaN
 
 
 def best_classes(logits: torch.Tensor | tuple, labels: torch.Tensor | None = None) -> torch.Tensor:
-    """The best five classes of each picture, best first; `Trainer(preprocess_logits_for_metrics=best_classes)`.
+    """The best five classes of each image, best first; `Trainer(preprocess_logits_for_metrics=best_classes)`.
 
     Args:
-        logits: (pictures, classes), floating point, any device; of a tuple (logits, hidden states, ...) the first.
+        logits: (images, classes), floating point, any device; of a tuple (logits, hidden states, ...) the first.
         labels: not used; `Trainer` gives them.
 
     Returns:
-        (pictures, min(5, classes)) int64. Of equal scores the lower class index comes first. A picture with a score
+        (images, min(5, classes)) int64. Of equal scores the lower class index comes first. An image with a score
         of NaN has -1 throughout, which [`classification_metrics`] refuses: there all processes stop together.
     """
     logits = logits[0] if isinstance(logits, tuple) else logits
@@ -38,37 +38,37 @@ def best_classes(logits: torch.Tensor | tuple, labels: torch.Tensor | None = Non
 def classification_metrics(
     best: np.ndarray | torch.Tensor, labels: np.ndarray | torch.Tensor, num_classes: int
 ) -> dict:
-    """Everything that [`best_classes`] of all pictures and their labels tell.
+    """Everything that [`best_classes`] of all images and their labels tell.
 
     Args:
-        best: (pictures, min(5, num_classes)) integers, of [`best_classes`].
-        labels: (pictures,) integers, the right classes.
+        best: (images, min(5, num_classes)) integers, of [`best_classes`].
+        labels: (images,) integers, the right classes.
         num_classes: of the model; the labels need not hold each of them.
 
     Returns:
         dict with
         - `top1`, with more than five classes `top5`, and `mean_class_accuracy`, the mean over the classes that have
-          pictures: floats in [0, 1];
-        - `class_accuracy`: a list with the accuracy of each class, `None` for a class without pictures;
+          images: floats in [0, 1];
+        - `class_accuracy`: a list with the accuracy of each class, `None` for a class without images;
         - `confusion_matrix`: int64 array (num_classes, num_classes), by true (rows) and predicted class.
 
     Raises:
-        ValueError: no picture, a score of NaN, a label that is no class index.
+        ValueError: no image, a score of NaN, a label that is no class index.
     """
     best, labels = (np.asarray(values.cpu() if torch.is_tensor(values) else values) for values in (best, labels))
     if len(best) == 0:
-        raise ValueError("labels has no picture; there must be at least one to evaluate on.")
+        raise ValueError("labels has no image; there must be at least one to evaluate on.")
     if (best == NOT_A_NUMBER).any():
         broken = int((best == NOT_A_NUMBER).any(axis=1).sum())
-        raise ValueError(f"logits hold NaN for {broken} of {len(best)} pictures; each score must be a number.")
+        raise ValueError(f"logits hold NaN for {broken} of {len(best)} images; each score must be a number.")
     check_references(labels, len(best), num_classes)
     is_label = best == labels[:, None]
     ranks = np.where(is_label.any(axis=1), is_label.argmax(axis=1), best.shape[1])  # any rank that does not count
 
     pairs = np.bincount(labels * num_classes + best[:, 0], minlength=num_classes**2)
     confusion_matrix = pairs.reshape(num_classes, num_classes)
-    right, pictures = confusion_matrix.diagonal(), confusion_matrix.sum(axis=1)
-    class_accuracy = [float(hits / count) if count else None for hits, count in zip(right, pictures)]
+    right, images = confusion_matrix.diagonal(), confusion_matrix.sum(axis=1)
+    class_accuracy = [float(hits / count) if count else None for hits, count in zip(right, images)]
     return {
         **topk_of_ranks(ranks, [k for k in TOP_K if k == 1 or k < num_classes]),
         "mean_class_accuracy": float(np.mean([value for value in class_accuracy if value is not None])),

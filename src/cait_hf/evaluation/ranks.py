@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Ranks of the correct classes of many pictures: computed by all processes, kept in a file.
+"""Ranks of the correct classes of many images: computed by all processes, kept in a file.
 
-The rank of a picture is the number of classes whose logits come before those of its class, 0 where that is the first;
+The rank of an image is the number of classes whose logits come before those of its class, 0 where that is the first;
 of several classes that count as correct, the best one's. `topk_of_ranks` makes accuracies of them.
 """
 
@@ -18,18 +18,18 @@ from tqdm import tqdm
 from ..files import write_json
 
 
-# In the place of a rank: the picture could not be read; its logits are not all finite.
+# In the place of a rank: the image could not be read; its logits are not all finite.
 UNREADABLE, NOT_FINITE = -1, -2
 
 
 def best_ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """How many classes rank before the best of a picture's labels: (pictures,) integers, 0 where it is the first.
+    """How many classes rank before the best of an image's labels: (images,) integers, 0 where it is the first.
 
     Equal logits rank by class index, the lower first, as in `topk_accuracy`.
 
     Args:
-        logits: (pictures, classes).
-        labels: (pictures, any number) class indices, -1 where there are no more; each picture has at least one.
+        logits: (images, classes).
+        labels: (images, any number) class indices, -1 where there are no more; each image has at least one.
     """
     ranks = logits.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # of each class
     own = ranks.gather(1, labels.clamp(min=0)).masked_fill(labels < 0, logits.shape[1]).amin(dim=1)
@@ -38,7 +38,7 @@ def best_ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def rank_batch(model: torch.nn.Module, columns: list[int] | None, options: dict, batch: dict) -> torch.Tensor:
-    """Rank of the best of each picture's labels, or what is wrong with the picture: (pictures,) integers.
+    """Rank of the best of each image's labels, or what is wrong with the image: (images,) integers.
 
     Args:
         columns: place among the model's outputs of each class index, None where they are the same.
@@ -51,7 +51,7 @@ def rank_batch(model: torch.nn.Module, columns: list[int] | None, options: dict,
 
 
 class Ranks(dict[int, int]):
-    """Ranks by index of the picture, and the file from which a run of the same settings goes on."""
+    """Ranks by index of the image, and the file from which a run of the same settings goes on."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Ranks(dict[int, int]):
         write_json(self.path, {"settings": self.settings, "ranks": self}, indent=1)
 
 
-def rank_pictures(
+def rank_images(
     ranks: Ranks,
     accelerator: accelerate.Accelerator,
     loader: torch.utils.data.DataLoader,
@@ -110,18 +110,18 @@ def rank_pictures(
     names: Mapping[int, str] | Sequence[str],
     save_steps: int,
 ) -> None:
-    """Add the ranks of all pictures of a loader, in all processes.
+    """Add the ranks of all images of a loader, in all processes.
 
-    The last batches may repeat pictures, so that all processes have as many; kept by index, each counts once.
+    The last batches may repeat images, so that all processes have as many; kept by index, each counts once.
 
     Args:
         loader: prepared by `accelerator`, with batches of `Prepare`.
-        rank: ranks of a batch, or what is wrong with its pictures (`rank_batch`).
-        names: of the pictures by index, for messages.
+        rank: ranks of a batch, or what is wrong with its images (`rank_batch`).
+        names: of the images by index, for messages.
         save_steps: batches after which the file is written; it also is when an error or Ctrl-C ends this function.
 
     Raises:
-        ValueError: if a picture cannot be read, or the logits of one are not finite; the other ranks are kept.
+        ValueError: if an image cannot be read, or the logits of one are not finite; the other ranks are kept.
     """
     bar = tqdm(loader, desc="evaluate", disable=None if accelerator.is_main_process else True)
     try:
@@ -140,6 +140,6 @@ def rank_pictures(
 
 def check_rank(name: str, rank: int) -> None:
     if rank == UNREADABLE:
-        raise ValueError(f"{name} cannot be read as a picture: replace it, and run the same command to go on.")
+        raise ValueError(f"{name} cannot be read as an image: replace it, and run the same command to go on.")
     if rank == NOT_FINITE:
         raise ValueError(f"The logits of {name} are not finite: evaluate with --dtype float32.")

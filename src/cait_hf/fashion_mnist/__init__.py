@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""A small trained CaiT and pictures to try it on, in the package, so that neither needs the network.
+"""A small trained CaiT and images to try it on, in the package, so that neither needs the network.
 
     from transformers import pipeline
     from cait_hf.fashion_mnist import CHECKPOINT, load_sample
@@ -9,7 +9,7 @@
     print(classify(images[0]), labels[0])
 
 The card beside this file says what it was trained on and what it reaches; `scripts/release_fashion_mnist.py` wrote
-all files of the folder but this one and the license of the pictures.
+all files of the folder but this one and the license of the images.
 """
 
 import tempfile
@@ -25,7 +25,7 @@ CHECKPOINT = str(FOLDER)
 
 
 def load_sample() -> tuple[list[Image.Image], list[str]]:
-    """The first 500 pictures of Fashion-MNIST's test split, in its order, gray, 28 x 28, and their classes' names.
+    """The first 500 images of Fashion-MNIST's test split, in its order, gray, 28 x 28, and their classes' names.
 
     (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747; copyright Zalando SE, MIT license: `LICENSE-fashion-mnist`.)
     """

@@ -57,16 +57,16 @@ class DataArguments:
     eval_split: str = option("Split of that dataset to evaluate on.", default="validation")
     train_files: str | None = option("With --dataset_name: pattern of the files to train on, such as 'data/*.tar'.")
     validation_files: str | None = option("The same, to evaluate on.")
-    train_dir: str | None = option("Folder with one subfolder of pictures a class.")
+    train_dir: str | None = option("Folder with one subfolder of images a class.")
     validation_dir: str | None = option("The same, to evaluate on.")
     train_val_split: float = option(
-        "Share of the training pictures to hold out if nothing else is to evaluate on.", 0.15
+        "Share of the training images to hold out if nothing else is to evaluate on.", 0.15
     )
     max_train_samples: int | None = option(
-        "Train on this many pictures, drawn once; with --streaming on the first of each file, at most this many."
+        "Train on this many images, drawn once; with --streaming on the first of each file, at most this many."
     )
     max_eval_samples: int | None = option("Evaluate on this many, chosen in the same way.")
-    image_column_name: str | None = option("Column of the pictures. Without it: found by its type.")
+    image_column_name: str | None = option("Column of the images. Without it: found by its type.")
     label_column_name: str | None = option(
         "Column of the classes, also FIELD.KEY such as json.label. Without it: found by its type or usual name."
     )
@@ -79,11 +79,11 @@ class DataArguments:
         False,
     )
     shuffle_buffer: int = option(
-        "Streaming: among how many undecoded pictures each worker process draws the next one.", 1000
+        "Streaming: among how many undecoded images each worker process draws the next one.", 1000
     )
-    bad_images: Literal["error", "skip"] = option(
-        "A picture that cannot be decoded ends the run (error), or is left out and listed in bad_images.txt in the "
-        "output folder (skip), for which every picture is decoded once before training, by as many processes as "
+    corrupt_images: Literal["error", "skip"] = option(
+        "An image that cannot be decoded ends the run (error), or is left out and listed in corrupt_images.txt in the "
+        "output folder (skip), for which every image is decoded once before training, by as many processes as "
         "--dataloader_num_workers. In a distributed run the others wait no longer than --ddp_timeout.",
         "error",
     )
@@ -93,18 +93,18 @@ class DataArguments:
 @dataclass
 class RecipeArguments:
     # augmentation
-    crop_area: float = option("Least share of the picture's area that a random crop takes.", 0.08)
-    flip_probability: float = option("Probability of mirroring a picture.", 0.5)
+    crop_area: float = option("Least share of the image's area that a random crop takes.", 0.08)
+    flip_probability: float = option("Probability of mirroring an image.", 0.5)
     auto_augment: str | None = option("timm's name of a policy, such as rand-m9-mstd0.5-inc1.")
     random_erasing: float = option("Probability of noise in the place of a random rectangle.", 0.0)
-    repeated_augmentation: int = option("Views of each picture in an epoch, which gets as many pictures fewer.", 1)
+    repeated_augmentation: int = option("Views of each image in an epoch, which gets as many images fewer.", 1)
     mixup: float = option("Alpha of mixup; 0 is off.", 0.0)
     cutmix: float = option("Alpha of cutmix; 0 is off.", 0.0)
     mixup_prob: float = option("Probability of mixing a batch.", 1.0)
     mixup_switch_prob: float = option("Probability of cutmix where mixup is on too.", 0.5)
     mixup_mode: str = option("What shares a draw: batch, pair or elem.", "batch")
     # optimization
-    base_learning_rate: float | None = option("Learning rate for 512 pictures a step; gives --learning_rate.")
+    base_learning_rate: float | None = option("Learning rate for 512 images a step; gives --learning_rate.")
     warmup_epochs: float | None = option("Warm-up, of the --num_train_epochs; gives --warmup_steps.")
     warmup_lr: float | None = option("Learning rate at the first step; with it, the official cosine schedule.")
     min_lr: float | None = option("Learning rate at the last step; with it, the official cosine schedule.")
@@ -131,7 +131,7 @@ class TrainingArguments(transformers.TrainingArguments):
     # `bool`, not `bool | None`: the parser takes "--bf16" without a value for that type alone
     bf16: bool = option("Mixed precision in bfloat16. Without it: on GPUs that have it, unless --fp16.", None)
     report_to: list[str] | None = option("Loggers, such as tensorboard and trackio, or all. Without it: none.")
-    remove_unused_columns: bool = option("Leave it off: the pictures are no column that the model names.", False)
+    remove_unused_columns: bool = option("Leave it off: the images are no column that the model names.", False)
     if not hasattr(transformers.TrainingArguments, "activation_checkpointing"):  # the name since 5.23
         activation_checkpointing: bool = option("Compute activations twice, which saves memory.", False)
 
@@ -249,7 +249,7 @@ def _check(
         if flag in changed_fields(recipe) and find_spec(package) is None:
             raise ImportError(f"--{flag} needs the package {package}, which is not installed: pip install {package}.")
     if recipe.base_learning_rate is not None:
-        pictures = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         # Part of parsing, as what `TrainingArguments` derives itself; from here on nothing edits `args`, which are the
         # record of the run.
-        args.learning_rate = recipe.base_learning_rate * pictures / 512
+        args.learning_rate = recipe.base_learning_rate * images / 512

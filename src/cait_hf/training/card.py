@@ -26,7 +26,7 @@ MARKER = "generated-by-cait-hf"  # a tag: a card with it is ours to replace
 METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mean_class_accuracy": "mean accuracy of the classes"}
 WEIGHTS = {"raw": "as trained", "ema": "their moving average (EMA)"}
 TRAINING = {
-    "train_images_per_second": "pictures per second in training, all processes",
+    "train_images_per_second": "images per second in training, all processes",
     "train_data_wait_share": "share of that time spent waiting for data",
     "train_peak_memory_mib": "peak memory of a process in MiB",
     "train_runtime": "seconds of training, with evaluation and saving",
@@ -48,7 +48,7 @@ and tells {{ num_classes }} classes apart{% if num_classes <= 20 %}: {{ class_na
 
 ## Results
 {% if results %}
-Measured on {{ "{:,}".format(num_pictures) }} pictures of {{ dataset_text }}.
+Measured on {{ "{:,}".format(num_images) }} images of {{ dataset_text }}.
 
 {{ results_table }}
 {% else %}
@@ -61,7 +61,7 @@ Nothing was measured for this card.
 {% endif %}from transformers import pipeline
 
 classify = pipeline("image-classification", model="{{ model_name }}")
-print(classify("picture.jpg"))
+print(classify("image.jpg"))
 ```
 
 Step by step:
@@ -75,7 +75,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 image_processor = AutoImageProcessor.from_pretrained("{{ model_name }}")
 model = AutoModelForImageClassification.from_pretrained("{{ model_name }}")
 
-inputs = image_processor(Image.open("picture.jpg").convert("RGB"), return_tensors="pt")
+inputs = image_processor(Image.open("image.jpg").convert("RGB"), return_tensors="pt")
 with torch.no_grad():
     logits = model(**inputs).logits
 print(model.config.id2label[logits.argmax(-1).item()])
@@ -96,7 +96,7 @@ print(model.config.id2label[logits.argmax(-1).item()])
 
 
 class Dataset(NamedTuple):
-    """The pictures of training and evaluation: a Hub id, a folder or any name; `split` is that of evaluation."""
+    """The images of training and evaluation: a Hub id, a folder or any name; `split` is that of evaluation."""
 
     name: str
     config: str | None = None
@@ -156,7 +156,7 @@ def write_model_card(
         num_classes=model.config.num_labels,
         class_names=", ".join(model.config.id2label.values()),
         results=results,
-        num_pictures=max((int(result["confusion_matrix"].sum()) for result in results.values()), default=0),
+        num_images=max((int(result["confusion_matrix"].sum()) for result in results.values()), default=0),
         dataset_text=dataset_text(dataset),
         results_table=results_table(results, saved),
         command=command_text(command),

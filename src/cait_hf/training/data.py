@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""From folders or data sets of labeled pictures to the batches of an image classifier.
+"""From folders or data sets of labeled images to the batches of an image classifier.
 
 Labels are matched by the names of the classes, never by their numbers: two folders number their classes differently
 as soon as one lacks a class.
@@ -25,7 +25,7 @@ from PIL import Image
 
 from ..dataset_columns import IMAGE_COLUMNS, LABEL_COLUMNS, find_column
 from .arguments import DataArguments
-from .bad_images import BadList, BadPictureError, decode, explain, find_bad, name_of, write_list
+from .corrupt_images import CorruptImageError, CorruptList, decode, explain, find_corrupt, name_of, write_list
 
 
 logger = logging.getLogger(__name__)
@@ -39,14 +39,14 @@ KEY_BITS = 40
 
 
 @dataclass(eq=False)
-class Pictures:
-    """Where the rows of some data have a picture and its class, and what becomes of them once `prepare` was called.
+class Images:
+    """Where the rows of some data have an image and its class, and what becomes of them once `prepare` was called.
 
     An item is {"pixel_values": what the transform returns, "labels": the model's number of the class, "key": int}. The
-    key stands for the picture wherever randomness is drawn for it.
+    key stands for the image wherever randomness is drawn for it.
     """
 
-    rows: datasets.Dataset | datasets.IterableDataset  # their pictures not decoded
+    rows: datasets.Dataset | datasets.IterableDataset  # their images not decoded
     image_column: str
     image_type: datasets.Image
     label_column: str
@@ -55,7 +55,7 @@ class Pictures:
     origin: str  # such as "the training data", for messages
 
     def prepare(self, transform: Callable[[Image.Image, int], torch.Tensor], label2id: dict[str, int]) -> None:
-        """Set what makes the model's input of a picture and of its key, and the model's numbers of the classes."""
+        """Set what makes the model's input of an image and of its key, and the model's numbers of the classes."""
         self._transform, self._label2id = transform, label2id
 
     def class_name(self, label: int | str | None) -> str:
@@ -79,11 +79,11 @@ class Pictures:
 
 
 @dataclass(eq=False)
-class LabeledPictures(Pictures, torch.utils.data.Dataset):
-    """The rows `numbers` of a table of pictures.
+class LabeledImages(Images, torch.utils.data.Dataset):
+    """The rows `numbers` of a table of images.
 
-    Item i, for i up to `views` times the length, is of picture i % length and has the key i: the same picture again,
-    with other randomness (repeated augmentation). The length is the number of pictures.
+    Item i, for i up to `views` times the length, is of image i % length and has the key i: the same image again,
+    with other randomness (repeated augmentation). The length is the number of images.
     """
 
     numbers: np.ndarray
@@ -93,46 +93,46 @@ class LabeledPictures(Pictures, torch.utils.data.Dataset):
         return len(self.numbers)
 
     def __getitem__(self, index: int) -> dict:
-        """Raises `BadPictureError`, which names the file or the row, if the picture cannot be decoded."""
+        """Raises `CorruptImageError`, which names the file or the row, if the image cannot be decoded."""
         if not 0 <= index < self.views * len(self):
-            raise IndexError(f"the index is {index}, but there are {self.views} views of {len(self)} pictures.")
+            raise IndexError(f"the index is {index}, but there are {self.views} views of {len(self)} images.")
         number = int(self.numbers[index % len(self)])
         row = self.rows[number]
         try:
             image = decode(row[self.image_column], self.image_type)
-        except BadPictureError as error:
+        except CorruptImageError as error:
             raise explain(self.place(number), str(error)) from error
         return self._item(image, self.class_name(value_at(row, self.label_column)), int(index))
 
     def place(self, number: int) -> str:
-        """The file of the picture in a row, or the row (the first is 0)."""
+        """The file of the image in a row, or the row (the first is 0)."""
         return name_of(self.rows[number][self.image_column], f"row {number} of {self.origin}")
 
     def classes_present(self) -> set[str]:
-        """The classes that at least one of the pictures has."""
+        """The classes that at least one of the images has."""
         labels = column_values(self.rows, self.label_column)
         return {self.class_name(label) for label in {labels[number] for number in self.numbers}}
 
 
 @dataclass(eq=False)
-class PictureStream(Pictures, torch.utils.data.IterableDataset):
-    """Pictures that are read while they are used.
+class ImageStream(Images, torch.utils.data.IterableDataset):
+    """Images that are read while they are used.
 
     The stream of a training (`endless`) is pass after pass over the data, each in another order, so that neither a
-    worker nor a process ever runs out before the others; the end is up to the training. Each pass has each picture
-    once, over all processes and workers together. A picture has the same key in a pass whatever their number; the
+    worker nor a process ever runs out before the others; the end is up to the training. Each pass has each image
+    once, over all processes and workers together. An image has the same key in a pass whatever their number; the
     *order* is repeated, after `set_epoch` and `skip_batches` too, for the same number of processes and of workers.
 
     Among processes it is shared by `split`: not before, so that `accelerate` can deal out the batches of the first.
     Each process and each worker reads parts of its own (files, mostly); where there are fewer parts than processes,
-    every process reads all of them and uses its share of the pictures.
+    every process reads all of them and uses its share of the images.
     """
 
     max_samples: int | None = None
     shuffle_buffer: int | None = None  # None keeps the order of the data
     endless: bool = False
     seed: int = 0
-    bad_images: str = "error"
+    corrupt_images: str = "error"
     output_dir: str | os.PathLike = "."
 
     def __post_init__(self) -> None:
@@ -141,7 +141,7 @@ class PictureStream(Pictures, torch.utils.data.IterableDataset):
         self._start = torch.tensor([0, 0, 1]).share_memory_()
 
     def split(self, rank: int, world_size: int) -> None:
-        """Give this process its share of the pictures: that of process `rank` of `world_size`."""
+        """Give this process its share of the images: that of process `rank` of `world_size`."""
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank}, but it must be at least 0 and less than world_size, {world_size}.")
         self.rank, self.world_size = rank, world_size
@@ -153,52 +153,54 @@ class PictureStream(Pictures, torch.utils.data.IterableDataset):
     def skip_batches(self, batches: int, batch_size: int) -> None:
         """Begin iterations after so many batches of this process, as a `DataLoader` over this stream counts them.
 
-        The pictures are read, but not decoded; with `bad_images` "skip" they are, to know which of them count.
+        The images are read, but not decoded; with `corrupt_images` "skip" they are, to know which of them count.
         """
         self._start[1], self._start[2] = batches, batch_size
 
     def __iter__(self) -> Iterator[dict]:
-        """Raises `BadPictureError`, as `LabeledPictures` does, unless `bad_images` is "skip"."""
-        for key, row, image in self._pictures():
+        """Raises `CorruptImageError`, as `LabeledImages` does, unless `corrupt_images` is "skip"."""
+        for key, row, image in self._images():
             try:
                 class_name = self.class_name(value_at(row["row"], self.label_column))
             except ValueError as error:
-                raise BadPictureError(f"{self._place(row)}: {error}") from error
+                raise CorruptImageError(f"{self._place(row)}: {error}") from error
             yield self._item(image, class_name, key)
 
-    def _pictures(self) -> Iterator[tuple[int, dict, Image.Image]]:
-        """(key, row, picture) of pass after pass, of this worker of this process."""
+    def _images(self) -> Iterator[tuple[int, dict, Image.Image]]:
+        """(key, row, image) of pass after pass, of this worker of this process."""
         epoch, batches, batch_size = self._start.tolist()
         worker, workers = self._worker(batches)
         if worker >= workers:
             return
         # a DataLoader takes a batch of each worker in turn
         skip = (batches // workers + (worker < batches % workers)) * batch_size
-        bad_list = BadList(self.output_dir, self.rank)
+        corrupt_list = CorruptList(self.output_dir, self.rank)
         for number in itertools.count(epoch) if self.endless else [epoch]:
-            read = bad = 0
+            read = corrupt = 0
             for row in one_by_one(self._rows_of_pass(number, worker, workers)):
                 read += 1
-                if skip and self.bad_images == "error":
+                if skip and self.corrupt_images == "error":
                     skip -= 1
                     continue
                 try:
                     image = decode(row["row"][self.image_column], self.image_type)
-                except BadPictureError as error:
+                except CorruptImageError as error:
                     place = self._place(row)
-                    if self.bad_images == "error":
+                    if self.corrupt_images == "error":
                         raise explain(place, str(error)) from error
-                    bad += 1
-                    if bad_list.add(place, str(error)) and bad == 1:
-                        logger.warning("Pictures that cannot be decoded are skipped, see %s.", bad_list.path)
+                    corrupt += 1
+                    if corrupt_list.add(place, str(error)) and corrupt == 1:
+                        logger.warning("Images that cannot be decoded are skipped, see %s.", corrupt_list.path)
                     continue
                 if skip:
                     skip -= 1
                     continue
                 yield (number << KEY_BITS) + row["key"], row, image
-            if read == bad:
-                if bad:
-                    raise BadPictureError(f"none of the {bad} pictures that a process read in a pass can be decoded.")
+            if read == corrupt:
+                if corrupt:
+                    raise CorruptImageError(
+                        f"none of the {corrupt} images that a process read in an epoch can be decoded."
+                    )
                 return
 
     def _worker(self, batches: int) -> tuple[int, int]:
@@ -258,7 +260,7 @@ def load_data(
     output_dir: str | os.PathLike = ".",
     num_workers: int = 0,
     process_index: int = 0,
-) -> tuple[LabeledPictures | PictureStream | None, LabeledPictures | PictureStream | None]:
+) -> tuple[LabeledImages | ImageStream | None, LabeledImages | ImageStream | None]:
     """Load the training and evaluation data.
 
     In a distributed run every process calls it; the first one should go ahead, so that the others find what
@@ -268,7 +270,7 @@ def load_data(
         train, evaluate (`bool`): which of the two to load. Without evaluation data of their own, some of the training
             data are held out.
         seed (`int`): draws the images to hold out or to limit the data to, and orders a stream.
-        output_dir (`str` or `os.PathLike`): where `bad_images="skip"` lists corrupt images.
+        output_dir (`str` or `os.PathLike`): where `corrupt_images="skip"` lists corrupt images.
         num_workers (`int`): processes that look for corrupt images; 0 is this one.
         process_index (`int`): of this process in a distributed run; the first, 0, writes the list.
 
@@ -281,27 +283,27 @@ def load_data(
     check_data_arguments(data_args)
     train_rows, eval_rows, found = load_sources(data_args)
     if train and train_rows is None:
-        raise ValueError(f"there are no pictures to train on: {found}.")
+        raise ValueError(f"there are no images to train on: {found}.")
     if evaluate and eval_rows is None and (data_args.streaming or not train):
         note = "; --streaming holds out no share of the others" if data_args.streaming else ""
-        raise ValueError(f"there are no pictures to evaluate on: {found}{note}.")
+        raise ValueError(f"there are no images to evaluate on: {found}{note}.")
     train_data = describe(train_rows, data_args, TRAINING_DATA) if train else None
     eval_data = None
     if evaluate and eval_rows is None:
-        assert isinstance(train_data, LabeledPictures)  # of a stream nothing is held out
+        assert isinstance(train_data, LabeledImages)  # of a stream nothing is held out
         train_data, eval_data = hold_out(train_data, data_args.train_val_split, seed)
     elif evaluate:
         eval_data = describe(eval_rows, data_args, "the data to evaluate on")
     if data_args.streaming:
         return limit_streams(train_data, eval_data, data_args, seed, output_dir)
-    train_data, eval_data, bad = limit_tables(train_data, eval_data, data_args, seed, num_workers or None)
-    if data_args.bad_images == "skip" and process_index == 0:
-        path = write_list(output_dir, list(bad.items()))
-        if bad:
-            logger.warning("Left out %d pictures that cannot be decoded; they are listed in %s.", len(bad), path)
-    for pictures in (train_data, eval_data):
-        if pictures is not None and len(pictures) == 0:
-            raise ValueError(f"{pictures.origin} has no picture that can be decoded; the first is {next(iter(bad))}.")
+    train_data, eval_data, corrupt = limit_tables(train_data, eval_data, data_args, seed, num_workers or None)
+    if data_args.corrupt_images == "skip" and process_index == 0:
+        path = write_list(output_dir, list(corrupt.items()))
+        if corrupt:
+            logger.warning("Left out %d images that cannot be decoded; they are listed in %s.", len(corrupt), path)
+    for images in (train_data, eval_data):
+        if images is not None and len(images) == 0:
+            raise ValueError(f"{images.origin} has no image that can be decoded; the first is {next(iter(corrupt))}.")
     return train_data, eval_data
 
 
@@ -310,8 +312,8 @@ def check_data_arguments(data_args: DataArguments) -> None:
         value = getattr(data_args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} is {value}, but it must be at least 1.")
-    if data_args.bad_images not in ("error", "skip"):
-        raise ValueError(f"--bad_images is {data_args.bad_images}, but it must be error or skip.")
+    if data_args.corrupt_images not in ("error", "skip"):
+        raise ValueError(f"--corrupt_images is {data_args.corrupt_images}, but it must be error or skip.")
     if (data_args.train_files or data_args.validation_files) and not data_args.dataset_name:
         raise ValueError("--train_files and --validation_files need --dataset_name, their format, such as webdataset.")
 
@@ -375,28 +377,26 @@ def load_folder(
     try:
         dataset = datasets.load_dataset("imagefolder", data_files=patterns, split="train", streaming=streaming)
     except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"--{flag} is {folder}, but there are no pictures in it ({error}).") from error
+        raise ValueError(f"--{flag} is {folder}, but there are no images in it ({error}).") from error
     if list(dataset.column_names) == ["image"]:
-        raise ValueError(
-            f"--{flag} is {folder}, but its pictures must lie in two subfolders or more, one for a class."
-        )
+        raise ValueError(f"--{flag} is {folder}, but its images must lie in two subfolders or more, one for a class.")
     names = getattr(dataset.features.get("label"), "names", None)  # None if a metadata file tells the classes
     empty = [path.name for path in subfolders if names is not None and path.name not in names]
     if empty:
-        logger.warning("--%s: %s hold no pictures themselves and become no classes.", flag, some(empty))
+        logger.warning("--%s: %s hold no images themselves and become no classes.", flag, some(empty))
     return dataset
 
 
 def describe(
     rows: datasets.Dataset | datasets.IterableDataset, data_args: DataArguments, origin: str
-) -> LabeledPictures | PictureStream:
-    """All pictures of the rows, with the columns and the classes that they have."""
+) -> LabeledImages | ImageStream:
+    """All images of the rows, with the columns and the classes that they have."""
     features = rows.features or features_of_first_row(rows, origin)
     label_types = {name: type for name, type in with_keys_of_fields(features).items() if not name.startswith("__")}
     image_types = {name: type for name, type in label_types.items() if name in features}
     image_column = find_column(image_types, "image", datasets.Image, IMAGE_COLUMNS, data_args.image_column_name)
     label_column = find_column(label_types, "label", datasets.ClassLabel, LABEL_COLUMNS, data_args.label_column_name)
-    if rows.features is not None:  # other columns may hold pictures too, which would be decoded
+    if rows.features is not None:  # other columns may hold images too, which would be decoded
         label_field = label_column if label_column in features else label_column.partition(".")[0]
         rows = rows.select_columns([name for name in features if name in (image_column, label_field, "__url__")])
     image_type = image_types[image_column]
@@ -406,12 +406,12 @@ def describe(
     class_names, numbered = find_classes(rows, label_column, label_types[label_column], data_args.class_names, origin)
     columns = (rows, image_column, image_type, label_column, class_names, numbered, origin)
     if isinstance(rows, datasets.IterableDataset):
-        return PictureStream(*columns)
+        return ImageStream(*columns)
     if len(rows) == 0:
-        raise ValueError(f"{origin} has no pictures.")
-    pictures = LabeledPictures(*columns, numbers=np.arange(len(rows)))
-    pictures.classes_present()  # raises where a label is no class
-    return pictures
+        raise ValueError(f"{origin} has no images.")
+    images = LabeledImages(*columns, numbers=np.arange(len(rows)))
+    images.classes_present()  # raises where a label is no class
+    return images
 
 
 def with_keys_of_fields(features: dict) -> dict:
@@ -438,7 +438,7 @@ def column_values(rows: datasets.Dataset, column: str) -> list:
 def features_of_first_row(rows: datasets.IterableDataset, origin: str) -> datasets.Features:
     first = list(rows.take(1))
     if not first:
-        raise ValueError(f"{origin} has no pictures.")
+        raise ValueError(f"{origin} has no images.")
     return datasets.Dataset.from_list(first).features
 
 
@@ -455,9 +455,7 @@ def find_classes(
             raise ValueError(f"--class_names is {names_file}, but {origin} names its classes itself: drop it.")
         return label_type.names, True
     if not isinstance(label_type, datasets.Value):
-        raise ValueError(
-            f"--label_column_name is {column}, but in {origin} that column has no single value a picture."
-        )
+        raise ValueError(f"--label_column_name is {column}, but in {origin} that column has no single value an image.")
     holds_numbers = "int" in label_type.dtype
     if names_file is not None:
         return read_class_names(names_file), holds_numbers
@@ -468,7 +466,7 @@ def find_classes(
         )
     labels = set(column_values(rows, column))
     if None in labels:
-        raise ValueError(f"{origin} has pictures without a label in the column {column}.")
+        raise ValueError(f"{origin} has images without a label in the column {column}.")
     if holds_numbers:
         logger.warning("The numbers of the column %s become the names of classes: see --class_names.", column)
     return [str(label) for label in sorted(labels)], False
@@ -481,23 +479,23 @@ def read_class_names(file: str) -> list[str]:
     return names
 
 
-def hold_out(pictures: LabeledPictures, share: float, seed: int) -> tuple[LabeledPictures, LabeledPictures]:
+def hold_out(images: LabeledImages, share: float, seed: int) -> tuple[LabeledImages, LabeledImages]:
     """What remains, and a share drawn at random."""
-    count = math.ceil(share * len(pictures))
-    if not 0 < count < len(pictures):
-        raise ValueError(f"--train_val_split is {share}, but of {len(pictures)} pictures that leaves none on a side.")
-    numbers = np.random.default_rng(seed).permutation(pictures.numbers)
-    return replace(pictures, numbers=numbers[count:]), replace(pictures, numbers=numbers[:count])
+    count = math.ceil(share * len(images))
+    if not 0 < count < len(images):
+        raise ValueError(f"--train_val_split is {share}, but of {len(images)} images that leaves none on a side.")
+    numbers = np.random.default_rng(seed).permutation(images.numbers)
+    return replace(images, numbers=numbers[count:]), replace(images, numbers=numbers[:count])
 
 
 def limit_streams(
-    train: PictureStream | None,
-    evaluation: PictureStream | None,
+    train: ImageStream | None,
+    evaluation: ImageStream | None,
     data_args: DataArguments,
     seed: int,
     output_dir: str | os.PathLike,
-) -> tuple[PictureStream | None, PictureStream | None]:
-    settings: dict[str, Any] = {"bad_images": data_args.bad_images, "output_dir": output_dir}
+) -> tuple[ImageStream | None, ImageStream | None]:
+    settings: dict[str, Any] = {"corrupt_images": data_args.corrupt_images, "output_dir": output_dir}
     if train is not None:
         order: dict[str, Any] = {"endless": True, "shuffle_buffer": data_args.shuffle_buffer, "seed": seed}
         train = replace(train, max_samples=data_args.max_train_samples, **order, **settings)
@@ -507,48 +505,48 @@ def limit_streams(
 
 
 def limit_tables(
-    train: LabeledPictures | None,
-    evaluation: LabeledPictures | None,
+    train: LabeledImages | None,
+    evaluation: LabeledImages | None,
     data_args: DataArguments,
     seed: int,
     num_proc: int | None,
-) -> tuple[LabeledPictures | None, LabeledPictures | None, dict[str, str]]:
+) -> tuple[LabeledImages | None, LabeledImages | None, dict[str, str]]:
     """As many images as are asked for; without the corrupt ones, if these are to be skipped, and those by name."""
-    bad: dict[str, str] = {}
+    corrupt: dict[str, str] = {}
     asked = {"max_train_samples": train, "max_eval_samples": evaluation}
-    tables = {flag: pictures for flag, pictures in asked.items() if pictures is not None}
-    for flag, pictures in tables.items():
+    tables = {flag: images for flag, images in asked.items() if images is not None}
+    for flag, images in tables.items():
         limit = getattr(data_args, flag)
         if limit is not None:
-            numbers = np.random.default_rng(seed).permutation(pictures.numbers)
-            pictures = replace(pictures, numbers=numbers)
-        if data_args.bad_images == "skip":
-            pictures, found = without_bad(pictures, limit, num_proc)
-            bad |= found
-        tables[flag] = replace(pictures, numbers=pictures.numbers[:limit])
-    return tables.get("max_train_samples"), tables.get("max_eval_samples"), bad
+            numbers = np.random.default_rng(seed).permutation(images.numbers)
+            images = replace(images, numbers=numbers)
+        if data_args.corrupt_images == "skip":
+            images, found = without_corrupt(images, limit, num_proc)
+            corrupt |= found
+        tables[flag] = replace(images, numbers=images.numbers[:limit])
+    return tables.get("max_train_samples"), tables.get("max_eval_samples"), corrupt
 
 
-def without_bad(
-    pictures: LabeledPictures, limit: int | None, num_proc: int | None
-) -> tuple[LabeledPictures, dict[str, str]]:
-    """The pictures that can be decoded, `limit` if there are so many, and for each bad one met why it cannot."""
-    wanted = len(pictures) if limit is None else min(limit, len(pictures))
+def without_corrupt(
+    images: LabeledImages, limit: int | None, num_proc: int | None
+) -> tuple[LabeledImages, dict[str, str]]:
+    """The images that can be decoded, `limit` if there are so many, and for each corrupt one met why it cannot."""
+    wanted = len(images) if limit is None else min(limit, len(images))
     good: list[int] = []
-    bad: dict[int, str] = {}
+    corrupt: dict[int, str] = {}
     tried = 0
-    while len(good) < wanted and tried < len(pictures):
-        numbers = pictures.numbers[tried : tried + wanted - len(good)]
-        found = find_bad(pictures.rows, pictures.image_column, pictures.image_type, numbers, num_proc)
+    while len(good) < wanted and tried < len(images):
+        numbers = images.numbers[tried : tried + wanted - len(good)]
+        found = find_corrupt(images.rows, images.image_column, images.image_type, numbers, num_proc)
         good += [number for number in numbers if number not in found]
-        bad |= found
+        corrupt |= found
         tried += len(numbers)
-    left = replace(pictures, numbers=np.array(good, dtype=np.int64))
-    if bad:
-        lost = replace(pictures, numbers=pictures.numbers[:tried]).classes_present() - left.classes_present()
+    left = replace(images, numbers=np.array(good, dtype=np.int64))
+    if corrupt:
+        lost = replace(images, numbers=images.numbers[:tried]).classes_present() - left.classes_present()
         if lost:
-            logger.warning("No picture of %s can be decoded in %s.", some(sorted(lost)), pictures.origin)
-    return left, {pictures.place(number): reason for number, reason in bad.items()}
+            logger.warning("No image of %s can be decoded in %s.", some(sorted(lost)), images.origin)
+    return left, {images.place(number): reason for number, reason in corrupt.items()}
 
 
 def some(names: list[str]) -> str:

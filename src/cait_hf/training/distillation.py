@@ -72,7 +72,7 @@ class Distillation:
         return self
 
     def __call__(self, pixel_values: torch.Tensor, logits: torch.Tensor, own_loss: torch.Tensor) -> torch.Tensor:
-        """The student's pictures `(batch, channels, height, width)`, its logits and its own loss to the whole loss."""
+        """The student's images `(batch, channels, height, width)`, its logits and its own loss to the whole loss."""
         with torch.no_grad():
             seen = (pixel_values * self.scale + self.shift).to(self.teacher.dtype)
             teacher_logits = self.teacher(pixel_values=seen).logits[:, self.order]

@@ -12,13 +12,13 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from .arguments import DataArguments, ModelArguments, RecipeArguments, TrainingArguments, parse_arguments
 from .card import METRICS
-from .data import LabeledPictures, PictureStream, load_data
+from .data import ImageStream, LabeledImages, load_data
 from .distillation import Distillation, load_teacher
 from .ema import ModelEma
 from .models import add_lora, load_config, load_model, plain_model, set_labels
 from .optimization import freeze_all_but, parameter_groups
 from .randomness import Randomness
-from .resume import BAD_IMAGES_LISTS, check_classes_of_checkpoint, checkpoints_in, find_checkpoint_to_resume
+from .resume import CORRUPT_IMAGES_LISTS, check_classes_of_checkpoint, checkpoints_in, find_checkpoint_to_resume
 from .transforms import EvalTransform, TrainCollator, TrainTransform
 
 
@@ -30,7 +30,7 @@ class Experiment:
         argv (`list[str]`): the command line, for the model card.
         training_args ([`TrainingArguments`]): as parsed, never edited: they go to loggers, checkpoints and card.
         model (`nn.Module`): with the frozen parts frozen and adapters added.
-        train_data, eval_data ([`LabeledPictures`], [`PictureStream`] or `None`): items are what the model takes.
+        train_data, eval_data ([`LabeledImages`], [`ImageStream`] or `None`): items are what the model takes.
         train_collator ([`TrainCollator`]): makes batches to train on.
         randomness ([`Randomness`]): its `epoch` is to be set before an epoch begins.
         distillation ([`Distillation`] or `None`): a teacher, on the CPU.
@@ -44,8 +44,8 @@ class Experiment:
     training_args: TrainingArguments
     model: PreTrainedModel
     image_processor: BaseImageProcessor
-    train_data: LabeledPictures | PictureStream | None
-    eval_data: LabeledPictures | PictureStream | None
+    train_data: LabeledImages | ImageStream | None
+    eval_data: LabeledImages | ImageStream | None
     train_collator: TrainCollator
     randomness: Randomness
     distillation: Distillation | None
@@ -53,8 +53,8 @@ class Experiment:
 
     @property
     def streaming(self) -> bool:
-        """Whether the pictures to train on come as a stream, each process its share."""
-        return isinstance(self.train_data, PictureStream)
+        """Whether the images to train on come as a stream, each process its share."""
+        return isinstance(self.train_data, ImageStream)
 
 
 def set_up_logging() -> None:
@@ -101,7 +101,7 @@ def prepare(argv: list[str]) -> Experiment:
             recipe.random_erasing,
         )
         train_data.prepare(transform, config.label2id)
-        if isinstance(train_data, PictureStream):
+        if isinstance(train_data, ImageStream):
             train_data.split(args.process_index, args.world_size)
         else:
             train_data.views = recipe.repeated_augmentation
@@ -123,12 +123,12 @@ def prepare(argv: list[str]) -> Experiment:
     else:
         freeze_all_but(model, recipe.trainable)
     parameter_groups(plain_model(model), args.learning_rate, args.weight_decay, recipe.layer_decay)  # or its sentence
-    if isinstance(train_data, PictureStream) and recipe.repeated_augmentation > 1:
-        raise ValueError("--repeated_augmentation needs to know all pictures: drop it or --streaming.")
+    if isinstance(train_data, ImageStream) and recipe.repeated_augmentation > 1:
+        raise ValueError("--repeated_augmentation needs to know all images: drop it or --streaming.")
     batch = args.train_batch_size * max(1, args.world_size)  # of all processes
-    if isinstance(train_data, LabeledPictures) and args.dataloader_drop_last and len(train_data) < batch:
+    if isinstance(train_data, LabeledImages) and args.dataloader_drop_last and len(train_data) < batch:
         raise ValueError(
-            f"--dataloader_drop_last leaves no batch of the {len(train_data)} pictures to train on: drop it, or lower "
+            f"--dataloader_drop_last leaves no batch of the {len(train_data)} images to train on: drop it, or lower "
             f"--per_device_train_batch_size from {args.per_device_train_batch_size}."
         )
     if recipe.ema_decay is not None:
@@ -136,8 +136,8 @@ def prepare(argv: list[str]) -> Experiment:
     if data_args.overwrite_output_dir and args.do_train and args.should_save:
         for path in checkpoints_in(Path(args.output_dir)).values():
             shutil.rmtree(path)
-        if isinstance(train_data, PictureStream):  # its list grows while it is read
-            for path in Path(args.output_dir).glob(BAD_IMAGES_LISTS):
+        if isinstance(train_data, ImageStream):  # its list grows while it is read
+            for path in Path(args.output_dir).glob(CORRUPT_IMAGES_LISTS):
                 path.unlink()
     return Experiment(
         argv,

@@ -15,7 +15,7 @@ from transformers.utils.generic import is_timm_config_dict
 from ..configuration_cait import CaitConfig, as_pair
 from ..image_processing_pil_cait import CaitImageProcessorPil
 from .arguments import ModelArguments, RecipeArguments
-from .data import LabeledPictures
+from .data import LabeledImages
 from .optimization import head_names
 
 
@@ -68,20 +68,20 @@ def is_cait_of_timm(source: str) -> bool:
 def set_labels(
     config: PreTrainedConfig,
     model_args: ModelArguments,
-    train_data: LabeledPictures | None,
-    eval_data: LabeledPictures | None,
+    train_data: LabeledImages | None,
+    eval_data: LabeledImages | None,
 ) -> None:
-    """Make the classes of the training pictures the model's, unless it has just these, in its own order.
+    """Make the classes of the training images the model's, unless it has just these, in its own order.
 
     Raises:
         ValueError: if there are fewer than two, if a checkpoint has others and no new classifier is allowed, or if
-            the pictures to evaluate on have classes that the model does not have.
+            the images to evaluate on have classes that the model does not have.
     """
     pretrained = model_args.model_name_or_path is not None
     if train_data is not None and not (pretrained and set(train_data.class_names) == set(config.id2label.values())):
         names = train_data.class_names
         if len(names) < 2:
-            raise ValueError(f"the training pictures have {len(names)} class, but there must be at least 2.")
+            raise ValueError(f"the training images have {len(names)} class, but there must be at least 2.")
         if pretrained and len(names) != config.num_labels and not model_args.ignore_mismatched_sizes:
             raise ValueError(
                 f"{model_args.model_name_or_path} has {config.num_labels} classes and the data {len(names)}: pass "
@@ -97,7 +97,7 @@ def set_labels(
         unknown = [name for name in eval_data.class_names if name not in config.label2id]
         if unknown:
             raise ValueError(
-                f"the pictures to evaluate on have {len(unknown)} classes that the model does not have, such as "
+                f"the images to evaluate on have {len(unknown)} classes that the model does not have, such as "
                 f"{', '.join(unknown[:3])}; the model has {', '.join(list(config.label2id)[:3])}, ..."
             )
 

@@ -13,7 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..files import write_json
 from .arguments import DataArguments, TrainingArguments, changed_fields
 from .card import Dataset, write_model_card
-from .data import TRAINING_DATA, LabeledPictures, PictureStream
+from .data import TRAINING_DATA, ImageStream, LabeledImages
 from .ema import ModelEma
 from .experiment import Experiment
 from .models import plain_model, save_model
@@ -125,8 +125,8 @@ def settings_of(experiment: Experiment) -> dict[str, object]:
     return {name: value for name, value in settings.items() if not name.startswith(NO_SETTINGS)}
 
 
-def split_evaluated(eval_data: LabeledPictures | PictureStream | None, data_args: DataArguments) -> str | None:
-    """What the card calls the pictures to evaluate on."""
+def split_evaluated(eval_data: LabeledImages | ImageStream | None, data_args: DataArguments) -> str | None:
+    """What the card calls the images to evaluate on."""
     if eval_data is None:
         return None
     if eval_data.origin == TRAINING_DATA:

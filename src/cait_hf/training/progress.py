@@ -35,7 +35,7 @@ class StepTimer:
     resume) is told apart and not in the other times, unless it is the only one.
 
     Args:
-        num_processes: processes that train; all are taken to have as many pictures a step as this one.
+        num_processes: processes that train; all are taken to have as many images a step as this one.
         clock: gives seconds.
     """
 
@@ -70,7 +70,7 @@ class StepTimer:
             yield batch
 
     def step(self, num_images: int | None = None) -> None:
-        """An optimizer step is done, on so many pictures of this process; without a number: on those of `batches`."""
+        """An optimizer step is done, on so many images of this process; without a number: on those of `batches`."""
         images = self._images if num_images is None else num_images
         step = (images, self.clock() - self._start, self._waited)
         if self._first is None:
@@ -80,7 +80,7 @@ class StepTimer:
         self.skip()
 
     def summary(self) -> dict[str, float]:
-        """Pictures per second over all processes, share of the time in [0, 1] that went into waiting for data, peak
+        """Images per second over all processes, share of the time in [0, 1] that went into waiting for data, peak
         memory of this process in MiB (on CUDA what PyTorch allocated on its device, else resident memory, both since
         the process began) and seconds of the first step. Empty before a step is done."""
         if self._first is None:

@@ -13,7 +13,7 @@ import torch
 
 
 class Randomness:
-    """Random numbers that depend on a seed, on the epoch and on a place in it, such as the key of a picture.
+    """Random numbers that depend on a seed, on the epoch and on a place in it, such as the key of an image.
 
     Args:
         seed (`int`): at least 0.

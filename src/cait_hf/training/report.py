@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """What a run leaves behind to read: `metrics.json`, `confusion_matrix.png` and `learning_curves.png`.
 
-The pictures need matplotlib; without it there are the figures alone.
+The plots need matplotlib; without it there are the numbers alone.
 """
 
 import importlib.metadata
@@ -58,7 +58,7 @@ def write_report(
     log_history: Sequence[dict] = (),
     num_processes: int = 1,
 ) -> list[Path]:
-    """Write the figures and the pictures of a run into a folder; each file appears complete or not at all.
+    """Write the metrics and the plots of a run into a folder; each file appears complete or not at all.
 
     Args:
         output_dir: made if it does not exist; files of an earlier report are replaced.
@@ -90,7 +90,7 @@ def write_report(
     written = [folder / "metrics.json"]
 
     if importlib.util.find_spec("matplotlib") is None:
-        logger.warning("matplotlib is not installed, so the report in %s has no pictures.", folder)
+        logger.warning("matplotlib is not installed, so the report in %s has no images.", folder)
         return written
     drawings = {"learning_curves.png": draw_learning_curves(log_history)}
     if results:
@@ -111,7 +111,7 @@ def report_figures(results: dict[str, dict], class_names: Sequence[str], train_m
     for index, name in enumerate(class_names):
         row = {"name": name}
         for weights, result in results.items():
-            row["pictures"] = result["confusion_matrix"][index].sum()
+            row["images"] = result["confusion_matrix"][index].sum()
             row["accuracy" if weights == "raw" else f"{weights}_accuracy"] = result["class_accuracy"][index]
         classes.append(row)
     return {
@@ -213,7 +213,7 @@ def _draw_series(
 
 
 def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> "Figure":
-    """Color is the share of the pictures of a true class (row); counts and names stand where there is room."""
+    """Color is the share of the images of a true class (row); counts and names stand where there is room."""
     from matplotlib import colormaps, rc_context
     from matplotlib.colors import LinearSegmentedColormap, PowerNorm
     from matplotlib.figure import Figure
@@ -232,7 +232,7 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> "Fi
         figure.colorbar(drawn, ax=axes, shrink=0.6, label="share of the true class", ticks=ticks, format="{x:.0%}")
         axes.spines[:].set_visible(True)
         top1 = f"{matrix.trace() / matrix.sum():.2%}"
-        axes.set(title=f"{matrix.sum():,} pictures, top-1 {top1}", xlabel="predicted class", ylabel="true class")
+        axes.set(title=f"{matrix.sum():,} images, top-1 {top1}", xlabel="predicted class", ylabel="true class")
         _name_classes(axes, class_names, size=min(10, 0.7 * cell))
         digits = len(str(matrix.max()))
         _write_counts(axes, matrix, shares, size=min(9, 0.7 * cell, 1.5 * cell / digits))

@@ -18,7 +18,7 @@ from .ema import EMA_FILE
 
 logger = logging.getLogger(__name__)
 
-BAD_IMAGES_LISTS = "bad_images*.txt"  # written before training begins, too
+CORRUPT_IMAGES_LISTS = "corrupt_images*.txt"  # written before training begins, too
 OTHER_FLAGS = (
     "pass the flags that it was written with, or another --output_dir, or --overwrite_output_dir to train anew"
 )
@@ -42,7 +42,7 @@ def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema
     output_dir = Path(args.output_dir)
     if not args.do_train or not output_dir.is_dir():
         return None
-    if all(path.match(BAD_IMAGES_LISTS) or is_unfinished(path) for path in output_dir.iterdir()):
+    if all(path.match(CORRUPT_IMAGES_LISTS) or is_unfinished(path) for path in output_dir.iterdir()):
         return None
     checkpoints = checkpoints_in(output_dir)
     if overwrite:

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""The order in which training meets the pictures, with or without repeated augmentation."""
+"""The order in which training meets the images, with or without repeated augmentation."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,45 +11,45 @@ from .randomness import Randomness
 
 
 class TrainSampler(torch.utils.data.Sampler[int]):
-    """All pictures in another order each epoch or, with `views`, some of them several times.
+    """All images in another order each epoch or, with `views`, some of them several times.
 
-    Yields the keys that `LabeledPictures` takes: `picture + view * num_pictures`.
+    Yields the keys that `LabeledImages` takes: `image + view * num_images`.
 
     Repeated augmentation (arXiv 1902.05509; facebookresearch/deit, `samplers.py`) is timm's `RepeatAugSampler`: each
-    picture of an epoch comes in three views, and the epoch stays as long as before, so it holds a third of the
-    pictures. As there, the views of a picture go to different processes if there are several.
+    image of an epoch comes in three views, and the epoch stays as long as before, so it holds a third of the
+    images. As there, the views of an image go to different processes if there are several.
 
     Args:
-        num_pictures (`int`): of the whole data set.
+        num_images (`int`): of the whole data set.
         randomness ([`Randomness`]): tells seed and epoch.
-        views (`int`): of each picture in an epoch; 1 is plain shuffling.
+        views (`int`): of each image in an epoch; 1 is plain shuffling.
         batch_size, num_processes (`int`): accelerate deals batches of `batch_size` to the processes in turn.
     """
 
     def __init__(
-        self, num_pictures: int, randomness: Randomness, views: int = 1, batch_size: int = 1, num_processes: int = 1
+        self, num_images: int, randomness: Randomness, views: int = 1, batch_size: int = 1, num_processes: int = 1
     ) -> None:
-        self.num_pictures, self.randomness, self.views = num_pictures, randomness, views
+        self.num_images, self.randomness, self.views = num_images, randomness, views
         self.batch_size, self.num_processes = batch_size, num_processes
         self._repeated = None
         if views > 1:
             from timm.data.distributed_sampler import RepeatAugSampler
 
-            self._repeated = RepeatAugSampler(range(num_pictures), num_replicas=1, rank=0, num_repeats=views)
+            self._repeated = RepeatAugSampler(range(num_images), num_replicas=1, rank=0, num_repeats=views)
 
     def __len__(self) -> int:
-        return self.num_pictures if self._repeated is None else len(self._repeated)
+        return self.num_images if self._repeated is None else len(self._repeated)
 
     def __iter__(self) -> Iterator[int]:
         rng = self.randomness.generator()
         if self._repeated is None:
-            return iter(rng.permutation(self.num_pictures).tolist())
+            return iter(rng.permutation(self.num_images).tolist())
         self._repeated.set_epoch(int(rng.integers(2**62)))  # what it seeds its order with
         views: Counter[int] = Counter()
         keys = []
-        for picture in self._repeated:
-            keys.append(picture + views[picture] * self.num_pictures)
-            views[picture] += 1
+        for image in self._repeated:
+            keys.append(image + views[image] * self.num_images)
+            views[image] += 1
         return iter(self._deal(keys))
 
     def _deal(self, keys: list[int]) -> list[int]:
@@ -65,9 +65,9 @@ class TrainSampler(torch.utils.data.Sampler[int]):
 
 
 def make_sampler(
-    num_pictures: int, randomness: Randomness, recipe: RecipeArguments, args: TrainingArguments
+    num_images: int, randomness: Randomness, recipe: RecipeArguments, args: TrainingArguments
 ) -> TrainSampler:
-    """The order of the pictures for all processes together."""
+    """The order of the images for all processes together."""
     return TrainSampler(
-        num_pictures, randomness, recipe.repeated_augmentation, args.train_batch_size, max(1, args.world_size)
+        num_images, randomness, recipe.repeated_augmentation, args.train_batch_size, max(1, args.world_size)
     )

@@ -24,7 +24,7 @@ from transformers import (
 from ..evaluation.metrics import ClassificationMetrics
 from ..losses import image_classification_loss
 from .arguments import RecipeArguments
-from .data import PictureStream
+from .data import ImageStream
 from .distillation import Distillation
 from .ema import ModelEma
 from .models import plain_model
@@ -49,7 +49,7 @@ class ImageClassificationTrainer(Trainer):
     Args:
         recipe ([`~cait_hf.training.arguments.RecipeArguments`], *optional*): the defaults change nothing.
         train_collator ([`~cait_hf.training.transforms.TrainCollator`], *optional*): makes the batches to train on.
-        randomness ([`~cait_hf.training.randomness.Randomness`], *optional*): with it the order of the pictures and
+        randomness ([`~cait_hf.training.randomness.Randomness`], *optional*): with it the order of the images and
             what is dropped depend on seed and step alone. Without it: Trainer's own order.
         distillation ([`~cait_hf.training.distillation.Distillation`], *optional*): a teacher.
         **kwargs: of `Trainer`.
@@ -101,7 +101,7 @@ class ImageClassificationTrainer(Trainer):
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """The base class's, with the batches of `train_collator`; a stream is dealt to the processes already."""
-        if isinstance(self.train_dataset, PictureStream):
+        if isinstance(self.train_dataset, ImageStream):
             return self._loader_of_stream()
         for_evaluation = self.data_collator
         self.data_collator: Callable[[list[dict]], dict[str, torch.Tensor]] = self.train_collator or for_evaluation
@@ -134,7 +134,7 @@ class ImageClassificationTrainer(Trainer):
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """The base class's; a stream resumes where the checkpoint was written, without decoding what comes before."""
         epochs_trained, batches_to_skip = super()._init_training_state(*args, **kwargs)
-        if isinstance(self.train_dataset, PictureStream):
+        if isinstance(self.train_dataset, ImageStream):
             batches = self.state.global_step * self.args.gradient_accumulation_steps
             self.train_dataset.skip_batches(batches, self._train_batch_size)
             batches_to_skip = 0
@@ -211,7 +211,7 @@ class ImageClassificationTrainer(Trainer):
     ) -> dict[str, float]:
         """The base class's metrics and, where an average of the weights is kept, the same of it as `eval_ema_...`.
 
-        On several processes the losses count the pictures, repeated, that fill the last batches up; accuracies do not.
+        On several processes the losses count the images, repeated, that fill the last batches up; accuracies do not.
         """
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         self._keep_results("raw")
@@ -275,7 +275,7 @@ class _KeepUp(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.trainer._micro_step = 0
-        if isinstance(self.trainer.train_dataset, PictureStream):
+        if isinstance(self.trainer.train_dataset, ImageStream):
             state.epoch = state.global_step / state.max_steps  # a stream is one epoch
         if self.trainer.ema is not None:
             self.trainer.ema.update(self.trainer.model, state.global_step)

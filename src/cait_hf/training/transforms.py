@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""From a picture to what the model gets, and from such items to batches: augmentation, mixup, smoothed labels.
+"""From an image to what the model gets, and from such items to batches: augmentation, mixup, smoothed labels.
 
 The defaults of crop and flip are timm's, which facebookresearch/deit (`datasets.py`, `main.py`) keeps. So is the
 order: crop, flip, RandAugment, normalization, random erasing, mixup of whole batches. RandAugment, erasing and mixup
@@ -26,9 +26,9 @@ class TrainTransform:
     """A random crop, resized, mirrored at random, perhaps RandAugment, the model's own normalization, perhaps erasing.
 
     Args:
-        image_processor: of the model; tells the size of the pictures and normalizes them.
-        randomness ([`Randomness`]): the numbers of a picture depend on seed, epoch and key.
-        crop_area (`float`): the crop's least share of the picture's area, in (0, 1].
+        image_processor: of the model; tells the size of the images and normalizes them.
+        randomness ([`Randomness`]): the numbers of an image depend on seed, epoch and key.
+        crop_area (`float`): the crop's least share of the image's area, in (0, 1].
         flip_probability (`float`): of mirroring left and right.
         auto_augment (`str`, *optional*): policy in timm's words, such as "rand-m9-mstd0.5-inc1".
         random_erasing (`float`): probability of noise in the place of a random rectangle.
@@ -60,7 +60,7 @@ class TrainTransform:
         self.erase = _random_erasing(random_erasing) if random_erasing else None
 
     def __call__(self, image: Image.Image, key: int) -> torch.Tensor:
-        """`(channels, height, width)` of a picture."""
+        """`(channels, height, width)` of an image."""
         rng = self.randomness.generator(key)
         image = to_rgb(image)
         width, height = image.size
@@ -87,7 +87,7 @@ def _normalized(image: Image.Image, rescale_factor: float, mean: torch.Tensor, s
 
 
 def _normalization_of(image_processor: BaseImageProcessor) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """Rescale factor, mean and deviation, (3, 1, 1), of what a processor does to a picture that is cut to size.
+    """Rescale factor, mean and deviation, (3, 1, 1), of what a processor does to an image that is cut to size.
 
     It takes ten times as long itself.
 
@@ -116,7 +116,7 @@ def _auto_augment(policy: str, image_processor: BaseImageProcessor, size: int) -
     makers = {"rand": "rand_augment_transform", "augmix": "augment_and_mix_transform"}
     make = getattr(auto_augment, makers.get(policy.split("-")[0], "auto_augment_transform"))
     mean = normalization(image_processor)[0]
-    # what an operation leaves empty gets the mean color, and pictures move by less than half their size
+    # what an operation leaves empty gets the mean color, and images move by less than half their size
     options = {
         "translate_const": int(0.45 * size),
         "img_mean": tuple(min(255, round(255 * value)) for value in mean),
@@ -152,12 +152,12 @@ class EvalTransform:
         self.image_processor = image_processor
 
     def __call__(self, image: Image.Image, key: int) -> torch.Tensor:
-        """`(channels, height, width)` of a picture."""
+        """`(channels, height, width)` of an image."""
         return self.image_processor(to_rgb(image), return_tensors="pt").pixel_values[0]
 
 
 def collate(items: list[dict]) -> dict[str, torch.Tensor]:
-    """Items of [`LabeledPictures`] as `pixel_values` `(batch, channels, height, width)` and `labels` `(batch,)`."""
+    """Items of [`LabeledImages`] as `pixel_values` `(batch, channels, height, width)` and `labels` `(batch,)`."""
     return {
         "pixel_values": torch.stack([item["pixel_values"] for item in items]),
         "labels": torch.tensor([item["labels"] for item in items]),
@@ -169,7 +169,7 @@ class TrainCollator:
 
     Args:
         num_labels (`int`): number of classes.
-        randomness ([`Randomness`]): the mixing of a batch depends on seed, epoch and the keys of its pictures.
+        randomness ([`Randomness`]): the mixing of a batch depends on seed, epoch and the keys of its images.
         label_smoothing (`float`): this share of a label is spread over all classes, in [0, 1].
         mixup, cutmix (`float`): alpha of each; 0 is off. With both, one of them is drawn.
         mixup_prob (`float`): probability of mixing at all.
@@ -178,7 +178,7 @@ class TrainCollator:
 
     Raises:
         ValueError: if one of these is outside its range.
-        ImportError: if pictures are to be mixed and timm is not installed.
+        ImportError: if images are to be mixed and timm is not installed.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class TrainCollator:
             return batch
         pixel_values, labels = batch["pixel_values"], smooth(batch["labels"], self.num_labels, self.label_smoothing)
         if self.mix is not None:
-            even = len(items) // 2 * 2  # timm pairs the pictures: the last of an odd number stays as it is
+            even = len(items) // 2 * 2  # timm pairs the images: the last of an odd number stays as it is
             with self.randomness.seeded(*(item["key"] for item in items)):
                 mixed = self.mix(pixel_values[:even], batch["labels"][:even]) if even else None
             if mixed is not None:
@@ -242,7 +242,7 @@ def smooth(labels: torch.Tensor, num_labels: int, label_smoothing: float) -> tor
 def random_part(
     width: int, height: int, rng: np.random.Generator, least_area: float = 0.08
 ) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of a part of random area, aspect ratio and place of a picture."""
+    """Left, top, right, bottom of a part of random area, aspect ratio and place of an image."""
     for _ in range(10):
         area = width * height * rng.uniform(least_area, 1.0)
         ratio = math.exp(rng.uniform(*map(math.log, CROP_RATIO)))
@@ -250,7 +250,7 @@ def random_part(
         if part_width <= width and part_height <= height:
             left, top = rng.uniform(0, width - part_width), rng.uniform(0, height - part_height)
             return left, top, min(left + part_width, width), min(top + part_height, height)
-    # such a long picture seldom holds a part of an allowed ratio: take the largest one, in its middle
+    # such a long image seldom holds a part of an allowed ratio: take the largest one, in its middle
     ratio = min(max(width / height, CROP_RATIO[0]), CROP_RATIO[1])
     part_width, part_height = min(width, height * ratio), min(height, width / ratio)
     left, top = (width - part_width) / 2, (height - part_height) / 2
@@ -258,7 +258,7 @@ def random_part(
 
 
 def input_size(image_processor: BaseImageProcessor) -> tuple[int, int]:
-    """(height, width) of the pictures that the model gets."""
+    """(height, width) of the images that the model gets."""
     cropped = getattr(image_processor, "do_center_crop", None) and image_processor.crop_size
     size = cropped or getattr(image_processor, "size", None) or {}
     shortest = size.get("shortest_edge")

@@ -3,7 +3,7 @@
 
 import unittest
 
-from image_model import ImageModelTester, OverfitOnPictures
+from image_model import ImageModelTester, OverfitOnImages
 from tests.test_backbone_common import BackboneTesterMixin
 from tests.test_configuration_common import ConfigTester
 from tests.test_fsdp_mixin import FSDPTesterMixin
@@ -49,17 +49,17 @@ class CaitModelTest(
     def test_config(self):
         self.config_tester.run_common_tests()
 
-    @unittest.skip("Asks for nn.Embedding, a table of tokens: pictures have a projection of patches.")
+    @unittest.skip("Asks for nn.Embedding, a table of tokens: images have a projection of patches.")
     def test_model_get_set_embeddings(self):
         pass
 
 
-class PictureTraining(unittest.TestCase):
+class ImageTraining(unittest.TestCase):
     def setUp(self):
         self.model_tester = model_tester(self)
 
 
-class CaitTrainingTest(OverfitOnPictures, TrainingTesterMixin, PictureTraining):
+class CaitTrainingTest(OverfitOnImages, TrainingTesterMixin, ImageTraining):
     model_tester = None
     all_model_classes = (CaitForImageClassification,)
 

@@ -3,7 +3,7 @@
 
 import unittest
 
-from image_model import ImageModelTester, OverfitOnPictures
+from image_model import ImageModelTester, OverfitOnImages
 from tests.test_configuration_common import ConfigTester
 from tests.test_fsdp_mixin import FSDPTesterMixin
 from tests.test_memory_cleanup_mixin import MemoryCleanupMixin
@@ -36,16 +36,16 @@ class ViTModelTest(
     def test_config(self):
         self.config_tester.run_common_tests()
 
-    @unittest.skip("Asks for nn.Embedding, a table of tokens: pictures have a projection of patches.")
+    @unittest.skip("Asks for nn.Embedding, a table of tokens: images have a projection of patches.")
     def test_model_get_set_embeddings(self):
         pass
 
 
-class PictureTraining(unittest.TestCase):
+class ImageTraining(unittest.TestCase):
     def setUp(self):
         self.model_tester = ImageModelTester(self, ViTConfig, seq_length=17)
 
 
-class ViTTrainingTest(OverfitOnPictures, TrainingTesterMixin, PictureTraining):
+class ViTTrainingTest(OverfitOnImages, TrainingTesterMixin, ImageTraining):
     model_tester = None
     all_model_classes = (ViTForImageClassification,)

@@ -8,12 +8,12 @@ from transformers import pipeline
 
 
 class ImageClassificationPipelineTests:
-    """Builds the pipeline and checks what it says of pictures of two shapes, one by one and together."""
+    """Builds the pipeline and checks what it says of images of two shapes, one by one and together."""
 
     def get_test_pipeline(self, model, tokenizer=None, image_processor=None, dtype="float32", **kwargs):
-        pictures = [Image.effect_mandelbrot((60, 40), (-2, -1.5, 1, 1.5), 50), Image.radial_gradient("L")]
+        images = [Image.effect_mandelbrot((60, 40), (-2, -1.5, 1, 1.5), 50), Image.radial_gradient("L")]
         task = pipeline("image-classification", model=model, image_processor=image_processor, dtype=dtype, top_k=3)
-        return task, [picture.convert("RGB") for picture in pictures]
+        return task, [image.convert("RGB") for image in images]
 
     def run_pipeline_test(self, task, examples):
         labels = task.model.config.id2label.values()

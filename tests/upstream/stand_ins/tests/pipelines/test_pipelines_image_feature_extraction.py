@@ -10,9 +10,9 @@ class ImageFeatureExtractionPipelineTests:
     """Builds the pipeline and checks the shapes of hidden and of pooled features."""
 
     def get_test_pipeline(self, model, tokenizer=None, image_processor=None, dtype="float32", **kwargs):
-        picture = Image.effect_mandelbrot((60, 40), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+        image = Image.effect_mandelbrot((60, 40), (-2, -1.5, 1, 1.5), 50).convert("RGB")
         task = pipeline("image-feature-extraction", model=model, image_processor=image_processor, dtype=dtype)
-        return task, [picture, picture.rotate(90, expand=True)]
+        return task, [image, image.rotate(90, expand=True)]
 
     def run_pipeline_test(self, task, examples):
         features = [torch.tensor(task(example)) for example in examples]

@@ -1,9 +1,9 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Pictures that cannot be decoded: found, named, left out and listed.
+"""Images that cannot be decoded: found, named, left out and listed.
 
 What counts as decodable is what Pillow decodes completely with its own limits (truncated files and decompression bombs
 are not; see "Limits" and `ImageFile.LOAD_TRUNCATED_IMAGES` in Pillow's documentation). Decoding is that of
-`datasets.Image`, which also turns a picture as its EXIF orientation says.
+`datasets.Image`, which also turns an image as its EXIF orientation says.
 """
 
 import errno
@@ -18,30 +18,30 @@ import PIL.Image
 from ..files import write_text
 
 
-BAD_IMAGES_FILE = "bad_images.txt"
+CORRUPT_IMAGES_FILE = "corrupt_images.txt"
 
 # Errors of the operating system that are about one file; others, such as too many open files, are about the machine.
 _FILE_ERRORS = {None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 
 
-class BadPictureError(ValueError):
-    """A picture cannot be decoded; the message is a sentence, also where a `DataLoader` brings it from a worker."""
+class CorruptImageError(ValueError):
+    """An image cannot be decoded; the message is a sentence, also where a `DataLoader` brings it from a worker."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message.rpartition("BadPictureError: ")[2].strip())  # a worker's is a whole traceback
+        super().__init__(message.rpartition("CorruptImageError: ")[2].strip())  # a worker's is a whole traceback
 
 
 def decode(stored: Any, image_type: datasets.Image) -> PIL.Image.Image:
-    """The picture in a cell of a data set that was loaded with `datasets.Image(decode=False)`.
+    """The image in a cell of a data set that was loaded with `datasets.Image(decode=False)`.
 
     `stored` is {"bytes", "path"}, the path of a file or the bytes of one.
 
     Raises:
-        BadPictureError: with the reason alone, if it cannot be decoded.
-        OSError: if the machine is at fault, not the picture.
+        CorruptImageError: with the reason alone, if it cannot be decoded.
+        OSError: if the machine is at fault, not the image.
     """
     if stored is None:
-        raise BadPictureError("there is no picture")
+        raise CorruptImageError("there is no image")
     if not isinstance(stored, dict):
         stored = image_type.encode_example(stored)
     try:
@@ -51,7 +51,7 @@ def decode(stored: Any, image_type: datasets.Image) -> PIL.Image.Image:
     except Exception as error:  # Pillow's plugins raise what they like: SyntaxError, struct.error, IndexError ...
         if isinstance(error, OSError) and error.errno not in _FILE_ERRORS:
             raise
-        raise BadPictureError(_reason(error, stored)) from error
+        raise CorruptImageError(_reason(error, stored)) from error
 
 
 def _reason(error: Exception, stored: dict) -> str:
@@ -63,15 +63,15 @@ def _reason(error: Exception, stored: dict) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def explain(name: str, reason: str) -> BadPictureError:
-    return BadPictureError(
-        f"the picture {name} cannot be decoded ({reason}): repair or remove it, or pass --bad_images skip to leave "
-        "out all such pictures."
+def explain(name: str, reason: str) -> CorruptImageError:
+    return CorruptImageError(
+        f"the image {name} cannot be decoded ({reason}): repair or remove it, or pass --corrupt_images skip to leave "
+        "out all such images."
     )
 
 
 def name_of(stored: Any, row_name: str) -> str:
-    """What a user finds a picture by: its file, or where it lies inside of one the row."""
+    """What a user finds an image by: its file, or where it lies inside of one the row."""
     if isinstance(stored, str):
         return stored
     if not isinstance(stored, dict) or not stored.get("path"):
@@ -79,10 +79,10 @@ def name_of(stored: Any, row_name: str) -> str:
     return stored["path"] if stored.get("bytes") is None else f"{row_name} ({stored['path']})"
 
 
-def find_bad(
+def find_corrupt(
     rows: datasets.Dataset, image_column: str, image_type: datasets.Image, numbers: Sequence[int], num_proc: int | None
 ) -> dict[int, str]:
-    """Decode the pictures of the rows `numbers`; the numbers of the bad ones, and why.
+    """Decode the images of the rows `numbers`; the numbers of the corrupt ones, and why.
 
     `datasets` keeps the result, so that a second run of the same data, or another process of this run, need not decode
     them again. It is kept in memory alone where the data lie in a folder that cannot be written.
@@ -99,48 +99,48 @@ def find_bad(
             features=datasets.Features({"reason": datasets.Value("string")}),
             num_proc=num_proc,
             keep_in_memory=not writable,
-            desc="Decoding every picture once",
+            desc="Decoding every image once",
         )
     )
-    bad = [number for number, reason in zip(numbers, checked[:]["reason"], strict=True) if reason is not None]
+    corrupt = [number for number, reason in zip(numbers, checked[:]["reason"], strict=True) if reason is not None]
     # what was kept may be outdated, for a file that could not be read and now can
-    reasons = {int(number): _check(rows[int(number)][image_column], image_type)["reason"] for number in bad}
+    reasons = {int(number): _check(rows[int(number)][image_column], image_type)["reason"] for number in corrupt}
     return {number: reason for number, reason in reasons.items() if reason is not None}
 
 
 def _check(stored: Any, image_type: datasets.Image) -> dict[str, str | None]:
     try:
         decode(stored, image_type)
-    except BadPictureError as error:
+    except CorruptImageError as error:
         return {"reason": str(error)}
     return {"reason": None}
 
 
-def write_list(folder: str | os.PathLike, bad: Sequence[tuple[str, str]]) -> Path:
-    """Write (name, reason) of each bad picture, a line each with a tab between; without any, remove an old list."""
-    path = Path(folder) / BAD_IMAGES_FILE
-    if not bad:
+def write_list(folder: str | os.PathLike, corrupt: Sequence[tuple[str, str]]) -> Path:
+    """Write (name, reason) of each corrupt image, a line each with a tab between; without any, remove an old list."""
+    path = Path(folder) / CORRUPT_IMAGES_FILE
+    if not corrupt:
         path.unlink(missing_ok=True)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(_line(*entry) for entry in bad), errors="surrogateescape")
+    write_text(path, "".join(_line(*entry) for entry in corrupt), errors="surrogateescape")
     return path
 
 
-class BadList:
-    """The same list, written while pictures stream by: each bad picture once, by any number of worker processes.
+class CorruptList:
+    """The same list, written while images stream by: each corrupt image once, by any number of worker processes.
 
     Process 0 of a distributed training writes the file that `write_list` writes; another, which may run on another
-    machine, has one of its own, such as `bad_images.rank1.txt`.
+    machine, has one of its own, such as `corrupt_images.rank1.txt`.
     """
 
     def __init__(self, folder: str | os.PathLike, rank: int = 0) -> None:
-        name = Path(BAD_IMAGES_FILE)
+        name = Path(CORRUPT_IMAGES_FILE)
         self.path = Path(folder) / (name if rank == 0 else f"{name.stem}.rank{rank}{name.suffix}")
         self._listed: set[str] | None = None
 
     def add(self, name: str, reason: str) -> bool:
-        """Whether the picture is new to the list."""
+        """Whether the image is new to the list."""
         line = _line(name, reason)
         if self._listed is None:  # also what an interrupted run has met
             known = self.path.read_text(encoding="utf-8", errors="surrogateescape") if self.path.is_file() else ""
@@ -159,8 +159,8 @@ class BadList:
 
 
 def count_listed(folder: str | os.PathLike) -> int:
-    """How many bad pictures the lists in a folder name, each counted once."""
-    paths = Path(folder).glob(f"{Path(BAD_IMAGES_FILE).stem}*.txt")
+    """How many corrupt images the lists in a folder name, each counted once."""
+    paths = Path(folder).glob(f"{Path(CORRUPT_IMAGES_FILE).stem}*.txt")
     return len({line for path in paths for line in path.read_bytes().splitlines()})
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Pictures that cannot be decoded: named, or left out of tables and streams, listed, and no label is shifted."""
+"""Images that cannot be decoded: named, or left out of tables and streams, listed, and no label is shifted."""
 
 import errno
 import io
@@ -17,13 +17,13 @@ import numpy as np
 import PIL.Image
 import pytest
 from PIL import Image
-from test_scripts import NAMES, write_pictures
+from test_scripts import NAMES, write_images
 from test_training_data import SCANS, SHARDS, TARGETS, as_pixels, class_of, index_of, load, png, shards, table
 from torch.utils.data import DataLoader
 
 from cait_hf.image_processing_pil_cait import to_pixels
 from cait_hf.training.arguments import DataArguments
-from cait_hf.training.bad_images import BadList, BadPictureError, count_listed, decode, name_of, write_list
+from cait_hf.training.corrupt_images import CorruptImageError, CorruptList, count_listed, decode, name_of, write_list
 from cait_hf.training.data import load_data
 
 
@@ -48,7 +48,7 @@ def bomb() -> bytes:
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
 JPEG, PNG = encode(Image.fromarray(NOISE), "jpeg"), encode(Image.fromarray(NOISE), "png")
 
-BAD = {
+CORRUPT = {
     "zero bytes": (b"", "zero bytes"),
     "truncated JPEG": (JPEG[: len(JPEG) // 2], "truncated"),
     "truncated PNG": (PNG[: len(PNG) // 2], "truncated"),
@@ -71,32 +71,32 @@ GOOD = {
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """36 pictures of six classes, and the bad ones among them: first, last and in between."""
-    write_pictures(tmp_path / "train", range(6), 6)
-    for number, (data, _) in enumerate(BAD.values()):
+    """36 images of six classes, and the corrupt ones among them: first, last and in between."""
+    write_images(tmp_path / "train", range(6), 6)
+    for number, (data, _) in enumerate(CORRUPT.values()):
         (tmp_path / "train" / NAMES[number % 6] / f"{number}x.jpg").write_bytes(data)
     return tmp_path / "train"
 
 
-def listed(tmp_path: Path, name: str = "bad_images.txt") -> dict[str, str]:
+def listed(tmp_path: Path, name: str = "corrupt_images.txt") -> dict[str, str]:
     return dict(line.split("\t") for line in (tmp_path / "out" / name).read_text().splitlines())
 
 
 @pytest.mark.parametrize("as_file", [False, True], ids=["bytes", "file"])
-@pytest.mark.parametrize("data, reason", BAD.values(), ids=BAD)
-def test_bad_pictures_are_found(data, reason, as_file, tmp_path):
-    (tmp_path / "picture.jpg").write_bytes(data)
-    stored = {"bytes": None if as_file else data, "path": str(tmp_path / "picture.jpg") if as_file else None}
-    with pytest.raises(BadPictureError, match=reason) as error:
+@pytest.mark.parametrize("data, reason", CORRUPT.values(), ids=CORRUPT)
+def test_corrupt_images_are_found(data, reason, as_file, tmp_path):
+    (tmp_path / "image.jpg").write_bytes(data)
+    stored = {"bytes": None if as_file else data, "path": str(tmp_path / "image.jpg") if as_file else None}
+    with pytest.raises(CorruptImageError, match=reason) as error:
         decode(stored, datasets.Image())
     assert str(tmp_path) not in str(error.value) and " at 0x" not in str(error.value)
 
 
 @pytest.mark.parametrize("data", GOOD.values(), ids=GOOD)
-def test_unusual_pictures_are_fine(data, tmp_path):
+def test_unusual_images_are_fine(data, tmp_path):
     """Under a wrong name as well; all become three channels of 8 bits."""
-    (tmp_path / "picture.bmp").write_bytes(data)
-    image = decode(str(tmp_path / "picture.bmp"), datasets.Image())
+    (tmp_path / "image.bmp").write_bytes(data)
+    image = decode(str(tmp_path / "image.bmp"), datasets.Image())
     assert tuple(to_pixels(image).shape) == (3, 40, 30)
     assert to_pixels(image).float().std() > 30
     assert decode(data, datasets.Image()).tobytes() == image.tobytes()
@@ -104,7 +104,7 @@ def test_unusual_pictures_are_fine(data, tmp_path):
 
 def test_missing_files_and_cells(tmp_path):
     for stored in (None, str(tmp_path / "absent.png"), str(tmp_path), {"bytes": None, "path": None}):
-        with pytest.raises(BadPictureError):
+        with pytest.raises(CorruptImageError):
             decode(stored, datasets.Image())
 
 
@@ -114,7 +114,7 @@ def test_bytes_win_over_a_file_that_has_their_name_by_chance(tmp_path, monkeypat
     assert decode({"bytes": PNG, "path": "0.png"}, datasets.Image()).size == (30, 40)
 
 
-def test_a_fault_of_the_machine_is_no_bad_picture(monkeypatch):
+def test_a_fault_of_the_machine_is_no_corrupt_image(monkeypatch):
     """Or a run that has too many files open would go on without most of its data."""
 
     def fail(*args, **kwargs):
@@ -126,14 +126,14 @@ def test_a_fault_of_the_machine_is_no_bad_picture(monkeypatch):
             decode({"bytes": PNG, "path": None}, datasets.Image())
         assert raised.value is error
     error = PermissionError(errno.EACCES, "Permission denied")
-    with pytest.raises(BadPictureError, match="Permission denied"):
+    with pytest.raises(CorruptImageError, match="Permission denied"):
         decode({"bytes": PNG, "path": None}, datasets.Image())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_file_without_permission(folder, tmp_path):
     (folder / "one" / "0.png").chmod(0)
-    load(tmp_path, train_dir=str(folder), bad_images="skip")
+    load(tmp_path, train_dir=str(folder), corrupt_images="skip")
     assert "Permission denied" in listed(tmp_path)[str(folder / "one" / "0.png")]
 
 
@@ -141,22 +141,22 @@ def test_file_without_permission(folder, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_first_bad_picture_ends_the_run_with_a_sentence(workers, folder, tmp_path):
+def test_first_corrupt_image_ends_the_run_with_a_sentence(workers, folder, tmp_path):
     train, _ = load(tmp_path, train_dir=str(folder))
-    with pytest.raises(BadPictureError) as error:
+    with pytest.raises(CorruptImageError) as error:
         list(DataLoader(train, 4, num_workers=workers, collate_fn=list))
     sentence = (
-        r"the picture .*/train/\w+/\dx.jpg cannot be decoded \(.*\): .*pass --bad_images skip to leave out all .*"
+        r"the image .*/train/\w+/\dx.jpg cannot be decoded \(.*\): .*pass --corrupt_images skip to leave out all .*"
     )
     assert re.fullmatch(sentence, str(error.value)), str(error.value)
 
 
-def bad_table(bad: set[int]) -> datasets.Dataset:
+def corrupt_table(corrupt: set[int]) -> datasets.Dataset:
     """The 25 scans, of which some are cut."""
 
     def cut(row: dict, index: int) -> dict:
         data = row["image"]["bytes"]
-        return {"image": {"bytes": data[: len(data) // 2] if index in bad else data, "path": row["image"]["path"]}}
+        return {"image": {"bytes": data[: len(data) // 2] if index in corrupt else data, "path": row["image"]["path"]}}
 
     rows = table(range(25))
     undecoded = rows.cast_column("image", datasets.Image(decode=False))
@@ -165,9 +165,9 @@ def bad_table(bad: set[int]) -> datasets.Dataset:
 
 def test_rows_are_named_by_their_place_in_the_data(tmp_path):
     """Not by their place among those drawn."""
-    bad_table({7}).to_parquet(tmp_path / "train.parquet")
+    corrupt_table({7}).to_parquet(tmp_path / "train.parquet")
     train, _ = load(tmp_path, dataset_name=str(tmp_path), max_train_samples=25)
-    with pytest.raises(BadPictureError, match=r"the picture row 7 of the training data \(7.png\) cannot be decoded"):
+    with pytest.raises(CorruptImageError, match=r"the image row 7 of the training data \(7.png\) cannot be decoded"):
         list(train)
     assert name_of({"bytes": b"", "path": None}, "row 7") == name_of(b"", "row 7") == name_of(None, "row 7") == "row 7"
 
@@ -177,7 +177,7 @@ def test_skip_leaves_them_out_and_lists_them(folder, tmp_path, caplog):
     shutil.copytree(folder, clean, ignore=shutil.ignore_patterns("*x.jpg"))
     expected = list(load(tmp_path, train_dir=str(clean))[0])
     with caplog.at_level(logging.WARNING):
-        train, _ = load(tmp_path, train_dir=str(folder), bad_images="skip")
+        train, _ = load(tmp_path, train_dir=str(folder), corrupt_images="skip")
     items = list(train)
     assert len(train) == len(items) == 36 and [item["key"] for item in items] == list(range(36))
     for item, same in zip(items, expected):
@@ -185,20 +185,21 @@ def test_skip_leaves_them_out_and_lists_them(folder, tmp_path, caplog):
 
     reasons = listed(tmp_path)
     files = {
-        str(folder / NAMES[number % 6] / f"{number}x.jpg"): reason for number, (_, reason) in enumerate(BAD.values())
+        str(folder / NAMES[number % 6] / f"{number}x.jpg"): reason
+        for number, (_, reason) in enumerate(CORRUPT.values())
     }
     assert reasons.keys() == files.keys() and all(re.search(files[name], reasons[name]) for name in files)
-    assert "Left out 7 pictures" in caplog.text and "out/bad_images.txt" in caplog.text
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bad_images.txt"]
+    assert "Left out 7 images" in caplog.text and "out/corrupt_images.txt" in caplog.text
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["corrupt_images.txt"]
 
-    load(tmp_path, train_dir=str(clean), bad_images="skip")  # a list that no longer holds does not remain
-    assert not (tmp_path / "out" / "bad_images.txt").exists()
+    load(tmp_path, train_dir=str(clean), corrupt_images="skip")  # a list that no longer holds does not remain
+    assert not (tmp_path / "out" / "corrupt_images.txt").exists()
 
 
 @pytest.mark.parametrize("count", [1, 10, 22, 25])
 def test_skip_still_gives_as_many_as_are_asked_for(count, tmp_path):
-    bad_table({0, 11, 24}).to_parquet(tmp_path / "train.parquet")
-    fields = {"dataset_name": str(tmp_path), "max_train_samples": count, "bad_images": "skip"}
+    corrupt_table({0, 11, 24}).to_parquet(tmp_path / "train.parquet")
+    fields = {"dataset_name": str(tmp_path), "max_train_samples": count, "corrupt_images": "skip"}
     train, _ = load(tmp_path, **fields)
     indices = [index_of(item["pixel_values"]) for item in train]
     assert len(set(indices)) == len(indices) == min(count, 22)
@@ -207,26 +208,26 @@ def test_skip_still_gives_as_many_as_are_asked_for(count, tmp_path):
     assert indices == [int(number) for number in whole.numbers if number not in (0, 11, 24)][:count]
 
 
-def test_skip_holds_out_the_same_pictures(tmp_path):
-    """A bad picture moves no other one from training to evaluation."""
-    bad_table({3, 4}).to_parquet(tmp_path / "train.parquet")
+def test_skip_holds_out_the_same_images(tmp_path):
+    """A corrupt image moves no other one from training to evaluation."""
+    corrupt_table({3, 4}).to_parquet(tmp_path / "train.parquet")
     fields = {"dataset_name": str(tmp_path), "do_eval": True}
-    with_bad, without = load(tmp_path, **fields), load(tmp_path, bad_images="skip", **fields)
-    for one, other in zip(with_bad, without):
+    with_corrupt, without = load(tmp_path, **fields), load(tmp_path, corrupt_images="skip", **fields)
+    for one, other in zip(with_corrupt, without):
         assert [number for number in one.numbers if number not in (3, 4)] == other.numbers.tolist()
     assert listed(tmp_path).keys() == {f"row {number} of the training data ({number}.png)" for number in (3, 4)}
 
 
 def test_several_processes_find_the_same(folder, tmp_path):
-    _, found = load(tmp_path, train_dir=str(folder), bad_images="skip"), listed(tmp_path)
-    arguments = DataArguments(train_dir=str(folder), bad_images="skip")
+    _, found = load(tmp_path, train_dir=str(folder), corrupt_images="skip"), listed(tmp_path)
+    arguments = DataArguments(train_dir=str(folder), corrupt_images="skip")
     train, _ = load_data(arguments, train=True, output_dir=tmp_path / "out", num_workers=2)
     assert listed(tmp_path) == found and len(train) == 36
 
 
 def test_what_was_decoded_once_is_remembered(folder, tmp_path, monkeypatch):
-    """Good pictures are not decoded again; bad ones are, and a repaired one comes back."""
-    train, _ = load(tmp_path, train_dir=str(folder), bad_images="skip")
+    """Decodable images are not decoded again; corrupt ones are, and a repaired one comes back."""
+    train, _ = load(tmp_path, train_dir=str(folder), corrupt_images="skip")
     decoded = []
 
     def decode_and_count(image_type, value, **kwargs):
@@ -235,45 +236,43 @@ def test_what_was_decoded_once_is_remembered(folder, tmp_path, monkeypatch):
 
     decode_example = datasets.Image.decode_example
     monkeypatch.setattr(datasets.Image, "decode_example", decode_and_count)
-    load(tmp_path, train_dir=str(folder), bad_images="skip")
+    load(tmp_path, train_dir=str(folder), corrupt_images="skip")
     assert sorted(decoded) == sorted(str(path) for path in folder.rglob("*x.jpg"))
 
     (folder / "one" / "1x.jpg").write_bytes(JPEG)
     (folder / "two" / "0.png").write_bytes(b"")
-    train, _ = load(tmp_path, train_dir=str(folder), bad_images="skip")
+    train, _ = load(tmp_path, train_dir=str(folder), corrupt_images="skip")
     names = listed(tmp_path).keys()
     assert len(train) == 36 and str(folder / "one" / "1x.jpg") not in names and str(folder / "two" / "0.png") in names
 
 
-def test_no_picture_is_left(tmp_path, caplog):
-    bad_table(set(range(25))).to_parquet(tmp_path / "train.parquet")
-    with pytest.raises(
-        ValueError, match="the training data has no picture that can be decoded; the first is row 0 of"
-    ):
-        load(tmp_path, dataset_name=str(tmp_path), bad_images="skip")
+def test_no_image_is_left(tmp_path, caplog):
+    corrupt_table(set(range(25))).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="the training data has no image that can be decoded; the first is row 0 of"):
+        load(tmp_path, dataset_name=str(tmp_path), corrupt_images="skip")
     assert len(listed(tmp_path)) == 25
 
 
-def test_class_without_a_picture_left_is_named(tmp_path, caplog):
-    bad = {index for index, target in enumerate(TARGETS) if NAMES[target] == "three"}
-    bad_table(bad).to_parquet(tmp_path / "train.parquet")
+def test_class_without_an_image_left_is_named(tmp_path, caplog):
+    corrupt = {index for index, target in enumerate(TARGETS) if NAMES[target] == "three"}
+    corrupt_table(corrupt).to_parquet(tmp_path / "train.parquet")
     with caplog.at_level(logging.WARNING):
-        train, _ = load(tmp_path, dataset_name=str(tmp_path), bad_images="skip")
-    assert "No picture of three can be decoded in the training data" in caplog.text
+        train, _ = load(tmp_path, dataset_name=str(tmp_path), corrupt_images="skip")
+    assert "No image of three can be decoded in the training data" in caplog.text
     assert len(train.class_names) == 6 and train.classes_present() == set(NAMES) - {"three"}
     assert all(class_of(item) == NAMES[TARGETS[index_of(item["pixel_values"])]] for item in train)
 
 
 def test_same_name_in_two_classes(tmp_path):
-    write_pictures(tmp_path / "train", range(3), 2)
+    write_images(tmp_path / "train", range(3), 2)
     (tmp_path / "train" / "one" / "1.png").write_bytes(b"")
-    train, _ = load(tmp_path, train_dir=str(tmp_path / "train"), bad_images="skip")
+    train, _ = load(tmp_path, train_dir=str(tmp_path / "train"), corrupt_images="skip")
     assert [class_of(item) for item in train] == ["one", "two", "two", "zero", "zero"]
     assert listed(tmp_path) == {str(tmp_path / "train" / "one" / "1.png"): "zero bytes"}
 
 
 def test_only_the_first_process_writes_the_list(folder, tmp_path):
-    arguments = DataArguments(train_dir=str(folder), bad_images="skip")
+    arguments = DataArguments(train_dir=str(folder), corrupt_images="skip")
     train, _ = load_data(arguments, train=True, output_dir=tmp_path / "out", process_index=1)
     assert len(train) == 36 and not (tmp_path / "out").exists()
 
@@ -291,68 +290,70 @@ def test_list_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="no space left"):
         write_list(tmp_path, [("c.png", "cut")])
-    assert [path.name for path in tmp_path.iterdir()] == ["bad_images.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["corrupt_images.txt"]
     assert path.read_text().startswith("a")
 
 
-def test_stream_list_has_each_picture_once(tmp_path):
-    first, second, other = BadList(tmp_path / "out"), BadList(tmp_path / "out"), BadList(tmp_path / "out", rank=2)
+def test_stream_list_has_each_image_once(tmp_path):
+    first, second, other = (
+        CorruptList(tmp_path / "out"),
+        CorruptList(tmp_path / "out"),
+        CorruptList(tmp_path / "out", rank=2),
+    )
     assert not (tmp_path / "out").exists()
     assert first.add("a.png", "cut") and not first.add("a.png", "cut")
     assert not second.add("a.png", "cut") and second.add("b.png", "cut")  # such as an interrupted run, resumed
     assert other.add("a.png", "cut") and other.add("c.png", "cut")
     assert listed(tmp_path) == {"a.png": "cut", "b.png": "cut"}
-    assert listed(tmp_path, "bad_images.rank2.txt") == {"a.png": "cut", "c.png": "cut"}
+    assert listed(tmp_path, "corrupt_images.rank2.txt") == {"a.png": "cut", "c.png": "cut"}
     assert count_listed(tmp_path / "out") == 3 and count_listed(tmp_path) == 0
 
 
 # --- streams ---
 
 
-BAD_ROWS = {1, 7, 8, 24}
+CORRUPT_ROWS = {1, 7, 8, 24}
 
 
-def bad_stream(tmp_path: Path, bad: set[int] = BAD_ROWS, **fields):
+def corrupt_stream(tmp_path: Path, corrupt: set[int] = CORRUPT_ROWS, **fields):
     for number, indices in enumerate(shards()):
-        bad_table(bad).select(indices).to_parquet(tmp_path / f"train-{number}.parquet")
+        corrupt_table(corrupt).select(indices).to_parquet(tmp_path / f"train-{number}.parquet")
     files = f"{tmp_path}/train-*.parquet"
     return load(tmp_path, dataset_name="parquet", train_files=files, streaming=True, shuffle_buffer=4, **fields)[0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stream_ends_with_a_sentence(workers, tmp_path):
-    loader = DataLoader(bad_stream(tmp_path), 2, num_workers=workers, collate_fn=list)
-    sentence = (
-        r"the picture row \d of part \d of the training data \(\d+.png\) cannot be decoded \(.*\): .* pictures\."
-    )
-    with pytest.raises(BadPictureError) as error:
+    loader = DataLoader(corrupt_stream(tmp_path), 2, num_workers=workers, collate_fn=list)
+    sentence = r"the image row \d of part \d of the training data \(\d+.png\) cannot be decoded \(.*\): .* images\."
+    with pytest.raises(CorruptImageError) as error:
         list(itertools.islice(loader, 13))
     assert re.fullmatch(sentence, str(error.value)), str(error.value)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stream_skips_counts_and_lists(workers, tmp_path):
-    clean = bad_stream(tmp_path / "clean", set())
+    clean = corrupt_stream(tmp_path / "clean", set())
     keys = {index_of(item["pixel_values"]): item["key"] for item in itertools.islice(clean, 25)}
-    part = bad_stream(tmp_path, bad_images="skip")
+    part = corrupt_stream(tmp_path, corrupt_images="skip")
     loader = DataLoader(part, 1, num_workers=workers, collate_fn=list)
     items = list(itertools.chain(*itertools.islice(loader, 84)))  # four passes over those that are good
     indices = [index_of(item["pixel_values"]) for item in items]
-    assert not set(indices) & BAD_ROWS and len(set(indices)) == 21
+    assert not set(indices) & CORRUPT_ROWS and len(set(indices)) == 21
     assert all((item["key"] & 0xFFFFFF) == keys[index] for item, index in zip(items, indices))
     assert all(class_of(item) == NAMES[TARGETS[index]] for item, index in zip(items, indices))
     assert count_listed(tmp_path / "out") == 4
     starts = np.cumsum((0, *SHARDS))
-    for index in BAD_ROWS:
+    for index in CORRUPT_ROWS:
         part_number = int(np.searchsorted(starts, index, side="right")) - 1
         name = f"row {index - starts[part_number]} of part {part_number} of the training data ({index}.png)"
         assert name in listed(tmp_path)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_skipped_batches_count_good_pictures_alone(workers, tmp_path):
+def test_skipped_batches_count_good_images_alone(workers, tmp_path):
     def keys(skipped: int) -> list:
-        part = bad_stream(tmp_path, bad_images="skip")
+        part = corrupt_stream(tmp_path, corrupt_images="skip")
         part.skip_batches(skipped, batch_size=3)
         loader = DataLoader(part, 3, num_workers=workers, collate_fn=lambda items: [item["key"] for item in items])
         return list(itertools.islice(loader, 15 - skipped))
@@ -362,19 +363,19 @@ def test_skipped_batches_count_good_pictures_alone(workers, tmp_path):
         assert keys(skipped) == whole[skipped:]
 
 
-def test_stream_of_bad_pictures_alone_ends(tmp_path):
-    with pytest.raises(BadPictureError, match="none of the 25 pictures that a process read in a pass can be decoded"):
-        next(iter(bad_stream(tmp_path, set(range(25)), bad_images="skip")))
+def test_stream_of_corrupt_images_alone_ends(tmp_path):
+    with pytest.raises(CorruptImageError, match="none of the 25 images that a process read"):
+        next(iter(corrupt_stream(tmp_path, set(range(25)), corrupt_images="skip")))
 
 
-def test_picture_folder_as_a_stream(folder, tmp_path):
-    train, _ = load(tmp_path, train_dir=str(folder), streaming=True, bad_images="skip", shuffle_buffer=1)
+def test_image_folder_as_a_stream(folder, tmp_path):
+    train, _ = load(tmp_path, train_dir=str(folder), streaming=True, corrupt_images="skip", shuffle_buffer=1)
     train.endless = False
     assert len(list(train)) == 36 and len(listed(tmp_path)) == 7
     assert listed(tmp_path)[str(folder / "zero" / "0x.jpg")] == "zero bytes"
     train.prepare(as_pixels, {})
-    train.bad_images = "error"
-    with pytest.raises(BadPictureError, match="x.jpg cannot be decoded"), pytest.MonkeyPatch.context() as patch:
+    train.corrupt_images = "error"
+    with pytest.raises(CorruptImageError, match="x.jpg cannot be decoded"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(train), "_item", lambda *args: None)
         list(train)
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""The order of the pictures, their augmentation and mixup: what `cait_hf.training` draws depends on the place alone.
+"""The order of the images, their augmentation and mixup: what `cait_hf.training` draws depends on the place alone.
 
-Mixup is checked by its own pixels: pictures of one color tell which share of each picture a mixed one has. Where timm
+Mixup is checked by its own pixels: images of one color tell which share of each image a mixed one has. Where timm
 does the work, the values expected are timm's own (1.0.31) or follow from the definition of what was asked for.
 """
 
@@ -31,7 +31,7 @@ def processor(size: int = 16) -> CaitImageProcessorPil:
     return CaitImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
-def picture(width: int = 24, height: int = 24, seed: int = 0) -> Image.Image:
+def make_image(width: int = 24, height: int = 24, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -83,37 +83,37 @@ def test_sampler_permutes_anew_each_epoch():
 
 
 def test_repeated_augmentation_in_one_process():
-    """Three views behind each other; from 256 pictures on, the length is a multiple of 256, as in timm."""
+    """Three views behind each other; from 256 images on, the length is a multiple of 256, as in timm."""
     pytest.importorskip("timm", reason=NO_TIMM)
-    for num_pictures, length in ((50, 50), (600, 512)):
-        sampler = TrainSampler(num_pictures, Randomness(7), views=3)
+    for num_images, length in ((50, 50), (600, 512)):
+        sampler = TrainSampler(num_images, Randomness(7), views=3)
         first, second = orders(sampler, 2)
         assert len(sampler) == len(first) == len(set(first)) == length
-        assert [key // num_pictures for key in first] == [place % 3 for place in range(length)]
-        pictures = [key % num_pictures for key in first]
-        assert pictures[::3][: length // 3] == pictures[1::3][: length // 3] == pictures[2::3]
-        assert len(set(pictures)) == -(-length // 3)
-        assert first == orders(TrainSampler(num_pictures, Randomness(7), views=3), 1)[0] and first != second
+        assert [key // num_images for key in first] == [place % 3 for place in range(length)]
+        images = [key % num_images for key in first]
+        assert images[::3][: length // 3] == images[1::3][: length // 3] == images[2::3]
+        assert len(set(images)) == -(-length // 3)
+        assert first == orders(TrainSampler(num_images, Randomness(7), views=3), 1)[0] and first != second
 
 
 @pytest.mark.parametrize("num_processes, views", [(2, 2), (2, 3), (3, 3)])
-def test_views_of_a_picture_go_to_different_processes(num_processes, views):
+def test_views_of_an_image_go_to_different_processes(num_processes, views):
     """As timm's sampler gives each process every n-th of the views; accelerate deals whole batches instead."""
     distributed_sampler = pytest.importorskip("timm.data.distributed_sampler", reason=NO_TIMM)
-    num_pictures, batch_size = 48, 4
-    sampler = TrainSampler(num_pictures, Randomness(0), views, batch_size, num_processes)
+    num_images, batch_size = 48, 4
+    sampler = TrainSampler(num_images, Randomness(0), views, batch_size, num_processes)
     batches = torch.utils.data.BatchSampler(sampler, batch_size, drop_last=False)
     dealt = []
     for process in range(num_processes):
         dealt.append([key for batch in BatchSamplerShard(batches, num_processes, process) for key in batch])
         reference = distributed_sampler.RepeatAugSampler(
-            range(num_pictures), num_replicas=num_processes, rank=process, num_repeats=views
+            range(num_images), num_replicas=num_processes, rank=process, num_repeats=views
         )
         reference.set_epoch(sampler._repeated.epoch)
-        assert [key % num_pictures for key in dealt[-1]] == list(reference)
+        assert [key % num_images for key in dealt[-1]] == list(reference)
     assert sorted(sum(dealt, [])) == sorted(set(sampler))
-    for picture in {key % num_pictures for key in sampler}:
-        counts = [sum(key % num_pictures == picture for key in keys) for keys in dealt]
+    for image in {key % num_images for key in sampler}:
+        counts = [sum(key % num_images == image for key in keys) for keys in dealt]
         assert max(counts) - min(counts) <= 1
 
 
@@ -121,7 +121,7 @@ def test_views_of_a_picture_go_to_different_processes(num_processes, views):
 
 
 class Scans(torch.utils.data.Dataset):
-    """Random pictures, as `LabeledPictures` gives them."""
+    """Random images, as `LabeledImages` gives them."""
 
     def __init__(self, transform: TrainTransform):
         self.transform = transform
@@ -130,7 +130,7 @@ class Scans(torch.utils.data.Dataset):
         return 6
 
     def __getitem__(self, key: int) -> torch.Tensor:
-        return self.transform(picture(seed=key % 3), key)
+        return self.transform(make_image(seed=key % 3), key)
 
 
 @pytest.mark.parametrize("augmentation", [{}, {"auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.5}])
@@ -149,15 +149,15 @@ def test_pixels_do_not_depend_on_the_workers(augmentation):
         assert torch.equal(epochs[0, epoch], epochs[1, epoch]) and torch.equal(epochs[0, epoch], epochs[2, epoch])
     for key in range(6):
         assert not torch.equal(epochs[0, 0][key], epochs[0, 1][key])
-    assert not torch.equal(epochs[0, 0][0], epochs[0, 0][3])  # another view of the same picture
+    assert not torch.equal(epochs[0, 0][0], epochs[0, 0][3])  # another view of the same image
     other_seed = TrainTransform(processor(), Randomness(4), **augmentation)
     assert not torch.equal(epochs[0, 0][0], Scans(other_seed)[0])
 
 
 @pytest.mark.parametrize("width, height", [(24, 24), (32, 24), (24, 32)])
-def test_whole_picture_without_randomness(width, height):
-    """All of its area is all of the picture, where its shape is one of the crop's; the pixels are the evaluation's."""
-    image = picture(width, height)
+def test_whole_image_without_randomness(width, height):
+    """All of its area is all of the image, where its shape is one of the crop's; the pixels are the evaluation's."""
+    image = make_image(width, height)
     square = image.resize((16, 16), Image.Resampling.BICUBIC)
     for flip, expected in ((0.0, square), (1.0, ImageOps.mirror(square))):
         transform = TrainTransform(processor(), Randomness(0), crop_area=1.0, flip_probability=flip)
@@ -174,8 +174,8 @@ def test_16_bits_reach_the_model_as_the_image_of_8_bits():
         assert torch.equal(transform(deep, 0), transform(Image.fromarray(ramp), 0))
 
 
-def test_pictures_are_mirrored_as_often_as_asked():
-    image = picture()
+def test_images_are_mirrored_as_often_as_asked():
+    image = make_image()
     transform = TrainTransform(processor(), Randomness(0), crop_area=1.0, flip_probability=0.3)
     mirrored = TrainTransform(processor(), Randomness(0), crop_area=1.0, flip_probability=1.0)(image, 0)
     share = sum(torch.equal(transform(image, key), mirrored) for key in range(400)) / 400
@@ -183,7 +183,7 @@ def test_pictures_are_mirrored_as_often_as_asked():
 
 
 def test_crop_takes_the_area_that_was_asked_for():
-    """Colors that grow along both axes tell which part of the picture is seen."""
+    """Colors that grow along both axes tell which part of the image is seen."""
     ramp = np.linspace(0, 255, 128)
     image = Image.fromarray(np.stack(np.broadcast_arrays(ramp, ramp[:, None], 0 * ramp), -1).astype(np.uint8))
     for least in (0.25, 0.9):
@@ -205,23 +205,23 @@ def test_erasing_puts_noise_into_one_rectangle():
     before = streams()
     noise = []
     for key in range(20):
-        changed = (plain(picture(), key) != erasing(picture(), key)).any(0)
+        changed = (plain(make_image(), key) != erasing(make_image(), key)).any(0)
         rows, columns = changed.any(1).nonzero(), changed.any(0).nonzero()
         assert changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
         assert 0.015 < changed.float().mean() < 0.35  # timm: 2 % to a third
-        noise.append(erasing(picture(), key)[:, changed].flatten())
+        noise.append(erasing(make_image(), key)[:, changed].flatten())
     noise = torch.cat(noise)
     assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05  # as the pixels that the model gets
     assert streams() == before
     seldom = TrainTransform(processor(64), Randomness(0), random_erasing=0.25)
-    share = sum(not torch.equal(plain(picture(), key), seldom(picture(), key)) for key in range(200)) / 200
+    share = sum(not torch.equal(plain(make_image(), key), seldom(make_image(), key)) for key in range(200)) / 200
     assert abs(share - 0.25) < 0.13
 
 
 def test_auto_augment_acts_before_the_normalization():
     """What reaches the model are still 256 levels of color, normalized."""
     pytest.importorskip("timm", reason=NO_TIMM)
-    image, plain = picture(), TrainTransform(processor(), Randomness(0))
+    image, plain = make_image(), TrainTransform(processor(), Randomness(0))
     before = streams()
     for policy in ("rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2", "original", "3a"):
         augmenting = TrainTransform(processor(), Randomness(0), auto_augment=policy)
@@ -268,7 +268,7 @@ def test_wrong_augmentation_ends_with_a_sentence(arguments, message):
 
 
 def items(count: int, first_key: int = 10) -> list[dict]:
-    """Pictures of one color, `index + 1`, each of a class of its own."""
+    """Images of one color, `index + 1`, each of a class of its own."""
     return [
         {"pixel_values": torch.full((3, 16, 16), index + 1.0), "labels": index, "key": first_key + index}
         for index in range(count)
@@ -299,7 +299,7 @@ MIXES = {
 @pytest.mark.parametrize("count", [1, 4, 7])
 @pytest.mark.parametrize("arguments", MIXES.values(), ids=MIXES)
 def test_targets_tell_what_is_in_the_pixels(arguments, count):
-    """The mean color of a mixed picture is the mean of the colors that its target names, each with its share."""
+    """The mean color of a mixed image is the mean of the colors that its target names, each with its share."""
     mixup = pytest.importorskip("timm.data.mixup", reason=NO_TIMM)
     smoothing, num_labels = arguments.get("label_smoothing", 0.0), 8
     collator = TrainCollator(num_labels, Randomness(0), **arguments)
@@ -324,8 +324,8 @@ def test_targets_tell_what_is_in_the_pixels(arguments, count):
 
 
 @pytest.mark.parametrize("mode, draws", [("batch", 1), ("pair", 2), ("elem", 4)])
-def test_batches_pairs_or_pictures_share_a_draw(mode, draws):
-    """Of four pictures the first is mixed with the last, and the second with the third."""
+def test_batches_pairs_or_images_share_a_draw(mode, draws):
+    """Of four images the first is mixed with the last, and the second with the third."""
     pytest.importorskip("timm", reason=NO_TIMM)
     collator = TrainCollator(4, Randomness(0), mixup=0.8, mixup_mode=mode)
     shares = torch.stack([collator(items(4, key))["labels"].diagonal() for key in range(20)])
