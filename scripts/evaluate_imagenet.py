@@ -287,12 +287,12 @@ def load_remaining(
 
 
 def compare(
-    shares: dict[str, float], num_images: int, checkpoint: CaitCheckpoint | None, test_set: str
+    fractions: dict[str, float], num_images: int, checkpoint: CaitCheckpoint | None, test_set: str
 ) -> dict[str, dict[str, float | None]]:
-    """Percentages by "top1" and "top5": ours, the standard error of a binomial share, and the figures of others."""
+    """Percentages by "top1" and "top5": ours, the standard error of a binomial fraction, and the figures of others."""
     rows = {
-        name: {"ours": 100 * share, "standard_error": 100 * (share * (1 - share) / num_images) ** 0.5}
-        for name, share in shares.items()
+        name: {"ours": 100 * fraction, "standard_error": 100 * (fraction * (1 - fraction) / num_images) ** 0.5}
+        for name, fraction in fractions.items()
     }
     others = {}
     if checkpoint is not None and checkpoint.timm_accuracy is not None:

@@ -58,11 +58,11 @@ def read_splits(source: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
     scans, labels = splits["train"]
     order = np.random.default_rng(0).permutation(len(labels))
-    share = VALIDATION / 60_000  # of each class
+    fraction = VALIDATION / 60_000  # of each class
     held_out = np.zeros(len(labels), dtype=bool)
     for label in range(len(CLASSES)):
         of_class = order[labels[order] == label]
-        held_out[of_class[: round(len(of_class) * share)]] = True
+        held_out[of_class[: round(len(of_class) * fraction)]] = True
     return {
         "train": (scans[~held_out], labels[~held_out]),
         "validation": (scans[held_out], labels[held_out]),

@@ -133,8 +133,8 @@ def interval(accuracies: list[float]) -> str:
     return f"{values.mean():.2f} ± {half:.2f}"
 
 
-def share(accuracy: float, images: int) -> str:
-    """A share of right answers in percent with Wilson's 95 % interval."""
+def fraction(accuracy: float, images: int) -> str:
+    """A fraction of right answers in percent with Wilson's 95 % interval."""
     z = stats.norm.ppf(0.975)
     middle = (accuracy + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * math.sqrt(accuracy * (1 - accuracy) / images + (z / (2 * images)) ** 2)
@@ -166,7 +166,7 @@ def card(results: dict, config) -> str:
         epochs=f"{trainings[0]['epochs']:g}",
         image_size=config.image_size,
         patch_size=config.patch_size,
-        shipped=share(results["shipped_test_accuracy"], sum(map(sum, matrix))),
+        shipped=fraction(results["shipped_test_accuracy"], sum(map(sum, matrix))),
         header=" | ".join(names),
         rule="|".join(["---"] * 12),
         rows="\n".join(rows),

@@ -227,7 +227,7 @@ class Loop:
         limit = args.max_grad_norm if args.max_grad_norm > 0 else math.inf
         self.grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
-        self.learning_rate = max(self.scheduler.get_last_lr())  # the head's, where layers have shares of it
+        self.learning_rate = max(self.scheduler.get_last_lr())  # the head's, where layers have fractions of it
         if not self.accelerator.optimizer_step_was_skipped:
             self.scheduler.step()
         self.optimizer.zero_grad()

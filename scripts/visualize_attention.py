@@ -10,7 +10,7 @@ columns count from 0; a negative layer or head counts from the end.
 
     class    what the class token looks at, in each class layer: the mean over heads, then each head
     patch    what one patch (framed) looks at in the patch layers: the mean over heads, with --layer each head too.
-             Magnitudes: the heads are mixed, so that weights can be negative (see `attention_shares`)
+             Magnitudes: the heads are mixed, so that weights can be negative (see `attention_fractions`)
     rollout  which patches the class token draws on through all layers together (see `attention_rollout`); with
              --layer N back to the output of N patch layers only, 0 being the embeddings. A GIF goes through all
 
@@ -34,9 +34,9 @@ from cait_hf.configuration_cait import as_pair
 from cait_hf.image_processing_pil_cait import open_image, to_rgb
 from cait_hf.loading import load_weights, require_none_missing
 from cait_hf.visualization import (
+    attention_fractions,
     attention_grid,
     attention_rollout,
-    attention_shares,
     check_drawing_file,
     class_attention_maps,
     outline_patch,
@@ -174,7 +174,7 @@ def attention_maps(model: CaitModel, pixel_values: torch.Tensor, args: argparse.
     if args.what == "class":
         maps = class_attention_maps(model, pixel_values, True)[0]
     else:
-        maps = attention_shares(patch_attention_maps(model, pixel_values, args.patch, True)[0])
+        maps = attention_fractions(patch_attention_maps(model, pixel_values, args.patch, True)[0])
     # maps: (layers, heads, rows, columns)
     layers = chosen("--layer", args.layer, len(maps))
     heads = chosen("--head", args.head, maps.shape[1])

@@ -520,13 +520,13 @@ def test_configuration_of_a_billion(size, official, tmp_path, workplace, capsys)
     assert_refused(to_hf(folder, workplace / "model"), capsys, "is 1000000000, but it must be", workplace)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_truncated_file(official, share, suffix, tmp_path, workplace, capsys):
+def test_truncated_file(official, fraction, suffix, tmp_path, workplace, capsys):
     source = tmp_path / f"weights{suffix}"
     write_pth(source, official) if suffix == ".pth" else safetensors.torch.save_file(official, source)
     content = source.read_bytes()
-    source.write_bytes(content[: int(share * len(content))])
+    source.write_bytes(content[: int(fraction * len(content))])
     assert_refused(to_hf(source, workplace / "model"), capsys, f"{source} is damaged", workplace)
 
 

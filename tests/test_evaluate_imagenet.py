@@ -114,7 +114,7 @@ def accuracies(results: dict) -> tuple[float, float]:
     return results["accuracy"]["top1"]["ours"], results["accuracy"]["top5"]["ours"]
 
 
-def shares(ranks: Iterable[int]) -> tuple:
+def fractions(ranks: Iterable[int]) -> tuple:
     ranks = np.array(ranks)
     return pytest.approx(100 * np.mean(ranks < 1)), pytest.approx(100 * np.mean(ranks < 5))
 
@@ -133,7 +133,7 @@ def test_numeric_folders(model_dir, data_dir, labels, tmp_path, capsys):
     """Sorted as text the folders would be other classes."""
     assert sorted(map(str, set(labels))) != list(map(str, sorted(set(labels))))
     results = evaluate(model_dir, tmp_path / "new" / "results.json", "--data_dir", data_dir, "--test_set", "v2")
-    assert accuracies(results) == shares(RANKS)
+    assert accuracies(results) == fractions(RANKS)
     hits = np.array(RANKS) < 5
     assert results["accuracy"]["top5"]["standard_error"] == pytest.approx(100 * hits.std() / COUNT**0.5)
     assert (results["num_images"], results["image_size"], results["dtype"]) == (COUNT, [32, 32], "float32")
@@ -160,14 +160,14 @@ def test_synset_folders(model_dir, labels, tmp_path):
     for index, label in enumerate(labels):
         save_scan(index, tmp_path / "val" / names[label] / f"ILSVRC2012_val_{index + 1:08}.JPEG")
     assert len(set(labels)) < 1000  # numbering the folders that are there would be wrong
-    assert accuracies(evaluate(model_dir, tmp_path / "a.json", "--data_dir", tmp_path / "val")) == shares(RANKS)
+    assert accuracies(evaluate(model_dir, tmp_path / "a.json", "--data_dir", tmp_path / "val")) == fractions(RANKS)
 
 
 def test_synsets_in_the_names_of_files(model_dir, labels, tmp_path):
     names = synsets()
     for index, label in enumerate(labels):
         save_scan(index, tmp_path / "val" / f"ILSVRC2012_val_{index + 1:08}_{names[label]}.JPEG")
-    assert accuracies(evaluate(model_dir, tmp_path / "a.json", "--data_dir", tmp_path / "val")) == shares(RANKS)
+    assert accuracies(evaluate(model_dir, tmp_path / "a.json", "--data_dir", tmp_path / "val")) == fractions(RANKS)
 
 
 @pytest.mark.parametrize("line", ["{label}", "{file} {label}", "{stem},{label} 1 2 3 4"])
@@ -178,7 +178,7 @@ def test_flat_folder_with_a_file_of_labels(line, model_dir, labels, tmp_path):
         lines = ["ImageId,PredictionString", *reversed(lines)]
     (tmp_path / "labels.txt").write_text("\n".join(lines) + "\n")
     flags = ["--data_dir", folder, "--labels_file", tmp_path / "labels.txt"]
-    assert accuracies(evaluate(model_dir, tmp_path / "a.json", *flags)) == shares(RANKS)
+    assert accuracies(evaluate(model_dir, tmp_path / "a.json", *flags)) == fractions(RANKS)
 
 
 def test_labels_of_the_development_kit_are_refused(model_dir, labels, tmp_path, capsys):
@@ -209,7 +209,7 @@ def test_imagenet_real(model_dir, reassessed, tmp_path, capsys):
         save_scan(index, tmp_path / "val" / f"{index % 3}" / f"ILSVRC2012_val_{index + 1:08}.JPEG")
     flags = ["--test_set", "real", "--real_labels", file, "--data_dir", tmp_path / "val"]
     results = evaluate(model_dir, tmp_path / "a.json", *flags)
-    assert accuracies(results) == shares(ranks) and 0 < np.mean(np.array(ranks) < 1) < 1
+    assert accuracies(results) == fractions(ranks) and 0 < np.mean(np.array(ranks) < 1) < 1
     assert results["num_images"] == len(ranks) == COUNT - 5
     assert "18 of 46,837" in capsys.readouterr().out
 
@@ -226,7 +226,7 @@ def test_imagenet_real_by_the_copy_of_timm(model_dir, order, tmp_path):
         ranks += [min(places)] if places else []
     results = evaluate(model_dir, tmp_path / "a.json", "--test_set", "real", "--data_dir", tmp_path / "val")
     assert results["num_images"] == len(ranks) < COUNT
-    assert accuracies(results) == shares(ranks)
+    assert accuracies(results) == fractions(ranks)
 
 
 def write_parquet(folder: Path, data_dir: Path, names: list[str], values: list, feature) -> Path:
@@ -273,7 +273,7 @@ def test_data_sets(kind, streaming, model_dir, data_dir, labels, tmp_path):
         names, feature = [f"format-val/{label}/{index}.jpeg" for index, label in enumerate(labels)], None
     flags = ["--dataset_name", write_parquet(tmp_path / "data", data_dir, names, values, feature)]
     flags += ["--streaming"] if streaming else []
-    assert accuracies(evaluate(model_dir, tmp_path / "a.json", *flags)) == shares(RANKS)
+    assert accuracies(evaluate(model_dir, tmp_path / "a.json", *flags)) == fractions(RANKS)
 
 
 @pytest.mark.parametrize("streaming", [[], ["--streaming"]])
@@ -291,8 +291,9 @@ def test_column_of_the_images(streaming, model_dir, data_dir, labels, tmp_path, 
     error = error_of(capsys, model_dir, *flags, "--output", tmp_path / "a.json")
     assert "2 columns of the data look like images: set --image_column_name to one of image, mask" in error
     results = evaluate(model_dir, tmp_path / "a.json", *flags, "--image_column_name", "image")
-    assert accuracies(results) == shares(RANKS)
-    assert accuracies(evaluate(model_dir, tmp_path / "a.json", *flags, "--image_column_name", "mask")) != shares(RANKS)
+    assert accuracies(results) == fractions(RANKS)
+    results = evaluate(model_dir, tmp_path / "a.json", *flags, "--image_column_name", "mask")
+    assert accuracies(results) != fractions(RANKS)
 
 
 def test_real_labels_of_a_stream(model_dir, data_dir, reassessed, tmp_path):
@@ -302,7 +303,7 @@ def test_real_labels_of_a_stream(model_dir, data_dir, reassessed, tmp_path):
     flags = ["--test_set", "real", "--real_labels", file, "--dataset_name", data]
     for streaming in ([], ["--streaming"]):
         results = evaluate(model_dir, tmp_path / "a.json", *flags, *streaming)
-        assert accuracies(results) == shares(ranks) and results["num_images"] == len(ranks)
+        assert accuracies(results) == fractions(ranks) and results["num_images"] == len(ranks)
 
 
 def test_archive_of_imagenet_v2(model_dir, data_dir, tmp_path):
@@ -313,7 +314,7 @@ def test_archive_of_imagenet_v2(model_dir, data_dir, tmp_path):
                 archive.add(file, f"imagenetv2-{name}-format-val/{file.parent.name}/{file.name}")
     flags = ["--dataset_name", tmp_path, "--data_files", "matched.tar.gz", "--split", "train", "--test_set", "v2"]
     results = evaluate(model_dir, tmp_path / "out" / "a.json", *flags, "--streaming")
-    assert (accuracies(results), results["num_images"]) == (shares(RANKS), COUNT)
+    assert (accuracies(results), results["num_images"]) == (fractions(RANKS), COUNT)
 
 
 class Forwards:
@@ -383,7 +384,7 @@ def test_interrupted_by_the_user(streaming, model_dir, data_dir, labels, tmp_pat
         assert error_of(capsys, model_dir, *flags, "--output", tmp_path / "a.json") == "error: interrupted.\n"
     assert len(json.loads((tmp_path / "a.json.ranks").read_text())["ranks"]) == 12
     forwards = Forwards(monkeypatch)
-    assert accuracies(evaluate(model_dir, tmp_path / "a.json", *flags)) == shares(RANKS)
+    assert accuracies(evaluate(model_dir, tmp_path / "a.json", *flags)) == fractions(RANKS)
     assert forwards.images == COUNT - 12
 
 
@@ -431,7 +432,7 @@ def test_corrupt_image(model_dir, labels, tmp_path, monkeypatch, capsys):
     broken.write_bytes(whole)
     kept = len(json.loads((tmp_path / "a.json.ranks").read_text())["ranks"])
     forwards = Forwards(monkeypatch)
-    assert accuracies(evaluate(model_dir, tmp_path / "a.json", *flags)) == shares(RANKS)
+    assert accuracies(evaluate(model_dir, tmp_path / "a.json", *flags)) == fractions(RANKS)
     assert forwards.images == COUNT - kept < COUNT
 
 
@@ -514,7 +515,7 @@ def test_classes_of_the_model_in_another_order(data_dir, tmp_path):
         order = np.argsort(-logits_of(folder, index)[canonical], kind="stable")
         labels[index] = int(order[RANKS[index]])
         save_scan(index, tmp_path / "data" / str(labels[index]) / f"{index}.jpeg")
-    assert accuracies(evaluate(folder, tmp_path / "a.json", "--data_dir", tmp_path / "data")) == shares(RANKS)
+    assert accuracies(evaluate(folder, tmp_path / "a.json", "--data_dir", tmp_path / "data")) == fractions(RANKS)
 
 
 def test_names_of_classes():
@@ -533,7 +534,7 @@ def test_another_size(model_dir, data_dir, tmp_path):
         logits = logits_of(model_dir, index, processor=size, model={"image_size": 48})
         ranks.append(int(np.flatnonzero(np.argsort(-logits, kind="stable") == int(file.parent.name))[0]))
     results = evaluate(model_dir, tmp_path / "a.json", "--data_dir", data_dir, "--size", 48)
-    assert accuracies(results) == shares(ranks) != shares(RANKS)
+    assert accuracies(results) == fractions(ranks) != fractions(RANKS)
     assert results["image_size"] == [48, 48]
 
 
@@ -553,12 +554,12 @@ def test_a_part_of_the_images(model_dir, data_dir, labels, tmp_path, capsys):
     ]
     flags = ["--data_dir", data_dir, "--max_samples", 9]
     results = evaluate(model_dir, tmp_path / "a.json", *flags)
-    assert (accuracies(results), results["num_images"]) == (shares([by_class[i * 23 // 9] for i in range(9)]), 9)
+    assert (accuracies(results), results["num_images"]) == (fractions([by_class[i * 23 // 9] for i in range(9)]), 9)
     assert "9 of 50,000 images, evenly spaced." in capsys.readouterr().out
 
     flags = as_stream(tmp_path / "data", data_dir, labels)
     results = evaluate(model_dir, tmp_path / "a.json", *flags, "--max_samples", 9)
-    assert (accuracies(results), results["num_images"]) == (shares(RANKS[:9]), 9)
+    assert (accuracies(results), results["num_images"]) == (fractions(RANKS[:9]), 9)
     assert "9 of 50,000 images, the first of the stream." in capsys.readouterr().out
 
 
@@ -576,7 +577,7 @@ def test_other_models(data_dir, tmp_path):
         label = int(np.argsort(-logits[0].numpy(), kind="stable")[rank])
         save_scan(index, tmp_path / "data" / str(label) / f"{index}.jpeg")
     flags = ["--data_dir", tmp_path / "data"]
-    assert accuracies(evaluate(tmp_path / "vit", tmp_path / "a.json", *flags)) == shares(RANKS)
+    assert accuracies(evaluate(tmp_path / "vit", tmp_path / "a.json", *flags)) == fractions(RANKS)
     assert evaluate(tmp_path / "vit", tmp_path / "a.json", *flags, "--size", 64)["image_size"] == [64, 64]
 
 
@@ -597,7 +598,7 @@ def test_models_of_timm(data_dir, tmp_path, capsys):
         label = int(np.argsort(-logits[0].numpy(), kind="stable")[rank])
         save_scan(index, tmp_path / "data" / str(label) / f"{index}.jpeg")
     flags = ["--data_dir", tmp_path / "data"]
-    assert accuracies(evaluate(folder, tmp_path / "a.json", *flags)) == shares(RANKS)
+    assert accuracies(evaluate(folder, tmp_path / "a.json", *flags)) == fractions(RANKS)
     error = error_of(capsys, folder, *flags, "--size", 64, "--output", tmp_path / "a.json")
     assert "--size is 64, but the size of a TimmWrapperImageProcessor is fixed" in error
 

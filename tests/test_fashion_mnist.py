@@ -241,9 +241,9 @@ def test_release_of_an_unfinished_training_ends_with_a_sentence(trainings, tmp_p
         release.what_was_logged(trainings[0])
 
 
-def test_share_of_wilson():
+def test_fraction_of_wilson():
     # by hand: z**2 = 3.8415, middle 0.5, half 1.96 / 1.038415 * sqrt(0.0025 + 0.0098**2) = 0.0962
-    assert release.share(0.5, 100) == "50.00% (40.4 to 59.6 %)"
+    assert release.fraction(0.5, 100) == "50.00% (40.4 to 59.6 %)"
 
 
 def test_sample_is_of_the_test_split():

@@ -100,7 +100,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_training_writes_model_processor_and_results(run_of_each):
     results = json.loads((run_of_each / "all_results.json").read_text())
     assert 0 <= results["eval_top1"] <= results["eval_top5"] <= 1
-    assert results["train_images_per_second"] > 0 and 0 <= results["train_data_wait_share"] <= 1
+    assert results["train_images_per_second"] > 0 and 0 <= results["train_data_wait_fraction"] <= 1
     assert results["train_peak_memory_mib"] > 0 and results["epoch"] == 2
     assert results["eval_top1"] == json.loads((run_of_each / "eval_results.json").read_text())["eval_top1"]
     assert results["train_loss"] == json.loads((run_of_each / "train_results.json").read_text())["train_loss"]
@@ -215,7 +215,7 @@ def test_data_sets_with_other_columns(tmp_path):
         load("--do_eval", "--model_name_or_path", "x", *flags[2:], "--eval_split", "test")
 
 
-def test_held_out_share(images):
+def test_held_out_fraction(images):
     flags = f"--do_train --do_eval --train_dir {images / 'train'} --output_dir unused --train_val_split 0.25"
     _, data_args, _, _ = parse_arguments(flags.split())
     train_data, eval_data = load_data(data_args, train=True, evaluate=True)
@@ -381,7 +381,7 @@ WRONG_INPUT = {
     "empty folder": ("--do_train --train_dir {wrong}/empty", "no images in it"),
     "one class": ("--do_train --train_dir {images}/train/one", "two subfolders or more"),
     "two sources": ("--do_train --dataset_name x --train_dir {images}/train", "excludes"),
-    "share": ("--do_train --train_dir {images}/train --train_val_split 1.5", "--train_val_split is 1.5"),
+    "fraction": ("--do_train --train_dir {images}/train --train_val_split 1.5", "--train_val_split is 1.5"),
     "no samples": ("--do_train --train_dir {images}/train --max_train_samples 0", "at least 1"),
     "overrides of a checkpoint": ("--do_train --model_name_or_path x --config_overrides a=1", "from scratch"),
     "override without value": ("--do_train --train_dir {images}/train --config_overrides depth", "FIELD=VALUE"),

@@ -93,7 +93,7 @@ CONFLICTS = {
     "scratch": ("--do_train --model_name_or_path m --config_name c", "drop them or --model_name_or_path"),
     "overrides": ("--do_train --model_name_or_path m --config_overrides a=1", "drop them or --model_name_or_path"),
     "two sources": ("--do_train --dataset_name d --validation_dir v", "--dataset_name excludes"),
-    "share": ("--do_train --train_val_split 1", "--train_val_split is 1.0, but it must be between 0 and 1"),
+    "fraction": ("--do_train --train_val_split 1", "--train_val_split is 1.0, but it must be between 0 and 1"),
     "stream": ("--do_train --train_dir d --streaming", "--streaming needs --max_steps"),
     "views": ("--do_train --repeated_augmentation 0", "--repeated_augmentation is 0, but it must be at least 1"),
     "rank": ("--do_train --lora_rank 0", "--lora_rank is 0, but it must be at least 1"),

@@ -414,9 +414,9 @@ WRONG_INPUT = {
     "unknown answer": ({"corrupt_images": "maybe"}, "--corrupt_images is maybe, but it must be error or skip"),
     "empty buffer": ({"shuffle_buffer": 0}, "--shuffle_buffer is 0, but it must be at least 1"),
     "no images to evaluate on": ({"max_eval_samples": 0}, "--max_eval_samples is 0, but it must be at least 1"),
-    "share of a stream": (
+    "fraction of a stream": (
         {"streaming": True, "train_dir": "{0}/folder"},
-        "no images to evaluate on: .*--streaming holds out no share",
+        "no images to evaluate on: .*--streaming holds out no fraction",
     ),
 }
 

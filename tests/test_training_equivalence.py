@@ -133,7 +133,7 @@ def tensors_and_numbers(state: dict) -> dict:
     return flat
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1], ids=["classes", "shares of classes"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1], ids=["classes", "fractions of classes"])
 @pytest.mark.parametrize("name", SCRIPT_NAMES)
 def test_accumulated_batches_are_one_large_batch(name, smoothing, flags, tmp_path):
     """48 images: 32 + 16 in the epoch, so the last step accumulates two batches of 8 only."""

@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """The order of the images, their augmentation and mixup: what `cait_hf.training` draws depends on the place alone.
 
-Mixup is checked by its own pixels: images of one color tell which share of each image a mixed one has. Where timm
+Mixup is checked by its own pixels: images of one color tell which fraction of each image a mixed one has. Where timm
 does the work, the values expected are timm's own (1.0.31) or follow from the definition of what was asked for.
 """
 
@@ -178,8 +178,8 @@ def test_images_are_mirrored_as_often_as_asked():
     image = make_image()
     transform = TrainTransform(processor(), Randomness(0), crop_area=1.0, flip_probability=0.3)
     mirrored = TrainTransform(processor(), Randomness(0), crop_area=1.0, flip_probability=1.0)(image, 0)
-    share = sum(torch.equal(transform(image, key), mirrored) for key in range(400)) / 400
-    assert abs(share - 0.3) < 0.1  # more than four standard deviations
+    fraction = sum(torch.equal(transform(image, key), mirrored) for key in range(400)) / 400
+    assert abs(fraction - 0.3) < 0.1  # more than four standard deviations
 
 
 def test_crop_takes_the_area_that_was_asked_for():
@@ -214,8 +214,8 @@ def test_erasing_puts_noise_into_one_rectangle():
     assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05  # as the pixels that the model gets
     assert streams() == before
     seldom = TrainTransform(processor(64), Randomness(0), random_erasing=0.25)
-    share = sum(not torch.equal(plain(make_image(), key), seldom(make_image(), key)) for key in range(200)) / 200
-    assert abs(share - 0.25) < 0.13
+    fraction = sum(not torch.equal(plain(make_image(), key), seldom(make_image(), key)) for key in range(200)) / 200
+    assert abs(fraction - 0.25) < 0.13
 
 
 def test_auto_augment_acts_before_the_normalization():
@@ -299,27 +299,27 @@ MIXES = {
 @pytest.mark.parametrize("count", [1, 4, 7])
 @pytest.mark.parametrize("arguments", MIXES.values(), ids=MIXES)
 def test_targets_tell_what_is_in_the_pixels(arguments, count):
-    """The mean color of a mixed image is the mean of the colors that its target names, each with its share."""
+    """The mean color of a mixed image is the mean of the colors that its target names, each with its fraction."""
     mixup = pytest.importorskip("timm.data.mixup", reason=NO_TIMM)
     smoothing, num_labels = arguments.get("label_smoothing", 0.0), 8
     collator = TrainCollator(num_labels, Randomness(0), **arguments)
-    one_share, mixed = "mixup_mode" not in arguments, 0
+    one_fraction, mixed = "mixup_mode" not in arguments, 0
     for key in range(0, 400, 10):
         batch = collator(items(count, key))
         targets = batch["labels"]
         torch.testing.assert_close(targets.sum(1), torch.ones(count), rtol=0, atol=1e-6)
-        shares = (targets - smoothing / num_labels) / (1 - smoothing)
+        fractions = (targets - smoothing / num_labels) / (1 - smoothing)
         colors = torch.arange(num_labels) + 1.0
-        torch.testing.assert_close(shares @ colors, batch["pixel_values"].mean((1, 2, 3)), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(fractions @ colors, batch["pixel_values"].mean((1, 2, 3)), rtol=1e-5, atol=1e-5)
         if count % 2:  # the last of an odd number has no partner
-            torch.testing.assert_close(shares[-1], torch.eye(num_labels)[count - 1], rtol=0, atol=1e-6)
+            torch.testing.assert_close(fractions[-1], torch.eye(num_labels)[count - 1], rtol=0, atol=1e-6)
             assert (batch["pixel_values"][-1] == count).all()
-        if count > 1 and one_share:  # timm makes the same targets of the share in the pixels
-            even, share = count // 2 * 2, shares[0, 0].item()
-            expected = mixup.mixup_target(torch.arange(even), num_labels, share, smoothing)
+        if count > 1 and one_fraction:  # timm makes the same targets of the fraction in the pixels
+            even, fraction = count // 2 * 2, fractions[0, 0].item()
+            expected = mixup.mixup_target(torch.arange(even), num_labels, fraction, smoothing)
             torch.testing.assert_close(targets[:even], expected, rtol=0, atol=1e-6)
-            mixed += share < 1
-    if count > 1 and one_share:
+            mixed += fraction < 1
+    if count > 1 and one_fraction:
         assert 10 < mixed < 30 if "mixup_prob" in arguments else mixed > 30
 
 
@@ -328,10 +328,10 @@ def test_batches_pairs_or_images_share_a_draw(mode, draws):
     """Of four images the first is mixed with the last, and the second with the third."""
     pytest.importorskip("timm", reason=NO_TIMM)
     collator = TrainCollator(4, Randomness(0), mixup=0.8, mixup_mode=mode)
-    shares = torch.stack([collator(items(4, key))["labels"].diagonal() for key in range(20)])
-    assert {len(set(row.tolist())) for row in shares} == {draws}
+    fractions = torch.stack([collator(items(4, key))["labels"].diagonal() for key in range(20)])
+    assert {len(set(row.tolist())) for row in fractions} == {draws}
     if mode != "elem":
-        assert torch.equal(shares, shares.flip(1))
+        assert torch.equal(fractions, fractions.flip(1))
 
 
 def test_cutmix_and_mixup_alternate_as_asked():

@@ -88,8 +88,8 @@ def test_distillation_is_the_formula(kind, alpha, tau):
     distil = distillation(model.double(), kind, alpha, tau)
     seen = images(6, 32).double()
     logits = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
-    shares = torch.softmax(torch.randn(6, 5, dtype=torch.float64), dim=1)
-    loss = distil(seen, logits, F.cross_entropy(logits, shares))
+    fractions = torch.softmax(torch.randn(6, 5, dtype=torch.float64), dim=1)
+    loss = distil(seen, logits, F.cross_entropy(logits, fractions))
     (gradient,) = torch.autograd.grad(loss, logits)
 
     with torch.no_grad():
@@ -103,8 +103,8 @@ def test_distillation_is_the_formula(kind, alpha, tau):
             "soft": tau**2 * (target * (target.log() - soft.log())).sum() / (6 * 5),
         }
         slope = {"hard": (own - best) / 6, "soft": tau * (soft - target) / (6 * 5)}
-        expected = (1 - alpha) * -(shares * own.log()).sum() / 6 + alpha * taught[kind]
-        expected_slope = (1 - alpha) * (own - shares) / 6 + alpha * slope[kind]
+        expected = (1 - alpha) * -(fractions * own.log()).sum() / 6 + alpha * taught[kind]
+        expected_slope = (1 - alpha) * (own - fractions) / 6 + alpha * slope[kind]
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradient, expected_slope, rtol=1e-12, atol=1e-12)
 

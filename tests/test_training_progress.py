@@ -44,7 +44,7 @@ def test_by_hand(clock):
     assert summary.pop("train_peak_memory_mib", 1) > 0
     assert summary == {
         "train_images_per_second": 2 * 12 / 10,
-        "train_data_wait_share": 3 / 10,
+        "train_data_wait_fraction": 3 / 10,
         "train_first_step_seconds": 25.0,
     }
     assert (timer.postfix()["img/s"], timer.postfix()["data"]) == ("2.4", "30%")
@@ -57,7 +57,7 @@ def test_first_step_counts_if_there_is_no_other(clock):
         clock.pass_(1)
     clock.pass_(3)
     timer.step(8)
-    assert timer.summary()["train_images_per_second"] == 2 and timer.summary()["train_data_wait_share"] == 0.25
+    assert timer.summary()["train_images_per_second"] == 2 and timer.summary()["train_data_wait_fraction"] == 0.25
 
 
 def test_waiting_that_fails_and_waiting_that_is_left_out(clock):
@@ -73,7 +73,7 @@ def test_waiting_that_fails_and_waiting_that_is_left_out(clock):
     timer.skip()
     clock.pass_(2)
     timer.step(4)
-    assert timer.summary()["train_data_wait_share"] == 1 / 4 and timer.summary()["train_images_per_second"] == 2
+    assert timer.summary()["train_data_wait_fraction"] == 1 / 4 and timer.summary()["train_images_per_second"] == 2
 
 
 def test_batches_are_passed_on_timed_and_counted(clock):
@@ -93,7 +93,7 @@ def test_batches_are_passed_on_timed_and_counted(clock):
             timer.step()
     assert tuple(seen) == sizes
     assert timer.summary()["train_images_per_second"] == (6 + 2) / (4 + 2)
-    assert timer.summary()["train_data_wait_share"] == 3 / 6
+    assert timer.summary()["train_data_wait_fraction"] == 3 / 6
 
 
 def test_peak_memory(monkeypatch):
@@ -190,7 +190,7 @@ def test_trainer_shows_and_measures(tmp_path, clock, bars, capsys):
     timer = train(tmp_path, clock, disable_tqdm=False)
     # 6 steps: of 2, 2 and 1 batches an epoch; without the first 8 batches of 4 seconds are left, 16 images
     assert timer.summary()["train_images_per_second"] == 16 / 32
-    assert timer.summary()["train_data_wait_share"] == 1 / 4
+    assert timer.summary()["train_data_wait_fraction"] == 1 / 4
     (bar,) = bars
     assert (bar.n, bar.total, bar.initial) == (6, 6, 0)
     drawn = bar.fp.getvalue()

@@ -128,16 +128,16 @@ def rates(optimizer: torch.optim.Optimizer) -> list[float]:
 @pytest.mark.parametrize("num_warmup_steps", [0, 1, 7, 60])
 @pytest.mark.parametrize("warmup_lr, min_lr", [(1e-6, 1e-5), (0.0, 0.0), (5e-4, 5e-4)])
 def test_cosine_schedule_is_timms(num_warmup_steps, warmup_lr, min_lr):
-    """Also of groups with a share of the learning rate, which timm calls `lr_scale`: minimum and warm-up have it too.
+    """Also of groups with a fraction of the learning rate (timm's `lr_scale`): minimum and warm-up have it too.
 
     timm takes the plain learning rate of such a group and scales what it sets; here the group has the scaled one.
     """
     scheduler = pytest.importorskip("timm.scheduler", reason="the reference is timm's CosineLRScheduler")
     parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
-    shares = (1.0, 0.75, 0.05)
-    ours = torch.optim.SGD([{"params": [p], "lr": 5e-4 * share} for p, share in zip(parameters, shares)])
+    fractions = (1.0, 0.75, 0.05)
+    ours = torch.optim.SGD([{"params": [p], "lr": 5e-4 * fraction} for p, fraction in zip(parameters, fractions)])
     reference = torch.optim.SGD(
-        [{"params": [p], "lr": 5e-4, "lr_scale": share} for p, share in zip(parameters, shares)]
+        [{"params": [p], "lr": 5e-4, "lr_scale": fraction} for p, fraction in zip(parameters, fractions)]
     )
     schedule = cosine_schedule(ours, 50, num_warmup_steps, 5e-4, warmup_lr, min_lr)
     timms = scheduler.CosineLRScheduler(
@@ -154,7 +154,7 @@ def test_cosine_schedule_is_timms(num_warmup_steps, warmup_lr, min_lr):
         assert rates(ours) == pytest.approx(rates(reference), rel=1e-12, abs=0), step
         ours.step()
         schedule.step()
-    assert rates(ours) == pytest.approx([min_lr * share for share in shares], rel=1e-12)
+    assert rates(ours) == pytest.approx([min_lr * fraction for fraction in fractions], rel=1e-12)
 
 
 def test_wrong_schedule_ends_with_a_sentence():

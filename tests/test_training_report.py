@@ -207,9 +207,9 @@ def test_confusion_matrix_shows_what_fits(num_classes, counts):
     matrix[0, 1] = 21  # three quarters of the first row
     matrix[2] = 0
     axes = report.draw_confusion_matrix(matrix, [f"{index} " + 30 * "x" for index in range(num_classes)]).axes[0]
-    shares = axes.images[0].get_array()
-    assert (shares[0, 0], shares[0, 1], shares[1, 1]) == (0.25, 0.75, 1.0)
-    assert shares.mask[2].all() and shares.mask[1, 0]  # white: never happened, no image
+    fractions = axes.images[0].get_array()
+    assert (fractions[0, 0], fractions[0, 1], fractions[1, 1]) == (0.25, 0.75, 1.0)
+    assert fractions.mask[2].all() and fractions.mask[1, 0]  # white: never happened, no image
     texts = {(int(y), int(x)): text.get_text() for text in axes.texts for x, y in [text.get_position()]}
     assert texts == ({(int(y), int(x)): str(matrix[y, x]) for y, x in zip(*matrix.nonzero())} if counts else {})
     labels = [label.get_text() for label in axes.get_yticklabels()]

@@ -18,9 +18,9 @@ from cait_hf import (
     CaitModel,
 )
 from cait_hf.visualization import (
+    attention_fractions,
     attention_grid,
     attention_rollout,
-    attention_shares,
     class_attention_maps,
     outline_patch,
     overlay_attention,
@@ -157,11 +157,11 @@ def test_rollout_through_layers_without_weights_is_that_of_the_class_stage():
     assert rollout[0].std() > 0
 
 
-def test_shares():
-    shares = attention_shares(np.array([[[1.0, -3.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]))
-    np.testing.assert_array_equal(shares, [[[0.25, 0.75], [0, 0]], [[0, 0], [0, 0]]])
+def test_fractions():
+    fractions = attention_fractions(np.array([[[1.0, -3.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]))
+    np.testing.assert_array_equal(fractions, [[[0.25, 0.75], [0, 0]], [[0, 0], [0, 0]]])
     weights = np.random.default_rng(0).normal(size=(3, 4, 5))
-    np.testing.assert_allclose(attention_shares(weights, axis=-1).sum(axis=-1), 1)
+    np.testing.assert_allclose(attention_fractions(weights, axis=-1).sum(axis=-1), 1)
 
 
 @torch.no_grad()
@@ -203,7 +203,7 @@ def test_a_patch_that_draws_attention_lights_up(what, y, x, patch_size):
     if what == "class":
         maps = class_attention_maps(model, pixel_values)[0, 0]
     elif what == "patch":
-        maps = attention_shares(patch_attention_maps(model, pixel_values, (1, 2))[0, 0])
+        maps = attention_fractions(patch_attention_maps(model, pixel_values, (1, 2))[0, 0])
     else:
         if what != "rollout":  # the class token looks at all patches alike: what remains is what they look at
             model.class_layers[0].attention.q_proj.bias.zero_()

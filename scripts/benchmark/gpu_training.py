@@ -36,7 +36,7 @@ RUNS = [
 ]
 # fp16 needs a GPU, and compiling a C++ compiler
 TINY_RUNS = [(TRAINER, "bf16", "--bf16"), (LOOP, "bf16, compiled", "--bf16 --torch_compile_backend eager")]
-METRICS = ("train_loss", "train_images_per_second", "train_data_wait_share", "train_peak_memory_mib")
+METRICS = ("train_loss", "train_images_per_second", "train_data_wait_fraction", "train_peak_memory_mib")
 METRICS += ("train_first_step_seconds",)
 START_SECONDS = 20  # of a script, until its second step
 

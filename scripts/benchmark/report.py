@@ -282,7 +282,7 @@ def training_table(result: dict) -> str:
         if run["failure"]:
             lines.append([*line, "failed: " + run["failure"], "", "", ""])
             continue
-        line += [digits(run["train_images_per_second"]), f"{run['train_data_wait_share']:.0%}"]
+        line += [digits(run["train_images_per_second"]), f"{run['train_data_wait_fraction']:.0%}"]
         lines.append([*line, digits(run["train_peak_memory_mib"]), digits(run["train_first_step_seconds"])])
     head = ("script", "precision", "images/s", "of it waiting for data", "peak memory, MiB", "first step, s")
     title = f"{result['model']}, batch {result['batch_size']}, {result['steps']} steps"

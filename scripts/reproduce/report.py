@@ -169,8 +169,8 @@ def resolution_table(results: Results) -> str:
         cells = [
             mean_and_spread(accuracies(runs, size)) if str(size) in runs[0]["accuracy"] else "" for size in (LOW, HIGH)
         ]
-        cost = sum(share * costs[size] for size, share in stages) / max(costs.values())
-        trained_at = " then ".join(f"{size} px ({share:.0%})" for size, share in stages)
+        cost = sum(fraction * costs[size] for size, fraction in stages) / max(costs.values())
+        trained_at = " then ".join(f"{size} px ({fraction:.0%})" for size, fraction in stages)
         rows.append([name, trained_at, *cells, f"{cost:.2f}"])
     header = [
         "model",

@@ -139,13 +139,13 @@ def answer(question: Question, variant: Variant, seed: int, train, validation, d
     torch.manual_seed(seed)
     model = build(variant)
     started, losses = time.perf_counter(), []
-    for stage, (size, share) in enumerate(variant.stages):
+    for stage, (size, fraction) in enumerate(variant.stages):
         if stage > 0:  # as the paper fine-tunes: positions resized once, then trained, by a new optimizer
             model.model.resize_position_embeddings(size)
         losses += fit(
             model,
             size,
-            max(1, round(share * steps)),
+            max(1, round(fraction * steps)),
             images,
             labels,
             seed + 1000 * stage,

@@ -22,7 +22,7 @@ class Variant:
             one learned factor a branch that starts at 0 (ReZero's, arXiv 2003.04887, but LayerNorm and warm-up stay).
         class_token: "separate" stage of two layers (CaiT), among the patches from the "first" layer (ViT), or "late",
             from behind two thirds of the layers.
-        stages: resolution in pixels and share of the training for each part of it.
+        stages: resolution in pixels and fraction of the training for each part of it.
     """
 
     name: str

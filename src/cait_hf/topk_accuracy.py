@@ -14,7 +14,7 @@ import numpy as np
 
 
 _DESCRIPTION = """
-Share of images whose class is among the k classes with the highest scores, for each k asked for.
+Fraction of images whose class is among the k classes with the highest scores, for each k asked for.
 """
 
 _KWARGS_DESCRIPTION = """

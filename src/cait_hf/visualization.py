@@ -75,7 +75,7 @@ def patch_attention_maps(
 
     Returns:
         float32 array `(batch, layers, heads, rows, columns)`: the weights that multiply the values, after the second
-        mixing of the heads. They can be negative and need not sum to 1: see [`attention_shares`].
+        mixing of the heads. They can be negative and need not sum to 1: see [`attention_fractions`].
 
     Raises:
         ValueError: if `pixel_values` is no batch of images, there is no such patch, or the model has no attention
@@ -105,10 +105,10 @@ def attention_rollout(
     attention being the mean over heads and the identity standing for the residual path, and multiplies the layers.
 
     Talking heads: after the second mixing the weights of a head are no probabilities. They can be negative, and their
-    rows sum to anything. Here the magnitudes of each head's row are divided by their sum ([`attention_shares`]) before
-    the mean over heads. For ordinary attention that changes nothing. Setting negative weights to zero instead would
-    make the result depend on what the model's function does not: a head's mixed map times any factor, also a negative
-    one, with its values divided by that factor is the same model, and its rollout here is the same too.
+    rows sum to anything. Here the magnitudes of each head's row are divided by their sum ([`attention_fractions`])
+    before the mean over heads, which changes nothing for ordinary attention. Setting negative weights to zero instead
+    would make the result depend on what the model's function does not: a head's mixed map times any factor, also a
+    negative one, with its values divided by that factor is the same model, and its rollout here is the same too.
 
     Class stage: a class layer changes the class token alone, so there the rows of the patches are the identity, and
     the class token's row is `0.5 * (mean over heads of its attention) + 0.5 * (itself)`. Weight that it puts on itself
@@ -139,10 +139,10 @@ def attention_rollout(
         on_patches = _class_stage_rollout(_class_layers(model, outputs))  # (N,)
         steps = [on_patches]
         for attention in reversed(_patch_layers(model, outputs, on_patches.size)):
-            shares = attention_shares(_array(attention[0]), axis=-1).mean(axis=0)  # (N, N)
+            fractions = attention_fractions(_array(attention[0]), axis=-1).mean(axis=0)  # (N, N)
             # rows sum to 1 as they are, except where a head's weights are all zero
-            on_patches = on_patches / (0.5 * shares.sum(axis=-1) + 0.5)
-            on_patches = 0.5 * on_patches @ shares + 0.5 * on_patches
+            on_patches = on_patches / (0.5 * fractions.sum(axis=-1) + 0.5)
+            on_patches = 0.5 * on_patches @ fractions + 0.5 * on_patches
             steps.append(on_patches)
         rollouts.append(np.stack(steps[::-1]))
     return np.stack(rollouts).reshape(len(rollouts), -1, *grid)
@@ -160,7 +160,7 @@ def _class_stage_rollout(class_layers: Sequence[torch.Tensor]) -> np.ndarray:
     return weights[1:]
 
 
-def attention_shares(weights: np.ndarray, axis: int | tuple[int, ...] = (-2, -1)) -> np.ndarray:
+def attention_fractions(weights: np.ndarray, axis: int | tuple[int, ...] = (-2, -1)) -> np.ndarray:
     """Magnitudes of attention weights over their sum, for maps of mixed heads.
 
     The sign of a mixed head says nothing by itself: with the sign of its values turned too, the model is the same.

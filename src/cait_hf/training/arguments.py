@@ -60,7 +60,7 @@ class DataArguments:
     train_dir: str | None = option("Folder with one subfolder of images a class.")
     validation_dir: str | None = option("The same, to evaluate on.")
     train_val_split: float = option(
-        "Share of the training images to hold out if nothing else is to evaluate on.", 0.15
+        "Fraction of the training images to hold out if nothing else is to evaluate on.", 0.15
     )
     max_train_samples: int | None = option(
         "Train on this many images, drawn once; with --streaming on the first of each file, at most this many."
@@ -93,7 +93,7 @@ class DataArguments:
 @dataclass
 class RecipeArguments:
     # augmentation
-    crop_area: float = option("Least share of the image's area that a random crop takes.", 0.08)
+    crop_area: float = option("Least fraction of the image's area that a random crop takes.", 0.08)
     flip_probability: float = option("Probability of mirroring an image.", 0.5)
     auto_augment: str | None = option("timm's name of a policy, such as rand-m9-mstd0.5-inc1.")
     random_erasing: float = option("Probability of noise in the place of a random rectangle.", 0.0)
@@ -108,7 +108,7 @@ class RecipeArguments:
     warmup_epochs: float | None = option("Warm-up, of the --num_train_epochs; gives --warmup_steps.")
     warmup_lr: float | None = option("Learning rate at the first step; with it, the official cosine schedule.")
     min_lr: float | None = option("Learning rate at the last step; with it, the official cosine schedule.")
-    layer_decay: float = option("Share of the learning rate that each layer has of the next one's.", 1.0)
+    layer_decay: float = option("Fraction of the learning rate that each layer has of the next one's.", 1.0)
     trainable: str = option("What trains: all, head (linear probe), attention, or a number of last layers.", "all")
     ema_decay: float | None = option("Keep, evaluate and save an average of the weights too; officially 0.99996.")
     ema_warmup: bool = option("Start the average with a smaller decay.", False)

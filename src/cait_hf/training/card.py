@@ -27,7 +27,7 @@ METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mean_class_accur
 WEIGHTS = {"raw": "as trained", "ema": "their moving average (EMA)"}
 TRAINING = {
     "train_images_per_second": "images per second in training, all processes",
-    "train_data_wait_share": "share of that time spent waiting for data",
+    "train_data_wait_fraction": "fraction of that time spent waiting for data",
     "train_peak_memory_mib": "peak memory of a process in MiB",
     "train_runtime": "seconds of training, with evaluation and saving",
     "train_loss": "mean loss of training",
@@ -184,7 +184,7 @@ def card_metadata(
     results: dict[str, dict],
     license: str | None,
 ) -> ModelCardData:
-    """Metadata of the card; accuracies are shares in [0, 1], as `evaluate` gives them."""
+    """Metadata of the card; accuracies are fractions in [0, 1], as `evaluate` gives them."""
     measured = [
         EvalResult(
             task_type="image-classification",

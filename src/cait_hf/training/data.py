@@ -125,7 +125,7 @@ class ImageStream(Images, torch.utils.data.IterableDataset):
 
     Among processes it is shared by `split`: not before, so that `accelerate` can deal out the batches of the first.
     Each process and each worker reads parts of its own (files, mostly); where there are fewer parts than processes,
-    every process reads all of them and uses its share of the images.
+    every process reads all of them and uses its part of the images.
     """
 
     max_samples: int | None = None
@@ -141,7 +141,7 @@ class ImageStream(Images, torch.utils.data.IterableDataset):
         self._start = torch.tensor([0, 0, 1]).share_memory_()
 
     def split(self, rank: int, world_size: int) -> None:
-        """Give this process its share of the images: that of process `rank` of `world_size`."""
+        """Give this process its part of the images: that of process `rank` of `world_size`."""
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank}, but it must be at least 0 and less than world_size, {world_size}.")
         self.rank, self.world_size = rank, world_size
@@ -238,14 +238,14 @@ def numbered_rows(
 ) -> Iterator[dict]:
     """The rows of some of the `count` parts of a stream, each with a number that depends on its place in the data."""
     for part in parts:
-        share = None if max_samples is None else max_samples // count + (part < max_samples % count)
+        limit = None if max_samples is None else max_samples // count + (part < max_samples % count)
         part_rows = one_by_one(rows.shard(count, part, contiguous=False))
-        for position, row in enumerate(itertools.islice(part_rows, share)):
+        for position, row in enumerate(itertools.islice(part_rows, limit)):
             yield {"key": part + count * position, "part": part, "position": position, "row": row}
 
 
 def one_by_one(rows: datasets.IterableDataset) -> Iterator[dict]:
-    """All the rows, also in a worker of a `DataLoader`, where a plain loop would give that worker's share of them."""
+    """All the rows, also in a worker of a `DataLoader`, where a plain loop would give that worker's part of them."""
     for batch in rows.iter(batch_size=16):  # few to hold, and much faster than single rows of parquet
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(batch, values))
@@ -285,7 +285,7 @@ def load_data(
     if train and train_rows is None:
         raise ValueError(f"there are no images to train on: {found}.")
     if evaluate and eval_rows is None and (data_args.streaming or not train):
-        note = "; --streaming holds out no share of the others" if data_args.streaming else ""
+        note = "; --streaming holds out no fraction of the others" if data_args.streaming else ""
         raise ValueError(f"there are no images to evaluate on: {found}{note}.")
     train_data = describe(train_rows, data_args, TRAINING_DATA) if train else None
     eval_data = None
@@ -479,11 +479,11 @@ def read_class_names(file: str) -> list[str]:
     return names
 
 
-def hold_out(images: LabeledImages, share: float, seed: int) -> tuple[LabeledImages, LabeledImages]:
-    """What remains, and a share drawn at random."""
-    count = math.ceil(share * len(images))
+def hold_out(images: LabeledImages, fraction: float, seed: int) -> tuple[LabeledImages, LabeledImages]:
+    """What remains, and a fraction drawn at random."""
+    count = math.ceil(fraction * len(images))
     if not 0 < count < len(images):
-        raise ValueError(f"--train_val_split is {share}, but of {len(images)} images that leaves none on a side.")
+        raise ValueError(f"--train_val_split is {fraction}, but of {len(images)} images that leaves none on a side.")
     numbers = np.random.default_rng(seed).permutation(images.numbers)
     return replace(images, numbers=numbers[count:]), replace(images, numbers=numbers[:count])
 

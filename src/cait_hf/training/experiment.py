@@ -53,7 +53,7 @@ class Experiment:
 
     @property
     def streaming(self) -> bool:
-        """Whether the images to train on come as a stream, each process its share."""
+        """Whether the images to train on come as a stream, each process its part."""
         return isinstance(self.train_data, ImageStream)
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Which parameters train, at which share of the learning rate, with which weight decay, and the official schedule.
+"""Which parameters train, at which fraction of the learning rate, with which weight decay, and the official schedule.
 
 Sources: facebookresearch/deit, `main.py` (`--attn-only`, defaults of the schedule), with the optimizer groups and the
 cosine schedule of timm 0.3.2, which it pins.
@@ -32,7 +32,7 @@ def parameter_groups(
         model (`nn.Module`): with `layer_groups()` (see [`CaitForImageClassification`]) if `layer_decay` is not 1.
         learning_rate (`float`): of the last group, the head.
         weight_decay (`float`): of the parameters named by [`decayed_parameter_names`]; the others have none.
-        layer_decay (`float`): each group before another has this share of its learning rate, in (0, 1].
+        layer_decay (`float`): each group before another has this fraction of its learning rate, in (0, 1].
 
     Returns:
         Dictionaries with "params", "lr", "weight_decay" and, for people, "name".
@@ -90,13 +90,13 @@ def cosine_schedule(
         if not 0 <= value <= learning_rate:
             raise ValueError(f"{flag} is {value}, but it must be from 0 to the learning rate, {learning_rate}.")
 
-    def share(step: int) -> float:
+    def fraction(step: int) -> float:
         if step < num_warmup_steps:
             return (warmup_lr + (learning_rate - warmup_lr) * step / num_warmup_steps) / learning_rate
         cosine = (1 + math.cos(math.pi * min(step / num_training_steps, 1.0))) / 2
         return (min_lr + (learning_rate - min_lr) * cosine) / learning_rate
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, fraction)
 
 
 def make_optimizer(model: nn.Module, recipe: RecipeArguments, args: TrainingArguments) -> torch.optim.Optimizer:

@@ -30,9 +30,9 @@ class StepTimer:
             timer.step()  # after each optimizer step
         timer.skip()  # after evaluation, after saving
 
-    A GPU works on while the loop goes on: the share of waiting is right if each step reads a value from the device, as
-    a check that the loss is finite does. The first step (compilation, start of the data workers, batches skipped to
-    resume) is told apart and not in the other times, unless it is the only one.
+    A GPU works on while the loop continues: the fraction of waiting is correct if each step reads a value from the
+    device, as a check that the loss is finite does. The first step (compilation, start of the data workers, batches
+    skipped to resume) is told apart and not in the other times, unless it is the only one.
 
     Args:
         num_processes: processes that train; all are taken to have as many images a step as this one.
@@ -80,7 +80,7 @@ class StepTimer:
         self.skip()
 
     def summary(self) -> dict[str, float]:
-        """Images per second over all processes, share of the time in [0, 1] that went into waiting for data, peak
+        """Images per second over all processes, fraction of the time in [0, 1] that went into waiting for data, peak
         memory of this process in MiB (on CUDA what PyTorch allocated on its device, else resident memory, both since
         the process began) and seconds of the first step. Empty before a step is done."""
         if self._first is None:
@@ -88,7 +88,7 @@ class StepTimer:
         images, seconds, waited = self._later if self._later[1] else self._first
         figures = {
             "train_images_per_second": images * self.num_processes / seconds,
-            "train_data_wait_share": waited / seconds,
+            "train_data_wait_fraction": waited / seconds,
             "train_peak_memory_mib": peak_memory_mib(),
             "train_first_step_seconds": self._first[1],
         }
@@ -98,7 +98,7 @@ class StepTimer:
         """The same for `tqdm.set_postfix`."""
         formats = {
             "train_images_per_second": ("img/s", "{:.4g}"),
-            "train_data_wait_share": ("data", "{:.0%}"),
+            "train_data_wait_fraction": ("data", "{:.0%}"),
             "train_peak_memory_mib": ("mem", "{:.0f}MiB"),
         }
         summary = self.summary()

@@ -213,7 +213,7 @@ def _draw_series(
 
 
 def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> "Figure":
-    """Color is the share of the images of a true class (row); counts and names stand where there is room."""
+    """Color is the fraction of the images of a true class (row); counts and names stand where there is room."""
     from matplotlib import colormaps, rc_context
     from matplotlib.colors import LinearSegmentedColormap, PowerNorm
     from matplotlib.figure import Figure
@@ -224,18 +224,18 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> "Fi
     with rc_context(STYLE):
         figure = Figure(figsize=(inches + 2.5, inches + 1.5), dpi=150, layout="constrained")
         axes = figure.subplots()
-        shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         # The square root shows a few confusions in a hundred; what never happened is white.
         colors = LinearSegmentedColormap.from_list("counts", colormaps["Blues"](np.linspace(0.15, 1, 256)))
-        drawn = axes.imshow(np.ma.masked_equal(shares, 0), colors, PowerNorm(0.5, 0, 1), interpolation="nearest")
+        drawn = axes.imshow(np.ma.masked_equal(fractions, 0), colors, PowerNorm(0.5, 0, 1), interpolation="nearest")
         ticks = [0, 0.01, 0.1, 0.25, 0.5, 1]
-        figure.colorbar(drawn, ax=axes, shrink=0.6, label="share of the true class", ticks=ticks, format="{x:.0%}")
+        figure.colorbar(drawn, ax=axes, shrink=0.6, label="fraction of the true class", ticks=ticks, format="{x:.0%}")
         axes.spines[:].set_visible(True)
         top1 = f"{matrix.trace() / matrix.sum():.2%}"
         axes.set(title=f"{matrix.sum():,} images, top-1 {top1}", xlabel="predicted class", ylabel="true class")
         _name_classes(axes, class_names, size=min(10, 0.7 * cell))
         digits = len(str(matrix.max()))
-        _write_counts(axes, matrix, shares, size=min(9, 0.7 * cell, 1.5 * cell / digits))
+        _write_counts(axes, matrix, fractions, size=min(9, 0.7 * cell, 1.5 * cell / digits))
     return figure
 
 
@@ -251,11 +251,11 @@ def _name_classes(axes: "Axes", class_names: Sequence[str], size: float) -> None
     axes.set_xticks(places, names, fontsize=size, **slant)
 
 
-def _write_counts(axes: "Axes", matrix: np.ndarray, shares: np.ndarray, size: float) -> None:
+def _write_counts(axes: "Axes", matrix: np.ndarray, fractions: np.ndarray, size: float) -> None:
     """The counts that are not 0, if they fit."""
     if size < SMALLEST_TEXT or len(matrix) > MOST_ROWS_OF_COUNTS:
         return
     for row, column in zip(*matrix.nonzero()):
-        color = "white" if shares[row, column] > 0.2 else "#333333"
+        color = "white" if fractions[row, column] > 0.2 else "#333333"
         count = f"{matrix[row, column]}"
         axes.text(column, row, count, ha="center", va="center", color=color, fontsize=size)

@@ -170,7 +170,7 @@ class ImageClassificationTrainer(Trainer):
         return self.lr_scheduler
 
     def _get_learning_rate(self) -> float:
-        return max(self.lr_scheduler.get_last_lr())  # the head's, where layers have shares of it
+        return max(self.lr_scheduler.get_last_lr())  # the head's, where layers have fractions of it
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Names of the parameters with two or more axes that the model's `no_weight_decay()`, if any, leaves."""

@@ -28,7 +28,7 @@ class TrainTransform:
     Args:
         image_processor: of the model; tells the size of the images and normalizes them.
         randomness ([`Randomness`]): the numbers of an image depend on seed, epoch and key.
-        crop_area (`float`): the crop's least share of the image's area, in (0, 1].
+        crop_area (`float`): the crop's least fraction of the image's area, in (0, 1].
         flip_probability (`float`): of mirroring left and right.
         auto_augment (`str`, *optional*): policy in timm's words, such as "rand-m9-mstd0.5-inc1".
         random_erasing (`float`): probability of noise in the place of a random rectangle.
@@ -165,12 +165,12 @@ def collate(items: list[dict]) -> dict[str, torch.Tensor]:
 
 
 class TrainCollator:
-    """Batches whose labels are classes or, with mixup, cutmix or smoothing, a share of each class, `(batch, classes)`.
+    """Batches whose labels are classes or, with mixup, cutmix or smoothing, `(batch, classes)` fractions of each.
 
     Args:
         num_labels (`int`): number of classes.
         randomness ([`Randomness`]): the mixing of a batch depends on seed, epoch and the keys of its images.
-        label_smoothing (`float`): this share of a label is spread over all classes, in [0, 1].
+        label_smoothing (`float`): this fraction of a label is spread over all classes, in [0, 1].
         mixup, cutmix (`float`): alpha of each; 0 is off. With both, one of them is drawn.
         mixup_prob (`float`): probability of mixing at all.
         mixup_switch_prob (`float`): probability of cutmix where both are on.
@@ -234,7 +234,7 @@ class TrainCollator:
 
 
 def smooth(labels: torch.Tensor, num_labels: int, label_smoothing: float) -> torch.Tensor:
-    """`(batch,)` classes as `(batch, classes)` shares that sum to 1, `label_smoothing` of it spread over all."""
+    """`(batch,)` classes as `(batch, classes)` fractions that sum to 1, `label_smoothing` of it spread over all."""
     one_hot = torch.nn.functional.one_hot(labels, num_labels).float()
     return one_hot * (1 - label_smoothing) + label_smoothing / num_labels
 
