@@ -5,7 +5,7 @@
     python -c "import timm; timm.create_model('local-dir:cait-for-timm', pretrained=True)"
 
 The way back from `convert_cait_to_hf.py`. timm itself is not needed. `architecture` is timm's name of the official
-geometry (`timm/models/cait.py`); `model_args` holds what differs from it.
+architecture (`timm/models/cait.py`); `model_args` holds what differs from it.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def timm_config_dict(config: CaitConfig, image_processor: CaitImageProcessorPil)
 
 
 def closest_checkpoint(config: CaitConfig) -> CaitCheckpoint:
-    """The official checkpoint whose geometry has most in common with `config`."""
+    """The official checkpoint whose architecture has most in common with `config`."""
 
     def agreements(checkpoint: CaitCheckpoint) -> int:
         return sum(getattr(config, name) == value for name, value in checkpoint.config_kwargs.items())

@@ -8,9 +8,10 @@ The input are two images given by a formula (`formula_images`), larger than the 
 cropping count, prepared by the checkpoint's own image processor on Pillow. The model runs in float32 on the CPU.
 
 `expected_logits.json` holds an entry for each of the ten official checkpoints and one for a small synthetic one; that
-of a checkpoint is found by the geometry in its configuration. Logits in it are timm's, for weights that were converted
-back by `cait_hf.state_dict`; an entry without logits says why. `--record` fills in the entry in a file of the kind,
-after the checkpoint has been found to agree with timm. The exit code is 0 if all logits agree and 1 otherwise.
+of a checkpoint is found by the architecture in its configuration. Logits in it are timm's, for weights that were
+converted back by `cait_hf.state_dict`; an entry without logits says why. `--record` fills in the entry in a file of
+the kind, after the checkpoint has been found to agree with timm. The exit code is 0 if all logits agree and 1
+otherwise.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from cait_hf.verify import TIMM, TOLERANCE, compare_logits, difference_text, log
 
 EXPECTED_LOGITS = Path(__file__).with_name("expected_logits.json")
 # The part of a configuration that decides which entry is a checkpoint's.
-GEOMETRY = (
+ARCHITECTURE = (
     "hidden_size",
     "num_hidden_layers",
     "num_class_attention_layers",
@@ -151,25 +152,27 @@ def read_expected(path: Path) -> dict[str, Any]:
     """
     try:
         expected = json.loads(path.read_text(encoding="utf-8"))
-        valid = all("geometry" in entry and "logits" in entry for entry in expected["checkpoints"].values())
+        valid = all("architecture" in entry and "logits" in entry for entry in expected["checkpoints"].values())
     except (ValueError, TypeError, KeyError, AttributeError):
         valid = False
     if not valid:
-        raise ValueError(f"expected is {path}, but it must be JSON with a geometry and logits for every checkpoint.")
+        raise ValueError(
+            f"expected is {path}, but it must be JSON with an architecture and logits for every checkpoint."
+        )
     return expected
 
 
-def geometry(config: CaitConfig) -> dict[str, int]:
+def architecture(config: CaitConfig) -> dict[str, int]:
     """The values of `config` by which an entry is found."""
-    return {name: getattr(config, name) for name in GEOMETRY}
+    return {name: getattr(config, name) for name in ARCHITECTURE}
 
 
 def find_entry(expected_file: dict[str, Any], config: CaitConfig, path: Path) -> str:
-    """Name of the entry with the geometry of `config`."""
+    """Name of the entry with the architecture of `config`."""
     for name, entry in expected_file["checkpoints"].items():
-        if entry["geometry"] == geometry(config):
+        if entry["architecture"] == architecture(config):
             return name
-    values = ", ".join(f"{name} {value}" for name, value in geometry(config).items())
+    values = ", ".join(f"{name} {value}" for name, value in architecture(config).items())
     raise ValueError(f"{path.name} has no entry for {values}; pass --against timm.")
 
 

@@ -50,7 +50,7 @@ from cait_hf.evaluation.ranks import Ranks, rank_batch, rank_images
 from cait_hf.files import write_json
 from cait_hf.labels import IMAGENET_1K_CLASSES
 from cait_hf.loading import load_model, load_weights, require_none_missing
-from cait_hf.sources import check_geometry
+from cait_hf.sources import check_architecture
 from cait_hf.topk_accuracy import topk_of_ranks
 
 
@@ -65,11 +65,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--test_set", choices=sorted(NUM_IMAGES), default="imagenet", help="default: %(default)s")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data_dir", type=Path, help="Folder of images.")
-    source.add_argument("--dataset_name", help="Data set of the Hub, or a local one, for `load_dataset`.")
-    parser.add_argument("--dataset_config_name", help="Configuration of that data set.")
-    parser.add_argument("--data_files", help="Pattern of the files of that data set to take.")
-    parser.add_argument("--split", default="validation", help="Split of that data set (default: %(default)s).")
-    parser.add_argument("--streaming", action="store_true", help="Read that data set without storing it.")
+    source.add_argument("--dataset_name", help="Dataset of the Hub, or a local one, for `load_dataset`.")
+    parser.add_argument("--dataset_config_name", help="Configuration of that dataset.")
+    parser.add_argument("--data_files", help="Pattern of the files of that dataset to take.")
+    parser.add_argument("--split", default="validation", help="Split of that dataset (default: %(default)s).")
+    parser.add_argument("--streaming", action="store_true", help="Read that dataset without storing it.")
     parser.add_argument("--image_column_name", help="Column of the images. Without it: found by its type.")
     parser.add_argument("--labels_file", type=Path, help="Synset or number of each image of a folder without any.")
     parser.add_argument("--real_labels", type=Path, help="real.json of ImageNet-Real (default: timm's copy).")
@@ -91,9 +91,9 @@ def evaluate_command(args: argparse.Namespace):
     accelerator = accelerate.Accelerator(dataloader_config=accelerate.DataLoaderConfiguration(dispatch_batches=False))
     images = load_images(args)
     model, image_processor = load_classifier(args.model, getattr(torch, args.dtype))
-    checkpoint = find_figures(args.model, args.checkpoint, model.config)
+    checkpoint = find_published(args.model, args.checkpoint, model.config)
     columns = columns_of_classes(args.model, model.config)
-    if args.dtype != "float32" and has_geometry(model.config, find_checkpoint("M48_448")):
+    if args.dtype != "float32" and has_architecture(model.config, find_checkpoint("M48_448")):
         accelerator.print(f"warning: --dtype is {args.dtype}, but {M48_ADVICE}")
     prepare = Prepare(
         image_processor, size_options(image_processor, args.size), args.num_workers if args.streaming else 1
@@ -181,8 +181,8 @@ def load_classifier(source: str, dtype: torch.dtype) -> tuple[torch.nn.Module, o
     return model, AutoImageProcessor.from_pretrained(source, backend="pil")
 
 
-def find_figures(source: str, asked: str | None, config: PreTrainedConfig) -> CaitCheckpoint | None:
-    """The official checkpoint that was asked for, else the one that the model is called after and has the geometry of.
+def find_published(source: str, asked: str | None, config: PreTrainedConfig) -> CaitCheckpoint | None:
+    """The official checkpoint that was asked for, else the one with the model's name and architecture.
 
     Raises:
         ValueError: if the model is not of the network that was asked for.
@@ -190,20 +190,20 @@ def find_figures(source: str, asked: str | None, config: PreTrainedConfig) -> Ca
     if asked is not None:
         if not isinstance(config, CaitConfig):
             raise ValueError(f"--checkpoint is {asked}, but {source} is of type {config.model_type}, no CaiT.")
-        check_geometry(config, find_checkpoint(asked))
+        check_architecture(config, find_checkpoint(asked))
         return find_checkpoint(asked)
     for name in (source, Path(source).name):
         try:
             checkpoint = find_checkpoint(name)
         except ValueError:
             continue
-        return checkpoint if has_geometry(config, checkpoint) else None
+        return checkpoint if has_architecture(config, checkpoint) else None
     return None
 
 
-def has_geometry(config: PreTrainedConfig, checkpoint: CaitCheckpoint) -> bool:
+def has_architecture(config: PreTrainedConfig, checkpoint: CaitCheckpoint) -> bool:
     try:
-        check_geometry(config, checkpoint)
+        check_architecture(config, checkpoint)
     except (ValueError, AttributeError):  # another CaiT, or none
         return False
     return True
@@ -335,8 +335,8 @@ def notes(
         kind = f", {kind}" if args.max_samples else ""
         found.append(f"Not the whole set: {results['num_images']:,} of {NUM_IMAGES[args.test_set]:,} images{kind}.")
     if checkpoint is None:
-        alike = [known.official_name for known in CHECKPOINTS if has_geometry(config, known)]
-        found += [f"Its geometry is that of {name}: pass --checkpoint {name} to compare." for name in alike]
+        same = [known.official_name for known in CHECKPOINTS if has_architecture(config, known)]
+        found += [f"Its architecture is that of {name}: pass --checkpoint {name} to compare." for name in same]
     elif checkpoint.published_top1_source and args.test_set == "imagenet":
         found.append(f"Published: {checkpoint.published_top1_source}.")
     if checkpoint is not None and results["image_size"] != 2 * [checkpoint.image_size]:

@@ -89,7 +89,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     pushing.add_argument("repo", metavar="REPO", help="Repository, OWNER/NAME.")
     add_push_arguments(pushing)
 
-    text = "Parameters, multiply-adds, input size and memory of a model; of an official one without its weights."
+    text = "Parameters, MACs, input size and memory of a model; of an official one without its weights."
     subcommand("info", info, text, "cait-hf info S24_224").add_argument(
         "model", metavar="MODEL", help=f"{MODEL_HELP}."
     )
@@ -146,7 +146,7 @@ def add_push_arguments(parser: argparse.ArgumentParser) -> None:
 def list_checkpoints(args: argparse.Namespace) -> None:
     from cait_hf.checkpoints import CHECKPOINTS, SECOND_HAND
 
-    print("                          multiply-adds  file       top-1 in %          top-5 in %")
+    print("                          MACs           file       top-1 in %          top-5 in %")
     print("checkpoint    parameters  in 1e9         in MB      published  by timm  by timm")
     for checkpoint in CHECKPOINTS:
         published = "-" if checkpoint.published_top1 is None else f"{checkpoint.published_top1:.1f}"
@@ -158,7 +158,7 @@ def list_checkpoints(args: argparse.Namespace) -> None:
             f"{checkpoint.official_name:<12}  {checkpoint.num_parameters:>10,}  {checkpoint.timm_gmacs or '-':<13}  "
             f"{4e-6 * checkpoint.num_parameters:<9.1f}  {published:<9}  {top1:<7}  {top5}"
         )
-    print("ImageNet-1k. Multiply-adds as timm counts them. * quoted by others, not in the authors' own files.")
+    print("ImageNet-1k. MACs as timm counts them. * quoted by others, not in the authors' own files.")
 
 
 def classify(args: argparse.Namespace) -> int:
@@ -295,7 +295,7 @@ def info(args: argparse.Namespace) -> None:
 
     from cait_hf.checkpoints import find_checkpoint
     from cait_hf.configuration_cait import CaitConfig, as_pair
-    from cait_hf.model_card import multiply_adds
+    from cait_hf.model_card import macs
     from cait_hf.modeling_cait import CaitForImageClassification
 
     try:
@@ -307,7 +307,7 @@ def info(args: argparse.Namespace) -> None:
     height, width = as_pair(config.image_size)
     for name, value in {
         "parameters": f"{parameters:,}",
-        "multiply-adds": f"{multiply_adds(config):,} for one image",
+        "MACs": f"{macs(config):,} for one image",
         "input size": f"{height} x {width} pixels, {config.num_channels} channels",
         "classes": f"{config.num_labels:,}",
         "weights in memory": f"{4e-6 * parameters:,.1f} MB in float32, {2e-6 * parameters:,.1f} MB in bfloat16",

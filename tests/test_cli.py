@@ -18,7 +18,7 @@ from random_weights import randomize_, tiny_config
 import cait_hf
 import cait_hf_cli as cli
 from cait_hf import CHECKPOINTS, CaitForImageClassification, CaitImageProcessorPil, loading
-from cait_hf.model_card import multiply_adds
+from cait_hf.model_card import macs
 
 
 SUBCOMMANDS = ["list", "classify", "convert", "verify", "push", "info"]
@@ -224,8 +224,8 @@ def test_info_of_an_official_checkpoint(checkpoint, capsys):
     text = capsys.readouterr().out
     assert f" {checkpoint.num_parameters:,}\n" in text
     assert f"{checkpoint.image_size} x {checkpoint.image_size} pixels, 3 channels" in text
-    macs = int(re.search(r"multiply-adds +([\d,]+) ", text)[1].replace(",", ""))
-    assert macs == pytest.approx(1e9 * checkpoint.timm_gmacs, rel=0.02)
+    counted = int(re.search(r"MACs +([\d,]+) ", text)[1].replace(",", ""))
+    assert counted == pytest.approx(1e9 * checkpoint.timm_gmacs, rel=0.02)
     assert f"{4e-6 * checkpoint.num_parameters:,.1f} MB in float32" in text
 
 
@@ -233,7 +233,7 @@ def test_info_of_a_folder(model, capsys):
     assert run("info", model) == 0
     network = CaitForImageClassification.from_pretrained(model)
     text = capsys.readouterr().out
-    assert f" {network.num_parameters():,}\n" in text and f" {multiply_adds(network.config):,} for" in text
+    assert f" {network.num_parameters():,}\n" in text and f" {macs(network.config):,} for" in text
 
 
 # Errors

@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """All checkpoints in one go: from files, from timm's repositories, over the network; again, partly, and with faults.
 
-The ten checkpoints are of a few thousand parameters here; the whole geometry is the subject of other tests.
+The ten checkpoints are of a few thousand parameters here; the whole architecture is the subject of other tests.
 """
 
 import json

@@ -170,7 +170,7 @@ def test_conversion_commands_run(workplace):
 
 
 def test_export_commands_run(workplace):
-    """On a folder with the geometry of XXS24, but a layer of each kind: the exporters take minutes for all."""
+    """On a folder with the architecture of XXS24, but a layer of each kind: the exporters take minutes for all."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"export to ONNX needs {package}")
     pytest.importorskip("transformers.exporters.metadata", reason="this Transformers has no exporters that save")

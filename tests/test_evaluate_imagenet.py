@@ -254,7 +254,7 @@ def files_of_scans(data_dir: Path) -> list[Path]:
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("kind", ["numbers", "synsets", "names", "integers", "strings", "no column"])
-def test_data_sets(kind, streaming, model_dir, data_dir, labels, tmp_path):
+def test_datasets(kind, streaming, model_dir, data_dir, labels, tmp_path):
     names = [f"ILSVRC2012_val_{index + 1:08}.JPEG" for index in range(COUNT)]
     values, feature = labels, datasets.Value("int64")
     if kind == "numbers":  # as `imagefolder` sorts them
@@ -481,7 +481,7 @@ def test_figures_stand_beside_ours(model_dir, data_dir, tmp_path, monkeypatch, c
     assert "FP32" not in capsys.readouterr().out
 
 
-def test_checkpoint_of_another_geometry(model_dir, data_dir, tmp_path, capsys):
+def test_checkpoint_of_another_architecture(model_dir, data_dir, tmp_path, capsys):
     flags = ["--data_dir", data_dir, "--output", tmp_path / "a.json"]
     error = error_of(capsys, model_dir, *flags, "--checkpoint", "S24_224")
     assert "hidden_size is 48 in the source, but in S24_224 it is 384" in error
@@ -494,11 +494,11 @@ def test_checkpoints_are_found_by_name():
     for name in ("timm/cait_s24_224.fb_dist_in1k", "someone/cait-s24-224", "models/cait-s24-224"):
         checkpoint = find_checkpoint("S24_224")
         config = script.CaitConfig(**checkpoint.config_kwargs)
-        assert script.find_figures(name, None, config) is checkpoint
-    assert script.find_figures("someone/finetuned", None, config) is None
+        assert script.find_published(name, None, config) is checkpoint
+    assert script.find_published("someone/finetuned", None, config) is None
     results = {"num_images": 50_000, "image_size": [224, 224]}
     args = SimpleNamespace(test_set="imagenet", streaming=False, max_samples=None)
-    hint = "Its geometry is that of S24_224: pass --checkpoint S24_224 to compare."
+    hint = "Its architecture is that of S24_224: pass --checkpoint S24_224 to compare."
     assert script.notes(args, results, None, config) == [hint]
     assert script.notes(args, results, checkpoint, config) == ["Published: deit README_cait.md."]
     larger = {**results, "image_size": [384, 384]}

@@ -22,7 +22,7 @@ from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPi
 
 @pytest.fixture(scope="module")
 def timm_folder(tmp_path_factory):
-    """A folder as a `timm/cait_*` repository is, with random weights at the geometry of XXS24_224 and 1000 classes."""
+    """A folder like a `timm/cait_*` repository, with random weights for XXS24_224 and 1000 classes."""
     return write_timm_folder(tmp_path_factory.mktemp("timm") / "cait_xxs24_224.fb_dist_in1k")
 
 

@@ -84,7 +84,7 @@ def check_every_class(repo_id, model):
     assert best["score"] == pytest.approx(logits.softmax(-1).max().item(), rel=1e-3)
 
 
-def full_geometry(checkpoint) -> CaitConfig:
+def full_architecture(checkpoint) -> CaitConfig:
     """The M models only 2 layers deep."""
     kwargs = {**checkpoint.config_kwargs, "num_labels": 1000}
     if checkpoint.official_name.startswith("M"):
@@ -100,7 +100,7 @@ def full_geometry(checkpoint) -> CaitConfig:
     ],
 )
 def test_ten_checkpoints(name, hub, repo_id, tmp_path):
-    model = save_model(tmp_path / "model", full_geometry(find_checkpoint(name)))
+    model = save_model(tmp_path / "model", full_architecture(find_checkpoint(name)))
     push_folder(tmp_path / "model", repo_id)
     check_every_class(repo_id, model)
 

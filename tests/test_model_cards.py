@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Model cards: metadata, figures, text and code that runs; and the count of multiply-adds in them."""
+"""Model cards: metadata, figures, text and code that runs; and the count of MACs in them."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitImageProcessorPil, find_checkpoint
 from cait_hf.configuration_cait import as_pair
-from cait_hf.model_card import TEST_SETS, multiply_adds, render_model_card
+from cait_hf.model_card import TEST_SETS, macs, render_model_card
 from cait_hf.publish import add_remote_code
 
 
@@ -117,7 +117,7 @@ def test_sizes(checkpoint):
     config = CaitConfig(**checkpoint.config_kwargs, num_labels=1000)
     assert table["parameters"] == [f"{checkpoint.num_parameters:,}"]
     assert table["bytes of the parameters in float32"] == [f"{4 * checkpoint.num_parameters:,}"]
-    assert table["multiply-adds for one image"] == [f"{multiply_adds(config):,}"]
+    assert table["MACs for one image"] == [f"{macs(config):,}"]
     assert table["the same by timm, in 1e9"] == [str(checkpoint.timm_gmacs)]
     assert f"the shortest edge to {checkpoint.image_size} pixels (bicubic)" in card.text
 
@@ -239,7 +239,7 @@ def test_code_without_the_package(workplace):
     assert run.stdout.count("'score'") == 5
 
 
-# Multiply-adds
+# MACs
 
 
 @pytest.mark.parametrize(
@@ -252,11 +252,11 @@ def test_code_without_the_package(workplace):
     ],
     ids=["tiny", "one layer each", "not square", "wide"],
 )
-def test_multiply_adds_are_what_torch_counts(overrides):
+def test_macs_are_what_torch_counts(overrides):
     assert_counted(tiny_config(**overrides))
 
 
-def test_multiply_adds_of_an_official_checkpoint():
+def test_macs_of_an_official_checkpoint():
     assert_counted(CaitConfig(**find_checkpoint("XXS24_224").config_kwargs, num_labels=1000))
 
 
@@ -267,11 +267,11 @@ def assert_counted(config: CaitConfig) -> None:
         image = torch.zeros(1, config.num_channels, *as_pair(config.image_size))
     with FlopCounterMode(display=False) as counter:
         model(image)
-    assert counter.get_total_flops() == 2 * multiply_adds(config)
+    assert counter.get_total_flops() == 2 * macs(config)
 
 
 @all_checkpoints
-def test_multiply_adds_agree_with_timm_and_with_the_published(checkpoint):
-    counted = multiply_adds(CaitConfig(**checkpoint.config_kwargs, num_labels=1000)) / 1e9
+def test_macs_agree_with_timm_and_with_the_published(checkpoint):
+    counted = macs(CaitConfig(**checkpoint.config_kwargs, num_labels=1000)) / 1e9
     assert counted == pytest.approx(checkpoint.timm_gmacs, rel=0.01)
     assert counted == pytest.approx(checkpoint.published_gmacs, rel=0.015)

@@ -279,7 +279,7 @@ def test_losses_equal_their_definitions(model):
     for labels, expected in ((soft, expected_soft), (hard, expected_hard), (soft, expected_soft)):
         torch.testing.assert_close(model(x, labels=labels).loss.double(), expected, rtol=1e-6, atol=0)
     assert model.config.to_dict() == before
-    # integer dtypes other than int64, and half-precision soft labels, are what data sets and autocast give
+    # integer dtypes other than int64, and half-precision soft labels, are what datasets and autocast give
     assert torch.equal(model(x[:3], labels=hard[:3].int()).loss, model(x[:3], labels=hard[:3]).loss)
     torch.testing.assert_close(model(x, labels=soft.half()).loss, model(x, labels=soft).loss, rtol=1e-3, atol=0)
 

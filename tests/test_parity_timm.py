@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Logits, hidden states, attention maps and gradients equal timm's CaiT, for the ten official geometries.
+"""Logits, hidden states, attention maps and gradients equal timm's CaiT, for the ten official architectures.
 
 timm's model computes the same mathematics as the official code and has the same parameter names. The weights are those
 of `random_weights.randomize_`, under which every part matters (shown by `test_every_parameter_matters`).
@@ -134,7 +134,7 @@ def timm_model(model: CaitForImageClassification) -> torch.nn.Module:
     ],
     ids=str,
 )
-def test_other_geometries(overrides):
+def test_other_architectures(overrides):
     ours = randomize_(CaitForImageClassification(tiny_config(**overrides))).double()
     height, width = ours.cait.embeddings.image_size
     pixel_values = images(2, height, width, channels=ours.config.num_channels).double()

@@ -21,7 +21,7 @@ RECIPES, CONFIGS = SCRIPTS / "recipes", SCRIPTS / "accelerate_configs"
 TRAINING_PAGE = (SCRIPTS.parent / "docs" / "training.md").read_text(encoding="utf-8")
 SCRATCH = {"fashion_mnist.yaml", "pretrain.yaml"}
 ADDED = {"distill_regnety160.yaml"}  # to another recipe
-# At 224 pixels; with the ten checkpoints' geometries they are the formula that timm's own models confirm.
+# At 224 pixels; with the ten checkpoints' architectures they are the formula that timm's own models confirm.
 PARAMETERS = {
     "xxs24": 11_956_264,
     "xxs36": 17_299_720,
@@ -38,7 +38,7 @@ PARAMETERS = {
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
-    """A data set of six classes, and a checkpoint and a teacher for them."""
+    """A dataset of six classes, and a checkpoint and a teacher for them."""
     folder = tmp_path_factory.mktemp("recipes")
     write_images(folder / "train", range(6), 4)
     labels = dict(enumerate(sorted(NAMES)))
@@ -74,7 +74,7 @@ def test_recipe_trains_a_step(recipe, workplace, tmp_path):
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_variant(name):
-    """Geometry by the number of parameters, LayerScale and drop path as they end in the configuration."""
+    """Architecture by the number of parameters, LayerScale and drop path as they end in the configuration."""
     pytest.importorskip("timm", reason="flags that need it are refused without it")
     files = [str(RECIPES / "pretrain.yaml"), str(RECIPES / "variants" / f"{name}.yaml")]
     model_args, _, recipe, args = parse_arguments([*files, "--train_dir", "x", "--output_dir", "x"])

@@ -82,7 +82,7 @@ def test_class_token_among_the_patches(where, joins_at, pixel_values):
 def test_costs_are_alike():
     """The class stage costs what carrying the class token through all layers costs, within 5 %."""
     places = ("first", "late", "separate")
-    costs = [runner.multiply_adds(build(Variant("x", class_token=where)), 28) for where in places]
+    costs = [runner.macs(build(Variant("x", class_token=where)), 28) for where in places]
     assert max(costs) < 1.05 * min(costs)
 
 
@@ -97,8 +97,8 @@ def test_heads_that_do_not_talk_cost_plain_attention():
     projections = 4 * 16 * 32 * 32
     products = 2 * 4 * 16 * 16 * 8  # of queries and keys, of weights and values: heads * tokens**2 * channels
     mixing = counter.get_total_flops() // 2 - projections - products
-    assert runner.mixing_multiply_adds(silent, 28) == 2 * mixing > 0
-    assert runner.mixing_multiply_adds(Variant("x"), 28) == 0
+    assert runner.mixing_macs(silent, 28) == 2 * mixing > 0
+    assert runner.mixing_macs(Variant("x"), 28) == 0
 
 
 def test_drop_path_is_constant():
@@ -128,9 +128,9 @@ def test_positions_are_resized_once_between_the_stages(pixel_values, monkeypatch
 
     monkeypatch.setattr(runner, "fit", fit)
     images = (pixel_values.repeat(64, 1, 1, 1), torch.zeros(192, dtype=torch.long))
-    (variant,) = (v for v in runner.QUESTIONS["resolution"].variants if len(v.stages) == 2)
-    question = runner.Question((variant,), images=192, epochs=4)
-    result = runner.answer(question, variant, 0, images, images, "")
+    (variant,) = (v for v in runner.EXPERIMENTS["resolution"].variants if len(v.stages) == 2)
+    experiment = runner.Experiment((variant,), images=192, epochs=4)
+    result = runner.answer(experiment, variant, 0, images, images, "")
     assert seen == [(20, 9, 25), (28, 3, 49)] and len(result["losses"]) == 12
 
 
@@ -171,19 +171,19 @@ def test_figures_of_the_report():
 
 
 def test_from_images_to_the_report(data, tmp_path, monkeypatch):
-    """One step for each model; a question of two depths. A second call trains nothing again."""
-    depth = runner.QUESTIONS["depth"]
+    """One step for each model; an experiment of two depths. A second call trains nothing again."""
+    depth = runner.EXPERIMENTS["depth"]
     for module in (runner, report):
-        questions = {
-            **runner.QUESTIONS,
-            "depth": runner.Question(tuple(v for v in depth.variants if v.depth in (12, 36))),
+        experiments = {
+            **runner.EXPERIMENTS,
+            "depth": runner.Experiment(tuple(v for v in depth.variants if v.depth in (12, 36))),
         }
-        monkeypatch.setattr(module, "QUESTIONS", questions)
+        monkeypatch.setattr(module, "EXPERIMENTS", experiments)
     monkeypatch.setattr(report, "DEPTHS", (12, 36))
     flags = ["--data", data, "--output_dir", str(tmp_path / "results"), "--images", "64", "--seeds", "0"]
     runner.main(flags)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*.json")}
-    assert len(files) == sum(len(question.variants) for question in runner.QUESTIONS.values())
+    assert len(files) == sum(len(experiment.variants) for experiment in runner.EXPERIMENTS.values())
     runner.main(flags)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*.json")} == files
 
@@ -214,7 +214,7 @@ def test_cost_of_changing_the_resolution():
     """Three quarters of the training at a cost of 1, the rest at 4, against all of it at 4."""
     stages = {"low": [[20, 1.0]], "high": [[28, 1.0]], "low then high": [[20, 0.75], [28, 0.25]]}
     results = {
-        name: [{"variant": {"stages": parts}, "multiply_adds": 4 if name != "low" else 1, "accuracy": {"28": 0.5}}]
+        name: [{"variant": {"stages": parts}, "macs": 4 if name != "low" else 1, "accuracy": {"28": 0.5}}]
         for name, parts in stages.items()
     }
     table = report.resolution_table(results).splitlines()[2:]

@@ -190,7 +190,7 @@ def test_checkpoint_of_the_same_classes_keeps_its_order(images, tmp_path):
     assert backwards[experiment.train_data[0]["labels"]] == "five"
 
 
-def test_data_sets_with_other_columns(tmp_path):
+def test_datasets_with_other_columns(tmp_path):
     """A folder of parquet files whose classes are words in a column that is not called label."""
     images = [Image.fromarray(scan.astype("uint8")) for scan in load_digits().images[:8]]
     columns = {"scan": images, "species": ["cat", "dog"] * 4, "number": list(range(8))}

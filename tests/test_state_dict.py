@@ -174,7 +174,7 @@ def test_nothing_is_changed_in_place(official):
 
 
 def test_inferred_layer_scale():
-    """The table where the geometry is an official one, at any image size; else the rule by depth."""
+    """The table where the architecture is an official one, at any image size; else the rule by depth."""
     xxs36 = {"hidden_size": 192, "num_hidden_layers": 36, "num_attention_heads": 4, "intermediate_size": 768}
     for changes, value in ({}, 1e-5), ({"image_size": 64}, 1e-5), ({"intermediate_size": 384}, 1e-6):
         kwargs = {**xxs36, "image_size": 224, "num_labels": 2, **changes}

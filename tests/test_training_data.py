@@ -382,7 +382,7 @@ def test_class_folder_without_images_is_named(sources, tmp_path, caplog):
 @pytest.mark.parametrize("links", [1, 3])
 @pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
 def test_class_folders_may_be_links(links, streaming, tmp_path):
-    """As in a selection of the classes of a large data set."""
+    """As in a selection of the classes of a large dataset."""
     for folder in sorted(write_images(tmp_path / "real", range(3), 2).iterdir()):
         place = tmp_path / "train" / folder.name
         place.parent.mkdir(exist_ok=True)

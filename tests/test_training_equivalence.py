@@ -180,9 +180,9 @@ def test_beats_the_baseline_on_real_images(name, tmp_path):
         folder = tmp_path / ("train" if index < len(pixels) - 360 else "validation") / str(digit)
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((scan * (255 / 16)).round().astype(np.uint8)).save(folder / f"{index}.png")
-    geometry = "hidden_size=48,num_hidden_layers=3,num_attention_heads=4,intermediate_size=192,image_size=16"
+    architecture = "hidden_size=48,num_hidden_layers=3,num_attention_heads=4,intermediate_size=192,image_size=16"
     flags = f"""--do_train --do_eval --train_dir {tmp_path / "train"} --validation_dir {tmp_path / "validation"}
-        --config_overrides {geometry},patch_size=4,initializer_range=0.1
+        --config_overrides {architecture},patch_size=4,initializer_range=0.1
         --num_train_epochs 8 --per_device_train_batch_size 32
         --per_device_eval_batch_size 180 --learning_rate 4e-3 --weight_decay 0.05 --warmup_epochs 2 --warmup_lr 1e-5
         --min_lr 1e-5 --flip_probability 0 --crop_area 0.8 --seed 0 --disable_tqdm true --save_strategy no

@@ -98,13 +98,13 @@ def assert_refused(exit_code: int, capsys, *texts: str) -> None:
 
 
 def test_entries_are_the_ten_and_the_synthetic_one():
-    geometries = {
-        checkpoint.hub_name: verify_checkpoint.geometry(CaitConfig(**checkpoint.config_kwargs, num_labels=1000))
+    architectures = {
+        checkpoint.hub_name: verify_checkpoint.architecture(CaitConfig(**checkpoint.config_kwargs, num_labels=1000))
         for checkpoint in CHECKPOINTS
     }
-    assert {name: entry["geometry"] for name, entry in entries().items()} == {
-        **geometries,
-        SYNTHETIC: verify_checkpoint.geometry(tiny_config()),
+    assert {name: entry["architecture"] for name, entry in entries().items()} == {
+        **architectures,
+        SYNTHETIC: verify_checkpoint.architecture(tiny_config()),
     }
 
 
@@ -113,7 +113,7 @@ def test_entries_have_logits_or_a_reason():
         if entry["logits"] is None:
             assert len(entry["reason"]) > 20 and entry.get("recorded") is None
         else:
-            assert np.shape(entry["logits"]) == (2, entry["geometry"]["num_labels"])
+            assert np.shape(entry["logits"]) == (2, entry["architecture"]["num_labels"])
             assert 0 < entry["tolerance"] <= 1e-3
             assert {"torch", "timm", "transformers", "pillow"} == entry["recorded"]["versions"].keys()
     assert entries()[SYNTHETIC]["logits"] is not None
@@ -186,19 +186,19 @@ def test_remote_code_in_the_folder_is_not_run(checkpoint):
 # What cannot be compared
 
 
-def test_official_geometry_without_recorded_logits(tmp_path, capsys, monkeypatch):
+def test_official_architecture_without_recorded_logits(tmp_path, capsys, monkeypatch):
     """Before anything is computed; with few layers, and the entry made to fit, since the ten are large."""
     config = CaitConfig(num_hidden_layers=1, num_labels=1000)
     CaitForImageClassification(config).save_pretrained(tmp_path)
     content = json.loads(verify_checkpoint.EXPECTED_LOGITS.read_text())
-    content["checkpoints"]["cait-xxs24-224"]["geometry"]["num_hidden_layers"] = 1
+    content["checkpoints"]["cait-xxs24-224"]["architecture"]["num_hidden_layers"] = 1
     (tmp_path / "expected.json").write_text(json.dumps(content))
     monkeypatch.setattr(verify_checkpoint, "prepare_images", None)
     exit_code = verify(tmp_path, "--expected", tmp_path / "expected.json")
     assert_refused(exit_code, capsys, "has no logits for cait-xxs24-224", "official weights", "pass --against timm.")
 
 
-def test_unknown_geometry(checkpoint, capsys):
+def test_unknown_architecture(checkpoint, capsys):
     formula_weights_(CaitForImageClassification(tiny_config(num_labels=6))).save_pretrained(checkpoint)
     assert_refused(
         verify(checkpoint), capsys, "expected_logits.json has no entry for", "num_labels 6", "--against timm"
@@ -208,11 +208,11 @@ def test_unknown_geometry(checkpoint, capsys):
 @pytest.mark.parametrize(
     "content",
     ["not JSON", "[]", '{"checkpoints": {"a": {"logits": null}}}', '{"checkpoints": 1}'],
-    ids=["no JSON", "list", "no geometry", "no entries"],
+    ids=["no JSON", "list", "no architecture", "no entries"],
 )
 def test_damaged_file_of_expected_logits(checkpoint, expected_file, content, capsys):
     expected_file.write_text(content)
-    assert_refused(verify(checkpoint, "--expected", expected_file), capsys, "but it must be JSON with a geometry")
+    assert_refused(verify(checkpoint, "--expected", expected_file), capsys, "but it must be JSON with an architecture")
 
 
 @pytest.mark.parametrize("change", [{"logits": [["a"]]}, {"tolerance": None}], ids=lambda change: next(iter(change)))

@@ -12,7 +12,7 @@ from cait_hf.state_dict import convert_to_official_state_dict
 
 
 def write_timm_folder(folder: Path, architecture: str = "cait_xxs24_224", num_classes: int = 1000) -> Path:
-    """A CaiT of the geometry of XXS24_224 as timm stores it."""
+    """A CaiT of the architecture of XXS24_224 as timm stores it."""
     folder.mkdir(parents=True)
     model = randomize_(CaitForImageClassification(CaitConfig(num_labels=num_classes)))
     weights = convert_to_official_state_dict(model.state_dict())

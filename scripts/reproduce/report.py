@@ -9,7 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from run import HIGH, LOW, QUESTIONS, RESULTS, SCALES
+from run import EXPERIMENTS, HIGH, LOW, RESULTS, SCALES
 
 
 matplotlib.use("Agg")
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--output_dir", type=Path, default=ROOT, help=f"gets REPRODUCTION.md and {PLOTS}/*.png")
     args = parser.parse_args(argv)
     try:
-        results = {name: read_results(args.results / name) for name in QUESTIONS}
+        results = {name: read_results(args.results / name) for name in EXPERIMENTS}
     except OSError as error:
         sys.exit(f"error: {error}; run scripts/reproduce/run.py first.")
     plots = args.output_dir / PLOTS
@@ -55,9 +55,9 @@ def main(argv: list[str] | None = None):
     comments = args.results / "comments.json"  # on the results in this repository; others have none
     comments = json.loads(comments.read_text(encoding="utf-8")) if comments.is_file() else {}
     sections = [HEAD.format(**facts(results))]
-    for name, (question, title, table, plot) in SECTIONS.items():
-        plot(results[question], plots / f"{name}.png")
-        parts = (f"## {title}", comments.get(name), table(results[question]), f"![{title}]({PLOTS}/{name}.png)\n")
+    for name, (experiment, title, table, plot) in SECTIONS.items():
+        plot(results[experiment], plots / f"{name}.png")
+        parts = (f"## {title}", comments.get(name), table(results[experiment]), f"![{title}]({PLOTS}/{name}.png)\n")
         sections.append("\n\n".join(filter(None, parts)))
     (args.output_dir / "REPRODUCTION.md").write_text("\n".join(sections), encoding="utf-8")
 
@@ -66,7 +66,7 @@ Results = dict[str, list[dict]]  # a variant's name: its runs, a seed each
 
 
 def read_results(folder: Path) -> Results:
-    """The runs of a question by variant, in the order of `run.py`.
+    """The runs of an experiment by variant, in the order of `run.py`.
 
     Raises:
         FileNotFoundError: if there is none for a variant.
@@ -75,7 +75,7 @@ def read_results(folder: Path) -> Results:
     for path in sorted(folder.glob("*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
         found[run["variant"]["name"]].append(run)
-    names = [variant.name for variant in QUESTIONS[folder.name].variants]
+    names = [variant.name for variant in EXPERIMENTS[folder.name].variants]
     for name in names:
         if name not in found:
             raise FileNotFoundError(f"{folder} has no result of {name!r}")
@@ -83,8 +83,8 @@ def read_results(folder: Path) -> Results:
 
 
 def facts(results: dict[str, Results]) -> dict[str, str]:
-    runs = [run for question in results.values() for variant in question.values() for run in variant]
-    counts = {len(variant) for question in results.values() for variant in question.values()}
+    runs = [run for experiment in results.values() for variant in experiment.values() for run in variant]
+    counts = {len(variant) for experiment in results.values() for variant in experiment.values()}
     return {
         "runs": str(len(runs)),
         "seeds": " or ".join(map(str, sorted(counts))),
@@ -147,7 +147,7 @@ def plain_table(results: Results) -> str:
             mean_and_spread(accuracies(runs)),
             mean_and_spread([run["training_accuracy"] for run in runs]),
             f"{runs[0]['parameters']:,}",
-            f"{runs[0]['multiply_adds'] / 1e6:.2f} M",
+            f"{runs[0]['macs'] / 1e6:.2f} M",
         ]
         for name, runs in results.items()
     ]
@@ -156,13 +156,13 @@ def plain_table(results: Results) -> str:
         "accuracy, %",
         "on images of the training, %",
         "trained parameters",
-        "multiply-adds an image",
+        "MACs per image",
     ]
     return table_of(header, rows)
 
 
 def resolution_table(results: Results) -> str:
-    costs = {runs[0]["variant"]["stages"][-1][0]: runs[0]["multiply_adds"] for runs in results.values()}
+    costs = {runs[0]["variant"]["stages"][-1][0]: runs[0]["macs"] for runs in results.values()}
     rows = []
     for name, runs in results.items():
         stages = runs[0]["variant"]["stages"]
@@ -177,7 +177,7 @@ def resolution_table(results: Results) -> str:
         "trained at",
         f"accuracy at {LOW} px, %",
         f"accuracy at {HIGH} px, %",
-        f"multiply-adds in training, against {HIGH} px throughout",
+        f"MACs in training, against {HIGH} px throughout",
     ]
     return table_of(header, rows)
 
@@ -249,7 +249,7 @@ def save(figure, path: Path):
     plt.close(figure)
 
 
-# Of each section: the question of `run.py` that it is about, title, table and plot.
+# Of each section: the experiment of `run.py` that it is about, title, table and plot.
 SECTIONS = {
     "depth": ("depth", "Does LayerScale make deep models train?", depth_table, depth_plot),
     "branch_ratios": ("depth", "How large are the residual branches?", ratio_table, ratio_plot),

@@ -1,12 +1,13 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Ask the paper's questions of small models on Fashion-MNIST; `report.py` makes REPRODUCTION.md of the answers.
+"""Repeat the paper's experiments with small models on Fashion-MNIST; `report.py` writes the results to
+REPRODUCTION.md.
 
     python scripts/prepare_fashion_mnist.py --output_dir data/fashion-mnist
     python scripts/reproduce/run.py --data data/fashion-mnist
 
-trains every model of every question with three seeds and writes a JSON file each into `scripts/reproduce/results`;
-what is there already is not trained again. All models of a question see the same images equally often, with the same
-optimizer, and are scored on the 5,000 images of the validation split; the test split is not touched.
+trains every model of every experiment with three seeds and writes a JSON file each into `scripts/reproduce/results`;
+what is there already is not trained again. All models of an experiment see the same images equally often, with the
+same optimizer, and are scored on the 5,000 images of the validation split; the test split is not touched.
 """
 
 import argparse
@@ -36,7 +37,7 @@ MEAN, STD = 0.286, 0.353  # of the training images
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class Experiment:
     """Models to compare, trained on the first `images` of the training split for `epochs`."""
 
     variants: tuple[Variant, ...]
@@ -46,8 +47,8 @@ class Question:
 
 SCALES = {"none": None, "0.1": 0.1, "1e-4": 1e-4, "1e-6": 1e-6, "scalar": "scalar"}
 LOW, HIGH = 20, 28
-QUESTIONS = {
-    "depth": Question(
+EXPERIMENTS = {
+    "depth": Experiment(
         tuple(
             Variant(f"{depth}-{name}", depth=depth, layer_scale=scale)
             for depth in (12, 24, 36, 48)
@@ -56,27 +57,27 @@ QUESTIONS = {
         images=9_600,
         epochs=2,
     ),
-    "class_attention": Question(tuple(Variant(where, class_token=where) for where in ("first", "late", "separate"))),
-    "talking_heads": Question((Variant("with"), Variant("without", talking_heads=False))),
+    "class_attention": Experiment(tuple(Variant(where, class_token=where) for where in ("first", "late", "separate"))),
+    "talking_heads": Experiment((Variant("with"), Variant("without", talking_heads=False))),
     # few images, seen often, for that is where regularization shows
-    "drop_path": Question(
+    "drop_path": Experiment(
         tuple(Variant(str(rate), drop_path=rate) for rate in (0.0, 0.1, 0.2)), images=2_000, epochs=20
     ),
-    "resolution": Question(
+    "resolution": Experiment(
         (
             Variant("low", patch_size=4, stages=((LOW, 1.0),)),
             Variant("high", patch_size=4, stages=((HIGH, 1.0),)),
             Variant("low then high", patch_size=4, stages=((LOW, 0.75), (HIGH, 0.25))),
         )
     ),
-    "distillation": Question((Variant("labels"), Variant("hard distillation", distilled=True))),
+    "distillation": Experiment((Variant("labels"), Variant("hard distillation", distilled=True))),
 }
 
 
 def main(argv: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that prepare_fashion_mnist.py wrote")
-    parser.add_argument("--questions", nargs="+", choices=QUESTIONS, default=list(QUESTIONS), help="default: all")
+    parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=[*EXPERIMENTS], help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output_dir", type=Path, default=RESULTS, help="default: %(default)s")
     parser.add_argument("--images", type=int, help="train on as many only, to try the script")
@@ -89,29 +90,31 @@ def main(argv: list[str] | None = None):
         sys.exit(f"error: {error}; write it by scripts/prepare_fashion_mnist.py --output_dir {args.data}")
 
     torch.set_num_threads(1)  # the models are too small for more
-    for seed in args.seeds:  # outermost: stopped early, every question has its answer of fewer seeds
-        for name in args.questions:
-            question = QUESTIONS[name]
+    for seed in args.seeds:  # outermost: stopped early, every experiment has its answer of fewer seeds
+        for name in args.experiments:
+            experiment = EXPERIMENTS[name]
             if args.images is not None:
-                question = dataclasses.replace(question, images=args.images, epochs=1)
-            for variant in question.variants:
+                experiment = dataclasses.replace(experiment, images=args.images, epochs=1)
+            for variant in experiment.variants:
                 path = args.output_dir / name / f"{variant.name.replace(' ', '_')}.seed{seed}.json"
                 if path.exists():
-                    require_same_settings(path, question, variant)
+                    require_same_settings(path, experiment, variant)
                 else:
-                    write(path, answer(question, variant, seed, train, validation, description=f"{name} {path.stem}"))
+                    write(
+                        path, answer(experiment, variant, seed, train, validation, description=f"{name} {path.stem}")
+                    )
 
 
-def settings_of(question: Question, variant: Variant) -> dict:
+def settings_of(experiment: Experiment, variant: Variant) -> dict:
     """What a result has to have been made with, as JSON holds it."""
-    settings = {"variant": dataclasses.asdict(variant), "images": question.images, "epochs": question.epochs}
+    settings = {"variant": dataclasses.asdict(variant), "images": experiment.images, "epochs": experiment.epochs}
     return json.loads(json.dumps(settings))
 
 
-def require_same_settings(path: Path, question: Question, variant: Variant):
+def require_same_settings(path: Path, experiment: Experiment, variant: Variant):
     """End with a sentence if a result was made by other settings than the script has now."""
     result = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in settings_of(question, variant).items():
+    for name, value in settings_of(experiment, variant).items():
         if result[name] != value:
             sys.exit(f"error: {path} has {name} {result[name]}, now it is {value}: remove the file to train again.")
 
@@ -125,10 +128,10 @@ def read_split(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return (torch.from_numpy(scans)[:, None].float() / 255 - MEAN) / STD, torch.tensor(rows["label"])
 
 
-def answer(question: Question, variant: Variant, seed: int, train, validation, description: str) -> dict:
+def answer(experiment: Experiment, variant: Variant, seed: int, train, validation, description: str) -> dict:
     """Train and score one model; what is known of it afterwards."""
-    images, labels = (tensor[: question.images] for tensor in train)
-    steps = round(question.epochs * len(labels) / BATCH)
+    images, labels = (tensor[: experiment.images] for tensor in train)
+    steps = round(experiment.epochs * len(labels) / BATCH)
     teacher, teacher_accuracy = None, None
     if variant.distilled:
         torch.manual_seed(seed)
@@ -157,13 +160,13 @@ def answer(question: Question, variant: Variant, seed: int, train, validation, d
     if size == LOW:  # as it would be tested without fine-tuning
         scores[str(HIGH)] = accuracy(model, *validation)
     return {
-        **settings_of(question, variant),
+        **settings_of(experiment, variant),
         "seed": seed,
         "steps": steps,
         "batch_size": BATCH,
         "learning_rate": LEARNING_RATE,
         "parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        "multiply_adds": multiply_adds(model, size) - mixing_multiply_adds(variant, size),
+        "macs": macs(model, size) - mixing_macs(variant, size),
         "losses": losses,
         "accuracy": scores,
         "training_accuracy": accuracy(model, resized(images[:2000], size), labels[:2000]),
@@ -231,14 +234,14 @@ def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> fl
     return right / len(labels)
 
 
-def multiply_adds(model: nn.Module, size: int) -> int:
+def macs(model: nn.Module, size: int) -> int:
     """Of one image, as PyTorch counts matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 1, size, size))
     return counter.get_total_flops() // 2
 
 
-def mixing_multiply_adds(variant: Variant, size: int) -> int:
+def mixing_macs(variant: Variant, size: int) -> int:
     """Of the products with identity matrices that stand for heads that do not talk: plain attention has none."""
     if variant.talking_heads:
         return 0

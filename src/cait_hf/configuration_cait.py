@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""CaiT configuration: geometry and regularization of "Going deeper with Image Transformers" (arXiv 2103.17239).
+"""CaiT configuration: architecture and regularization of "Going deeper with Image Transformers" (arXiv 2103.17239).
 
 Defaults are those of the smallest official checkpoint, `XXS24_224` (facebookresearch/deit, `cait_models.py`).
 """

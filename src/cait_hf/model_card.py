@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Model cards of CaiT, and the multiply-adds that they state.
+"""Model cards of CaiT, and the MACs that they state.
 
 The text is `model_card_template.md` beside this file; every figure in it comes from the configuration or from
 `checkpoints.py`. What the card says of the training is from the authors' own words: deit's `README_cait.md` and the
@@ -72,7 +72,7 @@ def render_model_card(
         model_name=model_name,
         config=config,
         image_size=as_pair(config.image_size),
-        multiply_adds=multiply_adds(config),
+        macs=macs(config),
         checkpoint=checkpoint,
         test_sets=TEST_SETS,
         timm_results_url=TIMM_RESULTS_URL,
@@ -86,8 +86,8 @@ def render_model_card(
     return str(card).rstrip("\n") + "\n"
 
 
-def multiply_adds(config: CaitConfig) -> int:
-    """Multiply-adds of one image of `config.image_size`: the patch projection, every linear layer, the two products
+def macs(config: CaitConfig) -> int:
+    """MACs of one image of `config.image_size`: the patch projection, every linear layer, the two products
     of each attention and the two mixings of its heads. Norms, softmax, activations and additions are not counted."""
     rows, columns = (size // patch for size, patch in zip(as_pair(config.image_size), as_pair(config.patch_size)))
     patch_height, patch_width = as_pair(config.patch_size)
@@ -156,4 +156,4 @@ def _eval_results(checkpoint: CaitCheckpoint) -> list[EvalResult]:
     ]
 
 
-__all__ = ["TEST_SETS", "multiply_adds", "render_model_card"]
+__all__ = ["TEST_SETS", "macs", "render_model_card"]

@@ -696,7 +696,7 @@ class CaitModel(CaitPreTrainedModel):
     """CaiT without a head: a patch stage, then a class stage in which the class token gathers what it needs.
 
     Args:
-        config ([`CaitConfig`]): geometry and regularization.
+        config ([`CaitConfig`]): architecture and regularization.
         add_class_stage (`bool`, defaults to `True`): whether there are a class token and class layers.
         use_mask_token (`bool`, defaults to `False`): whether there is a token for masked patches.
 

@@ -73,7 +73,7 @@ def load_source(source: str, checkpoint: CaitCheckpoint | None = None) -> Source
             ) from None
         loaded = load_official_file(download(checkpoint), checkpoint)
     if loaded.checkpoint is not None:
-        check_geometry(loaded.config, loaded.checkpoint)
+        check_architecture(loaded.config, loaded.checkpoint)
     return loaded
 
 
@@ -177,7 +177,7 @@ def check_download(
         raise OSError(f"The download of {checkpoint.official_name} has {found}, but it must have {expected}.")
 
 
-def check_geometry(config: CaitConfig, checkpoint: CaitCheckpoint) -> None:
+def check_architecture(config: CaitConfig, checkpoint: CaitCheckpoint) -> None:
     """Raise ValueError if `config` is not of the network that `checkpoint` is."""
     for name, expected in checkpoint.config_kwargs.items():
         # LayerScale at the start of training is not in the weights.

@@ -131,7 +131,7 @@ def infer_config_kwargs(official_state_dict: Mapping[str, Any]) -> dict[str, Any
     """Read the arguments of `CaitConfig` that the weights determine off an official CaiT checkpoint.
 
     The grid of patches is taken to be square. LayerScale at the start of training, which the weights no longer show,
-    is that of the official checkpoints with this geometry, else the paper's by depth.
+    is that of the official checkpoints with this architecture, else the paper's by depth.
 
     Args:
         official_state_dict: as for `convert_official_state_dict`.
@@ -148,20 +148,20 @@ def infer_config_kwargs(official_state_dict: Mapping[str, Any]) -> dict[str, Any
     side = math.isqrt(sizes["N"])
     if side**2 != sizes["N"]:
         raise ValueError(f"pos_embed has {sizes['N']} patches, but the number must be a square: height = width.")
-    geometry = {
+    architecture = {
         "hidden_size": sizes["D"],
         "num_hidden_layers": _depth(official, "blocks"),
         "num_class_attention_layers": _depth(official, "blocks_token_only"),
         "num_attention_heads": sizes["H"],
         "intermediate_size": sizes["I"],
     }
-    return geometry | {
+    return architecture | {
         "image_size": int_if_square((side * sizes["P"], side * sizes["Q"])),
         "patch_size": int_if_square((sizes["P"], sizes["Q"])),
         "num_channels": sizes["C"],
         "qkv_bias": "blocks.0.attn.qkv.bias" in official,
         "num_labels": sizes.get("L", 0),
-        "layer_scale_init_value": _layer_scale_init_value(geometry),
+        "layer_scale_init_value": _layer_scale_init_value(architecture),
     }
 
 
@@ -273,11 +273,11 @@ def _first(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
-def _layer_scale_init_value(geometry: Mapping[str, int]) -> float:
+def _layer_scale_init_value(architecture: Mapping[str, int]) -> float:
     xxs36 = architecture_kwargs("cait_xxs36_224")  # the one that departs from the rule
-    if geometry.items() <= xxs36.items():
+    if architecture.items() <= xxs36.items():
         return xxs36["layer_scale_init_value"]
-    return default_layer_scale_init_value(geometry["num_hidden_layers"])
+    return default_layer_scale_init_value(architecture["num_hidden_layers"])
 
 
 __all__ = ["convert_official_state_dict", "convert_to_official_state_dict", "infer_config_kwargs"]

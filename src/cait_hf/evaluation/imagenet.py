@@ -141,7 +141,7 @@ def load_rows(
     label: Labeller,
     image_column_name: str | None = None,
 ) -> EvaluationImages | EvaluationImageStream:
-    """Images of a data set of the Hub, or of a local one that `load_dataset` knows.
+    """Images of a dataset of the Hub, or of a local one that `load_dataset` reads.
 
     An image's name is that of its file; in a WebDataset without labels, its folder is the class.
     """

@@ -32,7 +32,7 @@ class CorruptImageError(ValueError):
 
 
 def decode(stored: Any, image_type: datasets.Image) -> PIL.Image.Image:
-    """The image in a cell of a data set that was loaded with `datasets.Image(decode=False)`.
+    """The image in a cell of a dataset that was loaded with `datasets.Image(decode=False)`.
 
     `stored` is {"bytes", "path"}, the path of a file or the bytes of one.
 

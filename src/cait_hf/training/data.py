@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""From folders or data sets of labeled images to the batches of an image classifier.
+"""From folders or datasets of labeled images to the batches of an image classifier.
 
 Labels are matched by the names of the classes, never by their numbers: two folders number their classes differently
 as soon as one lacks a class.

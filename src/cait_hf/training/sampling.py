@@ -20,7 +20,7 @@ class TrainSampler(torch.utils.data.Sampler[int]):
     images. As there, the views of an image go to different processes if there are several.
 
     Args:
-        num_images (`int`): of the whole data set.
+        num_images (`int`): of the whole dataset.
         randomness ([`Randomness`]): tells seed and epoch.
         views (`int`): of each image in an epoch; 1 is plain shuffling.
         batch_size, num_processes (`int`): accelerate deals batches of `batch_size` to the processes in turn.
