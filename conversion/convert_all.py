@@ -5,7 +5,7 @@
     python conversion/convert_all.py --source downloads --output_dir converted --push_to_hub ORG --remote_code
 
 `--source` is `official` (the authors' files from their server), `timm` (timm's repositories on the Hub) or a folder
-that holds the authors' files (`XXS24_224.pth`) or timm's repositories (`cait_xxs24_224.fb_dist_in1k/`).
+that contains the authors' files (`XXS24_224.pth`) or timm's repositories (`cait_xxs24_224.fb_dist_in1k/`).
 
 What is finished is written down in `conversion.json` in the output folder: a checkpoint whose source and files still
 have the hashes written there is not converted again. One that fails does not stop the others; the exit code is then 1.
@@ -190,7 +190,7 @@ def finished_row(checkpoint: CaitCheckpoint, args: argparse.Namespace) -> Row | 
 
 
 def local_weights(source: str, checkpoint: CaitCheckpoint) -> Path | None:
-    """The file whose hash the record holds; None for a repository on the Hub and for what is not downloaded yet."""
+    """The file whose hash the record contains; None for a repository on the Hub and for what is not downloaded yet."""
     if source == checkpoint.official_name:
         path = official_cache_file(checkpoint)
         return path if path.is_file() else None

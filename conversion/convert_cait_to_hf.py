@@ -5,7 +5,7 @@
 
 `--source` is a file in the official format (`.pth`, or `.safetensors` with the same keys), the name of an official
 checkpoint to download (`XXS24_224`), a repository of timm on the Hub (`timm/cait_xxs24_224.fb_dist_in1k`), or a folder
-with timm's `config.json` and weights. The folder written holds config.json, model.safetensors,
+with timm's `config.json` and weights. The folder written contains config.json, model.safetensors,
 preprocessor_config.json and a model card; it appears complete or not at all.
 
 The same command in an installed package is `cait-hf convert`.

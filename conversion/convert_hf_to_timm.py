@@ -5,7 +5,7 @@
     python -c "import timm; timm.create_model('local-dir:cait-for-timm', pretrained=True)"
 
 The way back from `convert_cait_to_hf.py`. timm itself is not needed. `architecture` is timm's name of the official
-architecture (`timm/models/cait.py`); `model_args` holds what differs from it.
+architecture (`timm/models/cait.py`); `model_args` contains what differs from it.
 """
 
 import argparse

@@ -4,7 +4,7 @@
     python conversion/render_model_cards.py
     python conversion/render_model_cards.py --check
 
-Text and figures are those of `cait_hf.model_card` and `cait_hf.checkpoints`. These cards come without a conversion, so
+Text and numbers are those of `cait_hf.model_card` and `cait_hf.checkpoints`. These cards come without a conversion, so
 they name no converted file; `convert_cait_to_hf.py` writes such a card into every folder that it makes.
 """
 

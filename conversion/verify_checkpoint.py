@@ -7,8 +7,8 @@
 The input are two images given by a formula (`formula_images`), larger than the model's so that resizing and
 cropping count, prepared by the checkpoint's own image processor on Pillow. The model runs in float32 on the CPU.
 
-`expected_logits.json` holds an entry for each of the ten official checkpoints and one for a small synthetic one; that
-of a checkpoint is found by the architecture in its configuration. Logits in it are timm's, for weights that were
+`expected_logits.json` contains an entry for each of the ten official checkpoints and one for a small synthetic one;
+that of a checkpoint is found by the architecture in its configuration. Logits in it are timm's, for weights that were
 converted back by `cait_hf.state_dict`; an entry without logits says why. `--record` fills in the entry in a file of
 the kind, after the checkpoint has been found to agree with timm. The exit code is 0 if all logits agree and 1
 otherwise.

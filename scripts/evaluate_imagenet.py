@@ -8,10 +8,10 @@
 
 Any model that `AutoModelForImageClassification` loads, with the 1000 classes of ImageNet-1k, prepared as its image
 processor says (crop 1.0 for CaiT). --data_dir has subfolders named by synset or number, or all images, with
---labels_file. For the official CaiT checkpoints the published figures and timm's stand beside ours.
+--labels_file. For the official CaiT checkpoints the published accuracies and timm's stand beside ours.
 
-A run that was interrupted goes on where it was when the same command is given again: the ranks of the right classes
-are kept beside the results, and a file of another model, other data or other settings is refused.
+Rerun the same command after an interruption: the evaluation resumes. The ranks of the correct classes are kept beside
+the results, and a file of another model, other data or other settings is refused.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def evaluate_command(args: argparse.Namespace):
     ranks.open(accelerator, partial(settings_of, args, model, prepare, images))
     kept = len(ranks)
     if kept:
-        accelerator.print(f"Going on: {ranks.path} has {kept:,} images.")
+        accelerator.print(f"Resuming: {ranks.path} has {kept:,} images.")
     start = time.perf_counter()
     loader = load_remaining(images, args, ranks, prepare)
     if loader is not None:
@@ -168,7 +168,7 @@ def load_images(args: argparse.Namespace) -> EvaluationImages | EvaluationImageS
 
 
 def load_classifier(source: str, dtype: torch.dtype) -> tuple[torch.nn.Module, object]:
-    """The model and its image processor, on Pillow as in the evaluations whose figures are compared.
+    """The model and its image processor, on Pillow as in the evaluations that are compared.
 
     Raises:
         ValueError: if the weights lack tensors: a new classifier would be evaluated otherwise.
@@ -289,7 +289,7 @@ def load_remaining(
 def compare(
     fractions: dict[str, float], num_images: int, checkpoint: CaitCheckpoint | None, test_set: str
 ) -> dict[str, dict[str, float | None]]:
-    """Percentages by "top1" and "top5": ours, the standard error of a binomial fraction, and the figures of others."""
+    """Percentages by "top1" and "top5": ours, the standard error of a binomial fraction, and those of others."""
     rows = {
         name: {"ours": 100 * fraction, "standard_error": 100 * (fraction * (1 - fraction) / num_images) ** 0.5}
         for name, fraction in fractions.items()
@@ -299,10 +299,10 @@ def compare(
         others = {"timm": getattr(checkpoint.timm_accuracy, test_set)}
     if checkpoint is not None and test_set == "imagenet" and checkpoint.published_top1 is not None:
         others = {"published": (checkpoint.published_top1, checkpoint.published_top5), **others}
-    for source, figures in others.items():
-        for row, figure in zip(rows.values(), figures):
-            row[source] = figure
-            row[f"difference from {source}"] = None if figure is None else row["ours"] - figure
+    for source, values in others.items():
+        for row, value in zip(rows.values(), values):
+            row[source] = value
+            row[f"difference from {source}"] = None if value is None else row["ours"] - value
     return rows
 
 
@@ -340,7 +340,7 @@ def notes(
     elif checkpoint.published_top1_source and args.test_set == "imagenet":
         found.append(f"Published: {checkpoint.published_top1_source}.")
     if checkpoint is not None and results["image_size"] != 2 * [checkpoint.image_size]:
-        found.append(f"The figures of others are at {checkpoint.image_size} x {checkpoint.image_size} pixels.")
+        found.append(f"The accuracies of others are at {checkpoint.image_size} x {checkpoint.image_size} pixels.")
     return found
 
 

@@ -5,8 +5,8 @@
     python scripts/export.py cait-xxs24-224 cait-xxs24-224-any-size --dynamic_size
 
 The batch size is free. With --dynamic_size height and width are free too: multiples of the patch size, at least two
-patches each; the position table is resized inside the graph. Transformers' exporters do the work; the folder holds
-the program, its export.json and config.json, the image processor, and loads with
+patches each; the position embeddings are resized inside the graph. Transformers' exporters do the work; the folder
+contains the program, its export.json and config.json, the image processor, and loads with
 
     import cait_hf
     from transformers.exporters.base import ExportedModel

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None):
     parser.add_argument(
         "--output_dir", type=Path, default=Path(__file__).resolve().parents[1] / "outputs", help="default: %(default)s"
     )
-    parser.add_argument("--epochs", type=float, default=8, help="passes over the digits (default: %(default)s)")
+    parser.add_argument("--epochs", type=float, default=8, help="epochs over the digits (default: %(default)s)")
     parser.add_argument("--max_steps", type=int, default=-1, help="stop after this many steps, whatever --epochs says")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -66,14 +66,14 @@ def classify_clothes(image_file: Path):
     for label, prediction in zip(labels[:DRAWN], predictions):
         guesses = ", ".join(f"{guess['label']} ({guess['score']:.1%})" for guess in prediction)
         print(f"  {label:<10}  {guesses}")
-    right = [label == prediction[0]["label"] for label, prediction in zip(labels, predictions)]
-    print(f"Of all {len(images)} images of the sample it names {sum(right)} right, {np.mean(right):.1%}.")
+    correct = [label == prediction[0]["label"] for label, prediction in zip(labels, predictions)]
+    print(f"Of all {len(images)} images of the sample it names {sum(correct)} correctly, {np.mean(correct):.1%}.")
 
     pixel_values = image_processor(images[:DRAWN], return_tensors="pt")["pixel_values"]
     maps = class_attention_maps(model, pixel_values)[:, -1].mean(axis=1)  # last class layer, mean of its heads
     enlarged = [image.resize((168, 168), Image.Resampling.BICUBIC) for image in images[:DRAWN]]
     overlays = [overlay_attention(image, attention) for image, attention in zip(enlarged, maps)]
-    title = f"CaiT's best guesses ({sum(right[:DRAWN])} of {DRAWN} right) and where its class token looked"
+    title = f"CaiT's best guesses ({sum(correct[:DRAWN])} of {DRAWN} correct) and where its class token looked"
     drawing = prediction_grid(enlarged, predictions[:DRAWN], labels[:DRAWN], overlays, title=title, image_size=168)
     drawing.save(image_file)
 

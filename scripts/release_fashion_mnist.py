@@ -109,7 +109,7 @@ def describe(folder: Path, results: dict):
 
 @torch.no_grad()
 def predict(folder: Path, images: datasets.Dataset, batch_size: int = 250) -> np.ndarray:
-    """Class of each image, computed in float32 whatever the file holds."""
+    """Class of each image, computed in float32 whatever the file contains."""
     model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
     image_processor = CaitImageProcessorPil.from_pretrained(folder)
     found = []
@@ -134,7 +134,7 @@ def interval(accuracies: list[float]) -> str:
 
 
 def fraction(accuracy: float, images: int) -> str:
-    """A fraction of right answers in percent with Wilson's 95 % interval."""
+    """A fraction of correct answers in percent with Wilson's 95 % interval."""
     z = stats.norm.ppf(0.975)
     middle = (accuracy + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * math.sqrt(accuracy * (1 - accuracy) / images + (z / (2 * images)) ** 2)
@@ -200,14 +200,14 @@ print(pipeline("image-classification", CHECKPOINT)(images[0]), labels[0])
 
 On the 10,000 test images, by which nothing was chosen: {interval} % (mean of {seeds} seeds, 95 % interval over
 seeds: {accuracies}). The shipped one, the best of them on 5,000 held-out training images, names
-{shipped} right (95 % interval over images, Wilson's); its float16 file and the float32
+{shipped} correct (95 % interval over images, Wilson's); its float16 file and the float32
 training result agree on {shipped_agrees_with_float32:.2%} of the images.
 Of the {sample_images} in `sample.parquet`, the first of the test
-split, it names {sample_correct} right.
+split, it names {sample_correct} correctly.
 
 True class in the rows, prediction in the columns:
 
-| | {header} | right |
+| | {header} | correct |
 |{rule}|
 {rows}
 

@@ -8,9 +8,9 @@ the Hub), by a recipe and with flags of your own, which win:
         --model_name_or_path timm/cait_xxs24_224.fb_dist_in1k \\
         --train_dir images/train --validation_dir images/validation --output_dir outputs/finetuned
 
-Every flag of `transformers.TrainingArguments` holds. The same command, given again after an interruption, goes on from
-the last checkpoint to the same result. `run_image_classification_no_trainer.py` takes the same flags and writes the
-same files; its loop is there to be read and changed.
+Every flag of `transformers.TrainingArguments` applies. Rerun the same command after an interruption: training resumes
+from the last checkpoint with the same result. `run_image_classification_no_trainer.py` takes the same flags and writes
+the same files; its loop is there to be read and changed.
 """
 
 import sys
@@ -18,13 +18,13 @@ import sys
 from huggingface_hub.errors import StrictDataclassError
 
 from cait_hf.evaluation.metrics import ClassificationMetrics, best_classes
-from cait_hf.training.experiment import in_a_sentence, prepare, set_up_logging
+from cait_hf.training.experiment import error_message, prepare, set_up_logging
 from cait_hf.training.outputs import finish
 from cait_hf.training.trainer import ImageClassificationTrainer
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Run the script and return what it writes to `all_results.json`; wrong input ends it with a sentence."""
+    """Run the script and return what it writes to `all_results.json`; wrong input ends it with an error message."""
     set_up_logging()
     try:
         experiment = prepare(sys.argv[1:] if argv is None else argv)
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             state_dict=state_dict,
         )
     except (FloatingPointError, OSError, ValueError) as error:
-        sys.exit(in_a_sentence(error))
+        sys.exit(error_message(error))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from cait_hf.losses import image_classification_loss
 from cait_hf.training.arguments import TrainingArguments
 from cait_hf.training.data import ImageStream
 from cait_hf.training.ema import ModelEma
-from cait_hf.training.experiment import Experiment, in_a_sentence, prepare, set_up_logging
+from cait_hf.training.experiment import Experiment, error_message, prepare, set_up_logging
 from cait_hf.training.models import plain_model
 from cait_hf.training.optimization import make_optimizer, make_scheduler
 from cait_hf.training.outputs import finish
@@ -67,7 +67,7 @@ SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Run the script and return what it writes to `all_results.json`; wrong input ends it with a sentence."""
+    """Run the script and return what it writes to `all_results.json`; wrong input ends it with an error message."""
     set_up_logging()
     try:
         experiment = prepare(sys.argv[1:] if argv is None else argv)
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             state_dict=state_dict,
         )
     except (FloatingPointError, OSError, ValueError) as error:
-        sys.exit(in_a_sentence(error))
+        sys.exit(error_message(error))
 
 
 def check_flags(args: TrainingArguments):
@@ -155,7 +155,7 @@ class Loop:
         )
 
     def train(self) -> dict[str, float]:
-        """All epochs, or those behind the checkpoint to go on from; returns `train_...` figures."""
+        """All epochs, or those after the checkpoint to resume from; returns the `train_...` metrics."""
         args = self.experiment.training_args
         self.per_epoch, num_epochs, max_steps = length_of_training(self.train_loader, args)
         self.scheduler = make_scheduler(self.optimizer, self.experiment.recipe, args, max_steps)
@@ -194,7 +194,7 @@ class Loop:
         self.log_evaluate_save()
 
     def accumulated_batches(self, steps_taken: int) -> Iterator[list[dict[str, torch.Tensor]]]:
-        """The batches of each step of an epoch, behind those of the steps that were taken before an interruption."""
+        """The batches of each step of an epoch, after those of the steps that were taken before an interruption."""
         per_step = self.experiment.training_args.gradient_accumulation_steps
         loader = self.train_loader
         if steps_taken and self.experiment.streaming:
@@ -266,12 +266,12 @@ class Loop:
         control.should_log = control.should_evaluate = control.should_save = False
         self.timer.skip()
 
-    def log(self, figures: dict[str, float]):
-        figures = {**figures, "epoch": round(self.state.epoch, 4)}
-        self.state.log_history.append({**figures, "step": self.state.global_step})
-        self.accelerator.log(figures, step=self.state.global_step)
+    def log(self, metrics: dict[str, float]):
+        metrics = {**metrics, "epoch": round(self.state.epoch, 4)}
+        self.state.log_history.append({**metrics, "step": self.state.global_step})
+        self.accelerator.log(metrics, step=self.state.global_step)
         if not self.quiet:
-            self.bar.write(str(figures)) if hasattr(self, "bar") else print(figures)
+            self.bar.write(str(metrics)) if hasattr(self, "bar") else print(metrics)
 
     def is_best(self, metrics: dict[str, float]) -> bool:
         """Whether an evaluation is the best so far; the state remembers it."""

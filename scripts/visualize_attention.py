@@ -15,8 +15,8 @@ columns count from 0; a negative layer or head counts from the end.
              --layer N back to the output of N patch layers only, 0 being the embeddings. A GIF goes through all
 
 The model sees the largest centered part of the image that has the shape of --image_size, the rest is dimmed; with
---whole it sees everything, its position table resized. Each map is colored from its own lowest to its highest value.
-patch and rollout hold layers * heads * patches**2 numbers: at large sizes that is gigabytes (see
+--whole it sees everything, its position embeddings resized. Each map is colored from its own lowest to its highest
+value. patch and rollout hold layers * heads * patches**2 numbers: at large sizes that is gigabytes (see
 `patch_attention_maps`). In Python the same comes as numpy arrays from `cait_hf.visualization`.
 """
 

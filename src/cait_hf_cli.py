@@ -66,7 +66,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
     subcommand("list", list_checkpoints, "The ten official checkpoints, their sizes and accuracies.", "cait-hf list")
 
-    text = "Classify images. A file that cannot be read is reported, the rest goes on; the exit code is then 1."
+    text = (
+        "Classify images. A file that cannot be read is reported, the others are classified; the exit code is then 1."
+    )
     example = "cait-hf classify cat.jpg holidays/ 'more/*.png' --model XXS24_224 --top_k 3"
     classifying = subcommand("classify", classify, text, example)
     classifying.add_argument("images", nargs="+", metavar="IMAGE", help="File, folder (and all below) or pattern.")

@@ -3,8 +3,8 @@
 
     RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python tests/distributed_worker.py FOLDER SCENARIO...
 
-`FOLDER` holds the models to start from; each process leaves `SCENARIO-<rank>.pt` there. In the single process of the
-tests, `train` and `trainer` make the reference: the same steps on whole batches.
+`FOLDER` contains the models to start from; each process leaves `SCENARIO-<rank>.pt` there. In the single process of
+the tests, `train` and `trainer` make the reference: the same steps on whole batches.
 """
 
 import signal
@@ -47,7 +47,7 @@ def train(
     accumulate: int = 1,
     no_sync: type[AbstractContextManager] = nullcontext,
 ) -> dict:
-    """Three steps of SGD with momentum on one of equal parts of every batch: losses, gradients, weights behind them.
+    """Three steps of SGD with momentum on one of equal parts of every batch: losses, gradients, weights after them.
 
     Not Adam, which would blow the rounding of a zero gradient up to a whole step.
     """

@@ -32,10 +32,10 @@ def tiny_config(**overrides) -> CaitConfig:
 def randomize_(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Draw every parameter so that each contributes visibly to the logits; returns the model in evaluation mode.
 
-    The scores have a standard deviation of a few units, so the softmax is neither flat nor one-hot; the head mixings
-    are far from the identity; no bias is zero. What adds the same vector to all patches (biases, above all that of the
-    second mixing, which all values share) is kept small: larger, it makes the patches of a deep model alike, and
-    attention over equal patches says nothing.
+    The scores have a standard deviation of a few units, so the softmax is neither flat nor one-hot; the talking-heads
+    projections are far from the identity; no bias is zero. What adds the same vector to all patches (biases, above all
+    that of the post-softmax projection, which all values share) is kept small: larger, it makes the patches of a deep
+    model alike, and attention over equal patches says nothing.
     """
     generator = torch.Generator().manual_seed(seed)
     num_patches = model.get_position_embeddings().shape[1]

@@ -114,7 +114,7 @@ def test_stages(asked, features, indices):
 
 
 @pytest.mark.parametrize(
-    ("asked", "sentence"),
+    ("asked", "message"),
     [
         ({"out_indices": [4]}, r"out_indices is \[4\], but it must be .* from 0 \(the stem\) to 3"),
         ({"out_indices": [-5]}, r"out_indices is \[-5\], but it must be .* from -4 to -1"),
@@ -133,16 +133,16 @@ def test_stages(asked, features, indices):
         ({"out_features": ["stage1"], "out_indices": [2]}, "out_features and out_indices"),
     ],
 )
-def test_stages_that_do_not_exist(asked, sentence, folder):
-    with pytest.raises(ValueError, match=sentence):
+def test_stages_that_do_not_exist(asked, message, folder):
+    with pytest.raises(ValueError, match=message):
         tiny_config(**asked)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=message):
         CaitBackbone.from_pretrained(folder, **asked)
     config = tiny_config()
     if len(asked) == 1:
         ((name, value),) = asked.items()
         for target in (config, CaitBackbone(config)):
-            with pytest.raises(ValueError, match=sentence):
+            with pytest.raises(ValueError, match=message):
                 setattr(target, name, value)
 
 

@@ -206,7 +206,7 @@ def test_training_step_of_an_attention_reaches_queries_keys_and_values(name, req
     assert all(parameter.grad.abs().sum() > 0 for parameter in given)
 
 
-# From samples to figures
+# From samples to metrics
 
 
 def test_ratio_is_taken_round_by_round():

@@ -43,7 +43,7 @@ def test_names_and_sizes_are_those_of_timm(checkpoint):
 
 
 @every_checkpoint
-def test_figures_agree_with_each_other(checkpoint):
+def test_accuracies_agree_with_each_other(checkpoint):
     assert checkpoint.timm_gmacs == pytest.approx(checkpoint.published_gmacs, rel=0.02)
     assert (checkpoint.published_top1 is None) == (checkpoint.published_top1_source is None)
     if checkpoint.published_top1:

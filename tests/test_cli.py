@@ -240,7 +240,7 @@ def test_info_of_a_folder(model, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments, sentence",
+    "arguments, message",
     [
         (["classify", "a.png", "--model", "{tmp}/nowhere"], "which is neither a folder nor the id of a repository"),
         (["classify", "a.png", "--model", "tester/nowhere"], "tester/nowhere"),
@@ -250,13 +250,13 @@ def test_info_of_a_folder(model, capsys):
         (["verify", "{tmp}/nowhere"], "which is neither a folder nor the id of a repository"),
     ],
 )
-def test_errors_without_a_traceback(arguments, sentence, hub, tmp_path, capsys):
+def test_errors_without_a_traceback(arguments, message, hub, tmp_path, capsys):
     if arguments[0] == "verify":
         pytest.importorskip("timm", reason="its absence is reported first")
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]
     assert run(*arguments) == 1
     error = capsys.readouterr().err.strip()
-    assert error.startswith("error: ") and sentence in error and len(error.splitlines()) == 1
+    assert error.startswith("error: ") and message in error and len(error.splitlines()) == 1
     with pytest.raises((OSError, ValueError)):
         run(*arguments, "--debug")
 

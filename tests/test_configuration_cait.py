@@ -60,7 +60,7 @@ def test_resolved_layer_scale_is_saved_and_an_explicit_one_kept(tmp_path):
         ({"hidden_act": "gelo"}, ["hidden_act is 'gelo'", "gelu"]),
     ],
 )
-def test_wrong_value_is_refused_in_a_sentence(arguments, words):
+def test_wrong_value_is_refused_with_an_error_message(arguments, words):
     with pytest.raises(ValueError) as error:
         CaitConfig(**arguments)
     for word in words:

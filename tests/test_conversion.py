@@ -99,12 +99,12 @@ def to_timm(source, output_dir, *options):
     return convert_hf_to_timm.main(["--source", str(source), "--output_dir", str(output_dir), *options])
 
 
-def assert_refused(exit_code, capsys, sentence, folder):
-    """One sentence on the standard error, exit code 1, and nothing left in `folder`."""
+def assert_refused(exit_code, capsys, message, folder):
+    """One error message on the standard error, exit code 1, and nothing left in `folder`."""
     errors = capsys.readouterr().err.strip().splitlines()
     assert exit_code == 1
     assert len(errors) == 1 and errors[0].startswith("error: "), errors
-    assert sentence in errors[0]
+    assert message in errors[0]
     assert list(folder.iterdir()) == []
 
 
@@ -319,8 +319,8 @@ def test_download_that_is_too_short_is_fetched_again(tiny_xxs24, torch_hub, tmp_
     whole = write_pth(tmp_path / "source.pth", tiny_official_tensors(tiny_xxs24))
     files[tiny_xxs24.url] = tmp_path / "short.pth"
     files[tiny_xxs24.url].write_bytes(whole.read_bytes()[: 4 * tiny_xxs24.num_parameters - 1])
-    sentence = f"The download of XXS24_224 has {4 * tiny_xxs24.num_parameters - 1:,} bytes, but it must have"
-    assert_refused(to_hf("XXS24_224", workplace / "model"), capsys, sentence, workplace)
+    message = f"The download of XXS24_224 has {4 * tiny_xxs24.num_parameters - 1:,} bytes, but it must have"
+    assert_refused(to_hf("XXS24_224", workplace / "model"), capsys, message, workplace)
     files[tiny_xxs24.url] = whole
     assert to_hf("XXS24_224", workplace / "model") == 0
     assert len(fetched) == 2
@@ -330,8 +330,8 @@ def test_download_of_another_checkpoint(tiny_xxs24, torch_hub, tmp_path, workpla
     files, _ = torch_hub
     deeper = CaitConfig(**{**tiny_xxs24.config_kwargs, "num_hidden_layers": 4}, num_labels=1000)
     files[tiny_xxs24.url] = write_pth(tmp_path / "source.pth", official_tensors(deeper))
-    sentence = "num_hidden_layers is 4 in the source, but in XXS24_224 it is 3"
-    assert_refused(to_hf("XXS24_224", workplace / "model"), capsys, sentence, workplace)
+    message = "num_hidden_layers is 4 in the source, but in XXS24_224 it is 3"
+    assert_refused(to_hf("XXS24_224", workplace / "model"), capsys, message, workplace)
 
 
 def publish(hub, folder, repo_id, **more):
@@ -361,14 +361,14 @@ def test_timm_repository_with_other_weights(known, hub, tmp_path, workplace, cap
     if known == "sha256":
         checkpoint = replace(checkpoint, timm_file_sha256=files.sha256_of(good / "model.safetensors"))
         bad = write_tiny_timm_folder(tmp_path / "bad", checkpoint, tiny_official_tensors(checkpoint, seed=1))
-        sentence = f"but it must have SHA-256 {checkpoint.timm_file_sha256}"
+        message = f"but it must have SHA-256 {checkpoint.timm_file_sha256}"
     else:
         half = {key: tensor.half() for key, tensor in official.items()}
         bad = write_tiny_timm_folder(tmp_path / "bad", checkpoint, half)
-        sentence = f"but it must have {4 * checkpoint.num_parameters:,} bytes"
+        message = f"but it must have {4 * checkpoint.num_parameters:,} bytes"
     monkeypatch.setattr(sources, "find_checkpoint", lambda name: checkpoint)
     publish(hub, bad, checkpoint.timm_repo)
-    assert_refused(to_hf(checkpoint.timm_repo, workplace / "model"), capsys, sentence, workplace)
+    assert_refused(to_hf(checkpoint.timm_repo, workplace / "model"), capsys, message, workplace)
     hub.requests.clear()
     assert to_hf(checkpoint.timm_repo, workplace / "model") == 1
     assert hub.count(r"GET .*resolve/.*/model\.safetensors") == 1
@@ -405,7 +405,7 @@ def test_repository_out_of_reach(hub, workplace, capsys):
 
 
 def test_model_card_of_weights_of_ones_own(official, tmp_path):
-    """It claims neither ImageNet, nor a license, nor the published figures."""
+    """It claims neither ImageNet, nor a license, nor the published accuracies."""
     assert to_hf(write_pth(tmp_path / "weights.pth", official), tmp_path / "model") == 0
     card = ModelCard.load(tmp_path / "model" / "README.md")
     assert card.data.license is None and card.data.datasets is None and card.data.library_name == "transformers"
@@ -426,7 +426,7 @@ OPCODES = {  # each calls exec with a text
     "INST": b"(V%s\nibuiltins\nexec\n.",
     "OBJ": b"(cbuiltins\nexec\nV%s\no.",
     "STACK_GLOBAL": b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93V%s\n\x85R.",
-    "behind a dictionary": b"}0cbuiltins\nexec\n(V%s\ntR.",
+    "after a dictionary": b"}0cbuiltins\nexec\n(V%s\ntR.",
 }
 
 
@@ -447,7 +447,7 @@ def write_pickle(file: Path, content: bytes, container: str):
 def test_code_in_a_pickle_does_not_run(opcode, container, tmp_path, workplace, capsys):
     marker, source = tmp_path / "marker", tmp_path / "weights.pth"
     write_pickle(source, OPCODES[opcode] % (CODE % str(marker)).encode(), container)
-    assert_refused(to_hf(source, workplace / "model"), capsys, "holds more than tensors", workplace)
+    assert_refused(to_hf(source, workplace / "model"), capsys, "contains more than tensors", workplace)
     assert not marker.exists()
     if container == "bare pickle":
         pickle.loads(source.read_bytes())
@@ -462,7 +462,7 @@ def test_code_in_a_pickle_of_a_repository_does_not_run(official, tmp_path, workp
     marker, folder = tmp_path / "marker", write_timm_folder(tmp_path / "timm", official)
     (folder / "model.safetensors").unlink()
     write_pickle(folder / "pytorch_model.bin", OPCODES["REDUCE"] % (CODE % str(marker)).encode(), "zip")
-    assert_refused(to_hf(folder, workplace / "model"), capsys, "holds more than tensors", workplace)
+    assert_refused(to_hf(folder, workplace / "model"), capsys, "contains more than tensors", workplace)
     with pytest.raises(Exception, match="(?i)weights_only|unsupported"):
         CaitForImageClassification.from_pretrained(folder)
     assert not marker.exists()
@@ -531,7 +531,7 @@ def test_truncated_file(official, fraction, suffix, tmp_path, workplace, capsys)
 
 
 @pytest.mark.parametrize(
-    "change, sentence",
+    "change, message",
     [
         (lambda official: without(official, "norm.bias"), "1 missing: norm.bias (48)"),
         (lambda official: {**official, "extra": torch.zeros(1)}, "1 unknown: extra"),
@@ -546,19 +546,19 @@ def test_truncated_file(official, fraction, suffix, tmp_path, workplace, capsys)
     ],
     ids=["missing", "unknown", "shape", "patches", "ViT", "ours", "empty"],
 )
-def test_weights_that_do_not_fit(official, change, sentence, tmp_path, workplace, capsys):
+def test_weights_that_do_not_fit(official, change, message, tmp_path, workplace, capsys):
     source = write_pth(tmp_path / "weights.pth", change(official))
-    assert_refused(to_hf(source, workplace / "model"), capsys, sentence, workplace)
+    assert_refused(to_hf(source, workplace / "model"), capsys, message, workplace)
 
 
 def test_weights_and_configuration_that_disagree(official, tmp_path, workplace, capsys):
     folder = write_timm_folder(tmp_path / "timm", official, model_args={**TINY_TIMM, "img_size": 64})
-    sentence = "cait.embeddings.position_embeddings is (1, 16, 48), not (1, 64, 48)"
-    assert_refused(to_hf(folder, workplace / "model"), capsys, sentence, workplace)
+    message = "cait.embeddings.position_embeddings is (1, 16, 48), not (1, 64, 48)"
+    assert_refused(to_hf(folder, workplace / "model"), capsys, message, workplace)
 
 
 @pytest.mark.parametrize(
-    "config, sentence",
+    "config, message",
     [
         ({"model_type": "vit"}, "is of model_type 'vit', but it must be timm's"),
         ({"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {}}, "architecture is 'vit_tiny_patch16_224'"),
@@ -569,14 +569,14 @@ def test_weights_and_configuration_that_disagree(official, tmp_path, workplace, 
     ],
     ids=str,
 )
-def test_configuration_of_another_model(official, config, sentence, tmp_path, workplace, capsys):
+def test_configuration_of_another_model(official, config, message, tmp_path, workplace, capsys):
     folder = write_timm_folder(tmp_path / "timm", official)
     (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
-    assert_refused(to_hf(folder, workplace / "model"), capsys, sentence, workplace)
+    assert_refused(to_hf(folder, workplace / "model"), capsys, message, workplace)
 
 
 @pytest.mark.parametrize(
-    "source, sentence",
+    "source, message",
     [
         ("{tmp}/empty", "it has no config.json"),
         ("{tmp}/no_weights", "neither model.safetensors nor pytorch_model.bin"),
@@ -586,15 +586,15 @@ def test_configuration_of_another_model(official, config, sentence, tmp_path, wo
         ("XXS99", "neither a file nor a folder nor a repository"),
     ],
 )
-def test_source_that_does_not_exist(source, sentence, official, tmp_path, workplace, capsys):
+def test_source_that_does_not_exist(source, message, official, tmp_path, workplace, capsys):
     (tmp_path / "empty").mkdir()
     (write_timm_folder(tmp_path / "no_weights", official) / "model.safetensors").unlink()
     exit_code = to_hf(source.format(tmp=tmp_path), workplace / "model")
-    assert_refused(exit_code, capsys, sentence, workplace)
+    assert_refused(exit_code, capsys, message, workplace)
 
 
 @pytest.mark.parametrize(
-    "how, sentence",
+    "how, message",
     [
         ("missing", "neither a folder nor the id of a repository"),
         ("empty", "no file named model.safetensors"),
@@ -604,7 +604,7 @@ def test_source_that_does_not_exist(source, sentence, official, tmp_path, workpl
         ("truncated", "cannot be loaded"),
     ],
 )
-def test_the_way_back_refuses(how, sentence, official, tmp_path, workplace, capsys):
+def test_the_way_back_refuses(how, message, official, tmp_path, workplace, capsys):
     source = tmp_path / "model"
     if how == "empty":
         source.mkdir()
@@ -612,7 +612,7 @@ def test_the_way_back_refuses(how, sentence, official, tmp_path, workplace, caps
         assert to_hf(write_pth(tmp_path / "weights.pth", official), source) == 0
         damage(source, how)
     capsys.readouterr()
-    assert_refused(to_timm(source, workplace / "timm"), capsys, sentence, workplace)
+    assert_refused(to_timm(source, workplace / "timm"), capsys, message, workplace)
 
 
 def damage(folder, how):

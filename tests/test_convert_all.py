@@ -223,16 +223,16 @@ def test_push_of_all(hub, downloads, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "options, sentence",
+    "options, message",
     [
         (["--source", "nowhere"], "source is nowhere, but it must be official, timm or an existing folder"),
         (["--checkpoints", "XXS99"], "name is 'XXS99', but the official CaiT checkpoints are"),
     ],
 )
-def test_refused(options, sentence, tmp_path, capsys):
+def test_refused(options, message, tmp_path, capsys):
     assert run(tmp_path / "output", *options) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and sentence in error and error.count("\n") == 1
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not (tmp_path / "output").exists()
 
 

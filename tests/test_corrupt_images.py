@@ -54,7 +54,7 @@ CORRUPT = {
     "truncated PNG": (PNG[: len(PNG) // 2], "truncated"),
     "damaged PNG": (PNG[:60] + bytes(40) + PNG[100:], "."),
     "head of a PNG": (PNG[:20], "."),
-    "text": (b"404 Not Found", "of no format that Pillow knows"),
+    "text": (b"404 Not Found", "of no format that Pillow reads"),
     "decompression bomb": (bomb(), "decompression bomb"),
 }
 GOOD = {
@@ -115,7 +115,7 @@ def test_bytes_win_over_a_file_that_has_their_name_by_chance(tmp_path, monkeypat
 
 
 def test_a_fault_of_the_machine_is_no_corrupt_image(monkeypatch):
-    """Or a run that has too many files open would go on without most of its data."""
+    """Or a run that has too many files open would continue without most of its data."""
 
     def fail(*args, **kwargs):
         raise error
@@ -141,14 +141,14 @@ def test_file_without_permission(folder, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_first_corrupt_image_ends_the_run_with_a_sentence(workers, folder, tmp_path):
+def test_first_corrupt_image_ends_the_run_with_an_error_message(workers, folder, tmp_path):
     train, _ = load(tmp_path, train_dir=str(folder))
     with pytest.raises(CorruptImageError) as error:
         list(DataLoader(train, 4, num_workers=workers, collate_fn=list))
-    sentence = (
+    message = (
         r"the image .*/train/\w+/\dx.jpg cannot be decoded \(.*\): .*pass --corrupt_images skip to leave out all .*"
     )
-    assert re.fullmatch(sentence, str(error.value)), str(error.value)
+    assert re.fullmatch(message, str(error.value)), str(error.value)
 
 
 def corrupt_table(corrupt: set[int]) -> datasets.Dataset:
@@ -323,12 +323,12 @@ def corrupt_stream(tmp_path: Path, corrupt: set[int] = CORRUPT_ROWS, **fields):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_stream_ends_with_a_sentence(workers, tmp_path):
+def test_stream_ends_with_an_error_message(workers, tmp_path):
     loader = DataLoader(corrupt_stream(tmp_path), 2, num_workers=workers, collate_fn=list)
-    sentence = r"the image row \d of part \d of the training data \(\d+.png\) cannot be decoded \(.*\): .* images\."
+    message = r"the image row \d of part \d of the training data \(\d+.png\) cannot be decoded \(.*\): .* images\."
     with pytest.raises(CorruptImageError) as error:
         list(itertools.islice(loader, 13))
-    assert re.fullmatch(sentence, str(error.value)), str(error.value)
+    assert re.fullmatch(message, str(error.value)), str(error.value)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -2,7 +2,8 @@
 """`device_map="auto"` with offload: every layer stays whole, and logits are those of the model in memory.
 
 Without an accelerator the devices are memory ("cpu") and disk. Accelerate brings a module's own parameters when its
-forward begins, those of `CaitSelfAttention` (head mixings) and `CaitEmbeddings` (class token, positions) among them.
+forward begins, those of `CaitSelfAttention` (talking-heads projections) and `CaitEmbeddings` (class token, positions)
+among them.
 """
 
 import pytest

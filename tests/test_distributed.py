@@ -124,7 +124,7 @@ def test_fully_sharded(folder, processes):
     for dtype in DTYPES:
         model = CaitForImageClassification.from_pretrained(folder, dtype=dtype)
         for name, parameter in model.named_parameters():
-            rows = -(-parameter.shape[0] // 2)  # of the first process, which holds the odd one
+            rows = -(-parameter.shape[0] // 2)  # of the first process, which contains the odd one
             assert results[f"{dtype}"]["shards"][name] == rows * parameter[0].numel(), name
         planned = (CaitLayer, CaitClassLayer)
         own = [name for name, module in model.named_modules() if isinstance(module, planned)] + ["cait.layernorm"]

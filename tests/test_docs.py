@@ -103,7 +103,7 @@ def block_with(sign: str) -> str:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
 def test_python_blocks_run_in_order(page):
-    """A comment behind `print(...)` is what is printed."""
+    """A comment after `print(...)` is what is printed."""
     _, printed = run_python(page)
     stated = [line for block in blocks(page, "python") for line in re.findall(r"^print\(.+\)  # (.+)$", block, re.M)]
     assert [line for line in stated if f"\n{line}\n" not in f"\n{printed}"] == []

@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """`scripts/evaluate_imagenet.py` on scans of digits whose labels are chosen by the rank that the model gives them.
 
-The logits behind every expected figure come from the model and its image processor, one image at a time, sorted by
+The logits behind every expected number come from the model and its image processor, one image at a time, sorted by
 numpy; none of the script's own code is asked.
 """
 
@@ -120,7 +120,7 @@ def fractions(ranks: Iterable[int]) -> tuple:
 
 
 def error_of(capsys, *args) -> str:
-    """The sentence with which the script refuses."""
+    """The error message of the script."""
     datasets.disable_progress_bars()
     run(*args, code=1)
     datasets.enable_progress_bars()
@@ -358,7 +358,7 @@ def test_a_killed_run_goes_on(model_dir, data_dir, tmp_path, monkeypatch, capsys
     forwards = Forwards(monkeypatch)
     capsys.readouterr()
     resumed = evaluate(model_dir, output, "--data_dir", data_dir)
-    assert "Going on: " in capsys.readouterr().out
+    assert "Resuming: " in capsys.readouterr().out
     assert forwards.images == COUNT - 8  # two batches of four were written
     for results in (whole, resumed):
         del results["images_per_second"]
@@ -399,7 +399,7 @@ def test_ranks_of_other_settings_are_refused(model_dir, data_dir, labels, tmp_pa
     other = save_model(tmp_path / "other", seed=1)
     resized = CaitImageProcessorPil(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
     shutil.copytree(model_dir, tmp_path / "resized")
-    error = error_of(capsys, tmp_path / "resized", *flags, *data)  # the same model in another place may go on
+    error = error_of(capsys, tmp_path / "resized", *flags, *data)  # the same model in another place may resume
     assert "99.jpeg cannot be read" in error
     kept = (tmp_path / "a.json.ranks").read_text()
     resized.save_pretrained(tmp_path / "resized")
@@ -415,11 +415,11 @@ def test_ranks_of_other_settings_are_refused(model_dir, data_dir, labels, tmp_pa
     assert (tmp_path / "a.json.ranks").read_text() == kept
 
     (tmp_path / "a.json.ranks").write_text("{}")
-    assert "delete it to start anew" in error_of(capsys, model_dir, *flags, *data)
+    assert "delete it to start from scratch" in error_of(capsys, model_dir, *flags, *data)
 
 
 def test_corrupt_image(model_dir, labels, tmp_path, monkeypatch, capsys):
-    """Its name is told; once it is replaced the same command goes on with it and with those after it."""
+    """Its name is told; once it is replaced the same command resumes with it and with those after it."""
     for index, label in enumerate(labels):
         save_scan(index, tmp_path / "data" / str(label) / f"{index:02}.jpeg")
     broken = tmp_path / "data" / str(labels[10]) / "10.jpeg"
@@ -461,7 +461,7 @@ def test_two_processes_equal_one(streaming, model_dir, data_dir, labels, tmp_pat
     assert (two["accuracy"], two["num_images"]) == (one["accuracy"], COUNT)
 
 
-def test_figures_stand_beside_ours(model_dir, data_dir, tmp_path, monkeypatch, capsys):
+def test_published_accuracies_stand_beside_ours(model_dir, data_dir, tmp_path, monkeypatch, capsys):
     """M48's, for a model that is said to be it: of its real size no test could be made."""
     m48 = find_checkpoint("M48_448")
     tiny = dataclasses.replace(m48, image_size=32, hidden_size=48, num_hidden_layers=3, num_attention_heads=4)
@@ -502,7 +502,7 @@ def test_checkpoints_are_found_by_name():
     assert script.notes(args, results, None, config) == [hint]
     assert script.notes(args, results, checkpoint, config) == ["Published: deit README_cait.md."]
     larger = {**results, "image_size": [384, 384]}
-    assert "The figures of others are at 224 x 224 pixels." in script.notes(args, larger, checkpoint, config)
+    assert "The accuracies of others are at 224 x 224 pixels." in script.notes(args, larger, checkpoint, config)
 
 
 def test_classes_of_the_model_in_another_order(data_dir, tmp_path):

@@ -134,7 +134,7 @@ def test_script_takes_an_opset(folder, tmp_path):
 
 
 @pytest.mark.parametrize("opset", [5, -1, 99])
-def test_an_opset_that_cannot_be_written_ends_with_a_sentence(opset, folder, tmp_path, capsys):
+def test_an_opset_that_cannot_be_written_ends_with_an_error_message(opset, folder, tmp_path, capsys):
     """The exporter warns and writes another one, for 99 with operators that this one does not have."""
     require("onnx")
     assert export.main([str(folder), str(tmp_path / "exported"), f"--opset={opset}"]) == 1
@@ -144,7 +144,9 @@ def test_an_opset_that_cannot_be_written_ends_with_a_sentence(opset, folder, tmp
 
 
 @pytest.mark.parametrize("export_format, file", [("onnx", "model.onnx"), ("torch", "model.pt2")])
-def test_a_program_that_does_not_load_ends_with_a_sentence(export_format, file, folder, tmp_path, capsys, monkeypatch):
+def test_a_program_that_does_not_load_ends_with_an_error_message(
+    export_format, file, folder, tmp_path, capsys, monkeypatch
+):
     require(export_format)
     write = export.write
 
@@ -211,7 +213,7 @@ WRONG_INPUT = {
 
 
 @pytest.mark.parametrize("flags, message", WRONG_INPUT.values(), ids=WRONG_INPUT)
-def test_wrong_input_ends_with_a_sentence(flags, message, folder, tmp_path, capsys, monkeypatch):
+def test_wrong_input_ends_with_an_error_message(flags, message, folder, tmp_path, capsys, monkeypatch):
     require("torch")
     monkeypatch.setitem(export.PACKAGES, "onnx", ("no_such", "nor_this"))
     CaitForImageClassification(tiny_config(num_hidden_layers=1, num_labels=0)).save_pretrained(tmp_path / "headless")

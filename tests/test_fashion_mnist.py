@@ -44,8 +44,8 @@ model = AutoModelForImageClassification.from_pretrained(CHECKPOINT, dtype=torch.
 image_processor = AutoImageProcessor.from_pretrained(CHECKPOINT)
 with torch.no_grad():
     predictions = model(**image_processor(images, return_tensors="pt")).logits.argmax(-1).tolist()
-right = sum(model.config.id2label[index] == label for index, label in zip(predictions, labels))
-print(right, len(labels))
+correct = sum(model.config.id2label[index] == label for index, label in zip(predictions, labels))
+print(correct, len(labels))
 print(pipeline("image-classification", CHECKPOINT)(images[0], top_k=1)[0]["label"], "|", labels[0])
 """
 
@@ -151,7 +151,7 @@ def test_images_are_split_by_class_without_loss(originals, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damage", ["missing", "not gzip", "cut", "short", "other magic"])
-def test_damaged_originals_end_with_a_sentence(damage, originals, tmp_path):
+def test_damaged_originals_end_with_an_error_message(damage, originals, tmp_path):
     path = originals / "train-images-idx3-ubyte.gz"
     content = gzip.decompress(path.read_bytes())
     if damage == "missing":
@@ -211,10 +211,10 @@ def test_release(trainings, tmp_path, monkeypatch, capsys):
     pixel_values = CaitImageProcessorPil.from_pretrained(output)(list(test["image"]), return_tensors="pt")[
         "pixel_values"
     ]
-    right = model(pixel_values).logits.argmax(-1).detach().numpy() == np.array(test["label"])
-    assert results["shipped_test_accuracy"] == right.mean() and results["sample_correct"] == right[:5].sum()
+    correct = model(pixel_values).logits.argmax(-1).detach().numpy() == np.array(test["label"])
+    assert results["shipped_test_accuracy"] == correct.mean() and results["sample_correct"] == correct[:5].sum()
     matrix = np.array(results["confusion_matrix"])
-    assert np.trace(matrix) == right.sum() and matrix.sum(axis=1).tolist() == [2] * 10
+    assert np.trace(matrix) == correct.sum() and matrix.sum(axis=1).tolist() == [2] * 10
 
     card = (output / "README.md").read_text(encoding="utf-8")
     assert "took 1, 2 minutes for 3 epochs each on an abacus" in card and "loss was 1.25, 1.25 on" in card
@@ -227,7 +227,7 @@ def test_interval_is_students():
     assert release.interval([0.89, 0.91]) == "90.00 ± 12.71" and release.interval([0.9]) == "90.00"
 
 
-def test_release_of_an_unfinished_training_ends_with_a_sentence(trainings, tmp_path):
+def test_release_of_an_unfinished_training_ends_with_an_error_message(trainings, tmp_path):
     (trainings[1] / "all_results.json").unlink()
     output = tmp_path / "released"
     with pytest.raises(SystemExit, match="error: .*all_results.json"):
@@ -260,7 +260,7 @@ def test_sample_is_of_the_test_split():
 
 
 def test_half_precision_names_the_same_classes():
-    """What a plain `from_pretrained` computes in, as the file holds it."""
+    """What a plain `from_pretrained` computes in, as the file contains it."""
     images, _ = load_sample()
     pixel_values = CaitImageProcessorPil.from_pretrained(CHECKPOINT)(images, return_tensors="pt")["pixel_values"]
     classes = []

@@ -125,10 +125,10 @@ def test_another_number_of_labels_needs_a_new_classifier(timm_folder, tmp_path, 
         (tmp_path, 5, AutoModelForImageClassification),
         (timm_folder, 1000, CaitForImageClassification),
     ):
-        sentence = f"num_labels is {count}, but {folder} holds {stored} labels: pass ignore_mismatched_sizes=True"
-        with pytest.raises(RuntimeError, match=sentence):
+        message = f"num_labels is {count}, but {folder} contains {stored} labels: pass ignore_mismatched_sizes=True"
+        with pytest.raises(RuntimeError, match=message):
             model_class.from_pretrained(folder, **asked)
-        with pytest.raises(RuntimeError, match=sentence):
+        with pytest.raises(RuntimeError, match=message):
             model_class.from_pretrained(folder, config=CaitConfig.from_pretrained(folder, **asked))
         model = model_class.from_pretrained(folder, **asked, ignore_mismatched_sizes=True)
         assert model.classifier.out_features == model.config.num_labels == count

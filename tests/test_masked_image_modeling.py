@@ -104,7 +104,7 @@ def test_recorded_outputs(model):
     assert base.pooler_output is None and base.last_hidden_state.shape == (1, 16, 48)
 
 
-def test_wrong_masks_are_refused_in_a_sentence(model):
+def test_wrong_masks_are_refused_with_an_error_message(model):
     with pytest.raises(ValueError, match=r"bool_masked_pos has shape \(1, 4, 4\).* \(1, 16\)"):
         model(images(1, 32), bool_masked_pos=masks(1, 16).view(1, 4, 4))
     with pytest.raises(ValueError, match="no mask token"):

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Model cards: metadata, figures, text and code that runs; and the count of MACs in them."""
+"""Model cards: metadata, numbers, text and code that runs; and the count of MACs in them."""
 
 import os
 import re
@@ -101,7 +101,7 @@ def test_accuracy_table(checkpoint):
 
 
 @all_checkpoints
-def test_a_published_figure_names_its_source(checkpoint):
+def test_a_published_number_names_its_source(checkpoint):
     card = official_card(checkpoint)
     for sentence in (checkpoint.published_top1_source, checkpoint.published_gmacs_source):
         assert sentence is None or sentence in card.text

@@ -99,12 +99,12 @@ def test_implementations_agree(model):
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-5, atol=1e-5)
 
 
-def test_unknown_implementation_is_refused_in_a_sentence(model):
-    sentence = '`attn_implementation="magic"` is not supported, it must be one of eager, .*sdpa'
-    with pytest.raises(ValueError, match=sentence) as error:
+def test_unknown_implementation_is_refused_with_an_error_message(model):
+    message = '`attn_implementation="magic"` is not supported, it must be one of eager, .*sdpa'
+    with pytest.raises(ValueError, match=message) as error:
         CaitModel(tiny_config(attn_implementation="magic"))
     assert "flash" not in str(error.value) and "flex" not in str(error.value)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=message):
         model.set_attn_implementation("magic")
 
 
@@ -116,7 +116,7 @@ PAGED = ("paged|eager", "sdpa_paged", "paged|flash_attention_2")
 @pytest.mark.parametrize("name", FUSED + FROM_THE_HUB + PAGED)
 def test_unusable_implementations_are_refused_with_the_reason(model, name, tmp_path):
     """With or without the packages installed, and before a kernel is fetched: the tests' Hub sees no request."""
-    sentence = rf'attn_implementation="{re.escape(name)}"` is not supported, it must be one of eager, [^:]*: ' + (
+    message = rf'attn_implementation="{re.escape(name)}"` is not supported, it must be one of eager, [^:]*: ' + (
         "paged attention reads .* no cache" if name in PAGED else "talking heads mix .* after"
     )
     model.save_pretrained(tmp_path)
@@ -125,7 +125,7 @@ def test_unusable_implementations_are_refused_with_the_reason(model, name, tmp_p
         lambda: model.set_attn_implementation(name),
         lambda: AutoModelForImageClassification.from_pretrained(tmp_path, attn_implementation=name),
     ):
-        with pytest.raises(ValueError, match=sentence) as error:
+        with pytest.raises(ValueError, match=message) as error:
             ask()
         allowed = re.search("must be one of ([^:]*): ", str(error.value))[1]
         assert not re.search("flash|flex|paged|/", allowed)
@@ -134,13 +134,13 @@ def test_unusable_implementations_are_refused_with_the_reason(model, name, tmp_p
 
 
 @pytest.mark.parametrize("value", [3, True, ["eager"]])
-def test_an_implementation_that_is_no_name_is_refused_in_a_sentence(model, value):
-    sentence = rf"`attn_implementation={re.escape(repr(value))}` is not supported, it must be one of eager, [^:]*\.$"
+def test_an_implementation_that_is_no_name_is_refused_with_an_error_message(model, value):
+    message = rf"`attn_implementation={re.escape(repr(value))}` is not supported, it must be one of eager, [^:]*\.$"
     for ask in (
         lambda: CaitModel(tiny_config(attn_implementation=value)),
         lambda: model.set_attn_implementation(value),
     ):
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             ask()
 
 
@@ -228,7 +228,7 @@ def test_resize_refuses_what_the_patches_do_not_divide(model):
         (torch.zeros(1, 3, 36, 32), ["36 x 32", "multiples of the patch size 8 x 8"]),
     ],
 )
-def test_wrong_images_are_refused_in_a_sentence(model, pixel_values, words):
+def test_wrong_images_are_refused_with_an_error_message(model, pixel_values, words):
     with pytest.raises(ValueError) as error:
         model(pixel_values)
     for word in words:
@@ -316,7 +316,7 @@ def test_one_label_is_a_regression():
         ("regression", torch.zeros(5, 2)),
     ],
 )
-def test_wrong_labels_are_refused_in_a_sentence(model, problem_type, labels):
+def test_wrong_labels_are_refused_with_an_error_message(model, problem_type, labels):
     model.config.problem_type = problem_type
     with pytest.raises(ValueError) as error:
         model(images(2, 32), labels=labels)
@@ -326,9 +326,9 @@ def test_wrong_labels_are_refused_in_a_sentence(model, problem_type, labels):
 
 @pytest.mark.parametrize("wrong", [5, -1, -101])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
-def test_class_indices_out_of_range_are_refused_in_a_sentence(model, wrong, dtype):
-    sentence = rf"labels holds {wrong}, but it must be in \[0, 5\) or -100\."
-    with pytest.raises(ValueError, match=sentence):
+def test_class_indices_out_of_range_are_refused_with_an_error_message(model, wrong, dtype):
+    message = rf"labels contains {wrong}, but it must be in \[0, 5\) or -100\."
+    with pytest.raises(ValueError, match=message):
         model(images(3, 32), labels=torch.tensor([-100, wrong, 4], dtype=dtype))
 
 
@@ -423,7 +423,7 @@ def test_dropout_is_in_the_patch_stage_only():
         assert not torch.equal(layer(patches), layer(patches))
     attention = model.layers[0].attention
     _, maps = attention(patches, output_attentions=True)
-    assert 0.3 < (maps == 0).float().mean() < 0.7  # attention dropout, after the second mixing
+    assert 0.3 < (maps == 0).float().mean() < 0.7  # attention dropout, after the post-softmax projection
     _, maps = attention.eval()(patches, output_attentions=True)
     assert (maps != 0).all()
 
@@ -544,7 +544,7 @@ def test_saved_model_gives_the_same_logits_in_a_fresh_process(model, tmp_path):
 
 @pytest.fixture
 def processor(model, tmp_path) -> CaitImageProcessorPil:
-    """The one of `tmp_path`, which holds the model too."""
+    """The one of `tmp_path`, which contains the model too."""
     model.config.id2label = {0: "ant", 1: "bee", 2: "cat", 3: "dog", 4: "elk"}
     model.save_pretrained(tmp_path)
     processor = CaitImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})

@@ -131,7 +131,7 @@ def test_added_adapter_trains_and_reloads(base, lora_config, tmp_path):
     torch.testing.assert_close(logits_of(base), before)
 
 
-def test_adapters_leave_the_head_mixings_alone(base):
+def test_adapters_leave_the_talking_heads_projections_alone(base):
     """`all-linear` is what many recipes say; the (heads, heads) matrices are parameters and no targets."""
     model = peft.get_peft_model(base, peft.LoraConfig(target_modules="all-linear"))
     adapted = {name.split(".lora_A")[0].rpartition(".")[2] for name, _ in model.named_parameters() if "lora_A" in name}

@@ -173,7 +173,7 @@ def test_private_and_public(hub, repo_id, folder, tmp_path):
 
 @pytest.mark.parametrize("how", ["wrong token", "no connection", "name"])
 def test_push_that_cannot_work(how, hub, repo_id, pth, tmp_path, capfd, no_waiting, monkeypatch):
-    """One sentence, without the token; the folder is there."""
+    """One error message, without the token; the folder is there."""
     token = hub.token
     if how == "wrong token":
         token = "hf_" + 30 * "x"

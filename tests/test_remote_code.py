@@ -2,7 +2,7 @@
 """Transformers' own way to share code with a model: `register_for_auto_class`, then `save_pretrained`.
 
 Each class is saved alone in a folder and loaded in a process without the package. That our own `--remote_code` writes
-one folder for all of them, and what that folder holds, is tested in `test_publish.py`.
+one folder for all of them, and what that folder contains, is tested in `test_publish.py`.
 """
 
 import json

@@ -162,7 +162,7 @@ def test_branch_ratios(pixel_values):
     assert branch_ratios(model, pixel_values) == ratios  # the hooks of the first call are gone
 
 
-def test_figures_of_the_report():
+def test_numbers_of_the_report():
     assert report.mean_and_spread([0.5, 0.6, 0.7]) == "60.0 ± 10.0" and report.mean_and_spread([0.5]) == "50.0"
     falling = [2.0] * 30 + [0.5] * 30
     assert report.first_step_below(falling, 1.0) == 44  # 14 losses of 0.5 in the last 20: 0.95
@@ -203,7 +203,7 @@ def test_from_images_to_the_report(data, tmp_path, monkeypatch):
 
 
 def test_reproduction_md_is_what_its_results_give(tmp_path):
-    """The repository's file: every figure in its tables comes from the JSON files, not from a hand."""
+    """The repository's file: every number in its tables comes from the JSON files, not from a hand."""
     report.main(["--output_dir", str(tmp_path)])
     assert (tmp_path / "REPRODUCTION.md").read_text() == (report.ROOT / "REPRODUCTION.md").read_text()
     for name in report.SECTIONS:
@@ -228,7 +228,7 @@ def test_not_finite_ends_a_training_early(pixel_values):
     assert len(losses) == 1 and not np.isfinite(losses[0])
 
 
-def test_missing_data_and_results_end_with_a_sentence(tmp_path):
+def test_missing_data_and_results_end_with_an_error_message(tmp_path):
     with pytest.raises(SystemExit, match="train.parquet does not exist; write it by scripts/prepare_fashion_mnist.py"):
         runner.main(["--data", str(tmp_path)])
     with pytest.raises(SystemExit, match="--images is 100: 64 or more, and only with another --output_dir"):

@@ -149,12 +149,12 @@ def test_evaluation_maps_labels_by_name(script, run_of_each, images, tmp_path):
 
     model = AutoModelForImageClassification.from_pretrained(run_of_each)
     processor = AutoImageProcessor.from_pretrained(run_of_each)
-    right = 0
+    correct = 0
     for file in sorted((images / "validation").rglob("*.png")):
         with torch.no_grad():
             logits = model(**processor(Image.open(file), return_tensors="pt")).logits
-        right += model.config.id2label[int(logits.argmax())] == file.parent.name
-    assert results["eval_top1"] == pytest.approx(right / 12)
+        correct += model.config.id2label[int(logits.argmax())] == file.parent.name
+    assert results["eval_top1"] == pytest.approx(correct / 12)
     stored = json.loads((run_of_each / "all_results.json").read_text())
     assert results["eval_loss"] == pytest.approx(stored["eval_loss"], rel=1e-5)
     assert not (tmp_path / "model.safetensors").exists()  # nothing was trained
@@ -422,7 +422,7 @@ WRONG_INPUT = {
 
 
 @pytest.mark.parametrize("flags, message", WRONG_INPUT.values(), ids=WRONG_INPUT)
-def test_wrong_input_ends_with_a_sentence(flags, message, images, trained, tmp_path):
+def test_wrong_input_ends_with_an_error_message(flags, message, images, trained, tmp_path):
     wrong = tmp_path / "wrong"
     (wrong / "empty").mkdir(parents=True)
     (wrong / "unknown.yaml").write_text("depth: 3\n")
@@ -470,7 +470,7 @@ def test_an_interrupted_first_checkpoint_is_no_obstacle(script, training_flags, 
     assert safetensors.torch.load_file(tmp_path / "checkpoint-1" / "model.safetensors")
 
 
-def test_overwrite_output_dir_trains_anew(script, training_flags, tmp_path):
+def test_overwrite_output_dir_trains_from_scratch(script, training_flags, tmp_path):
     (tmp_path / "checkpoint-99").mkdir()
     (tmp_path / "checkpoint-99" / "trainer_state.json").write_text("{}")
     (tmp_path / "notes.txt").write_text("kept")
@@ -540,7 +540,7 @@ def test_corrupt_image_ends_the_run_or_is_left_out(script, images, training_flag
 
 
 def test_stream_goes_on_where_it_was(script, images, training_flags, tmp_path):
-    """Parquet files read while they are used, never held whole; two workers, and an interruption behind step 3."""
+    """Parquet files read while they are used, never held whole; two workers, and an interruption after step 3."""
     pytest.importorskip("timm", reason="mixup is timm's")
     data = datasets.load_dataset("imagefolder", data_dir=str(images / "train"), split="train").shuffle(seed=0)
     for part in range(4):

@@ -80,7 +80,7 @@ def test_quickstart_writes_model_and_image(tmp_path):
     output = run("quickstart", "--output_dir", tmp_path, "--max_steps", 2).stdout
     assert not (tmp_path / "cait-digits" / "old.txt").exists()
     stated = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
-    assert f"Of all 500 images of the sample it names {stated['sample_correct']} right" in output
+    assert f"Of all 500 images of the sample it names {stated['sample_correct']} correctly" in output
     assert len(re.findall(r"^  \S.*?  \S.*?%\), .*?%\), .*?%\)$", output, re.MULTILINE)) == 12  # three guesses each
     assert re.search(r"^  CaiT before, .*%$\n^  CaiT after .*%$\n^  logistic .* 90.0%$", output, re.MULTILINE)
     assert str(tmp_path / "demo.png") in output

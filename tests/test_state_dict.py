@@ -194,7 +194,7 @@ def put(**tensors):
 
 
 @pytest.mark.parametrize(
-    "change, sentence",
+    "change, message",
     [
         (drop("cls_token"), r"1 missing: cls_token \(1, 1, 48\)"),
         (drop("pos_embed"), r"1 missing: pos_embed \(1, N, 48\)"),
@@ -219,8 +219,8 @@ def put(**tensors):
     ],
 )
 @pytest.mark.parametrize("read", [convert_official_state_dict, infer_config_kwargs])
-def test_tensors_that_do_not_fit_are_named(official, change, sentence, read):
-    with pytest.raises(ValueError, match=sentence):
+def test_tensors_that_do_not_fit_are_named(official, change, message, read):
+    with pytest.raises(ValueError, match=message):
         read(change(official))
 
 
@@ -265,7 +265,7 @@ def test_patches_that_are_no_square(official):
 
 
 @pytest.mark.parametrize(
-    "change, sentence",
+    "change, message",
     [
         (drop("cait.layers.0.attention.k_proj.bias"), r"1 missing: cait.layers.0.attention.k_proj.bias \(48\)"),
         (drop("cait.layernorm.bias"), r"1 missing: cait.layernorm.bias \(48\)"),
@@ -273,8 +273,8 @@ def test_patches_that_are_no_square(official):
         (put(cait__layernorm__bias=torch.zeros(47)), r"cait.layernorm.bias \(47\) instead of \(48\)"),
     ],
 )
-def test_the_way_back_names_what_does_not_fit(official, change, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_the_way_back_names_what_does_not_fit(official, change, message):
+    with pytest.raises(ValueError, match=message):
         convert_to_official_state_dict(change(convert_official_state_dict(official)))
 
 

@@ -105,7 +105,7 @@ def test_input_size_of_the_pretrained_cfg_wins_over_the_architecture():
 
 
 @pytest.mark.parametrize(
-    "changes, sentence",
+    "changes, message",
     [
         ({"architecture": "vit_tiny_patch16_224"}, "architecture is 'vit_tiny_patch16_224'"),
         ({"architecture": None}, "architecture is 'None'"),
@@ -121,8 +121,8 @@ def test_input_size_of_the_pretrained_cfg_wins_over_the_architecture():
     ],
     ids=str,
 )
-def test_timm_config_that_is_refused(changes, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_timm_config_that_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         config_kwargs_from_timm(hub_config(**changes))
 
 

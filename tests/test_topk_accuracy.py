@@ -77,16 +77,16 @@ ONES = np.ones((2, 6))
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"predictions": ONES[:, :3], "references": [0, 1]}, "top_k holds 5; each k must be from 1 to .*, 3"),
-        ({"predictions": ONES, "references": [0, 1], "top_k": [0]}, "top_k holds 0"),
-        ({"predictions": ONES, "references": [0, 6]}, "references holds 0 to 6; .* from 0 to 5"),
-        ({"predictions": ONES, "references": [-1, 0]}, "references holds -1 to 0"),
+        ({"predictions": ONES[:, :3], "references": [0, 1]}, "top_k contains 5; each k must be from 1 to .*, 3"),
+        ({"predictions": ONES, "references": [0, 1], "top_k": [0]}, "top_k contains 0"),
+        ({"predictions": ONES, "references": [0, 6]}, "references contains 0 to 6; .* from 0 to 5"),
+        ({"predictions": ONES, "references": [-1, 0]}, "references contains -1 to 0"),
         ({"predictions": ONES, "references": [0]}, "one integer for each of the 2 images"),
         ({"predictions": ONES, "references": [0.0, 1.0]}, "dtype float64"),
         ({"predictions": ONES[0], "references": [0, 1]}, r"predictions has shape \(6,\)"),
         ({"predictions": ONES[:0], "references": []}, r"predictions has shape \(0, 6\)"),
         ({"predictions": [[1.0, 2.0], [1.0]], "references": [0, 1]}, "rows of different lengths"),
-        ({"predictions": ONES * [1, 1, 1, np.nan, 1, 1], "references": [0, 1]}, "predictions holds NaN"),
+        ({"predictions": ONES * [1, 1, 1, np.nan, 1, 1], "references": [0, 1]}, "predictions contains NaN"),
     ],
 )
 def test_wrong_input(metric, arguments, message):

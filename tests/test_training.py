@@ -122,7 +122,7 @@ def test_resuming_a_stream_needs_a_checkpoint(tmp_path):
         trainer(tmp_path, stream(), collate).train(resume_from_checkpoint=True)
 
 
-def test_script_ends_with_a_sentence(tmp_path):
+def test_script_ends_with_an_error_message(tmp_path):
     main = load_script("run_image_classification").main
     write_images(tmp_path / "train", range(2), 4)
     flags = f"--do_train --train_dir {tmp_path / 'train'} --config_overrides {TINY} --output_dir {tmp_path / 'out'}"

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""The flags of the training scripts: files of flags, what overrides what, and sentences for what cannot be."""
+"""The flags of the training scripts: files of flags, what overrides what, and error messages for what cannot be."""
 
 import importlib.util
 import json
@@ -69,13 +69,13 @@ BROKEN_FILES = {
 
 
 @pytest.mark.parametrize("text, message", BROKEN_FILES.values(), ids=BROKEN_FILES)
-def test_broken_files_end_with_a_sentence(text, message, tmp_path):
+def test_broken_files_end_with_an_error_message(text, message, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         parse_file(tmp_path, text)
     assert "\n" not in str(error.value)
 
 
-def test_files_that_cannot_be_read_end_with_a_sentence(tmp_path):
+def test_files_that_cannot_be_read_end_with_an_error_message(tmp_path):
     with pytest.raises(ValueError, match="recipe.json cannot be read as a file of flags: Expecting"):
         parse_file(tmp_path, '{"mixup": ', name="recipe.json")
     (tmp_path / "latin.yaml").write_bytes("run_name: é".encode("latin-1"))
@@ -115,7 +115,7 @@ CONFLICTS = {
 
 
 @pytest.mark.parametrize("flags, message", CONFLICTS.values(), ids=CONFLICTS)
-def test_conflicts_end_with_a_sentence(flags, message):
+def test_conflicts_end_with_an_error_message(flags, message):
     with pytest.raises(ValueError, match=message):
         parse_arguments(flags.split())
 

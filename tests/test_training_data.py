@@ -211,7 +211,7 @@ def stream(sources: Path, tmp_path: Path, pattern: str = "train-*", **fields) ->
 
 @pytest.mark.parametrize("ranks, workers", [(2, 2), (2, 0), (5, 2), (1, 7)])
 @pytest.mark.parametrize("pattern, count", [("train-*", 25), ("train-[0-3]", 22), ("train-4", 3)])
-def test_processes_and_workers_share_a_pass(pattern, count, ranks, workers, sources, tmp_path):
+def test_processes_and_workers_fraction_an_epoch(pattern, count, ranks, workers, sources, tmp_path):
     """Also where the files cannot be dealt out evenly; keys are those that one process alone gives."""
     alone = {item["key"]: index_of(item["pixel_values"]) for item in first_pass(stream(sources, tmp_path, pattern))}
     assert len(alone) == count
@@ -305,7 +305,7 @@ def test_stream_is_never_held_whole(tmp_path):
     assert len(read) <= 20 + 8 + 2 * 16
 
 
-def test_stream_reaches_workers_that_are_started_anew(sources, tmp_path):
+def test_stream_reaches_workers_that_are_started_again(sources, tmp_path):
     """A worker process that is spawned, not forked, gets the stream as bytes."""
     part = stream(sources, tmp_path)
     part.set_epoch(1)

@@ -92,7 +92,7 @@ def test_both_scripts_give_the_same_weights(engine, flags, images, tmp_path):
 
 @pytest.mark.parametrize("name", SCRIPT_NAMES)
 def test_killed_training_goes_on_as_if_nothing_had_been(name, flags, tmp_path):
-    """SIGKILL at a random moment behind a random checkpoint; worker processes in one of the two runs only."""
+    """SIGKILL at a random moment after a random checkpoint; worker processes in one of the two runs only."""
     pytest.importorskip("timm", reason="the augmentations and the average are timm's")
     flags += f" {WITH_EVERYTHING} --per_device_train_batch_size 16 --num_train_epochs 14"
     flags = flags.replace("--save_strategy no", "--save_strategy steps --save_steps 7")

@@ -53,7 +53,7 @@ def test_generators_depend_on_seed_epoch_and_place():
 
 
 def test_seeded_leaves_the_streams_as_they_were():
-    for _ in range(2):  # also behind an error
+    for _ in range(2):  # also after an error
         before = streams()
         with pytest.raises(KeyError), Randomness(0).seeded(3):
             random.random(), np.random.rand(), torch.rand(1)
@@ -73,7 +73,7 @@ def orders(sampler: TrainSampler, epochs: int) -> list[list[int]]:
     return found
 
 
-def test_sampler_permutes_anew_each_epoch():
+def test_sampler_permutes_again_each_epoch():
     before = streams()
     found = orders(TrainSampler(50, Randomness(7)), 3)
     assert [sorted(order) for order in found] == 3 * [list(range(50))]
@@ -83,7 +83,7 @@ def test_sampler_permutes_anew_each_epoch():
 
 
 def test_repeated_augmentation_in_one_process():
-    """Three views behind each other; from 256 images on, the length is a multiple of 256, as in timm."""
+    """Three views after each other; from 256 images on, the length is a multiple of 256, as in timm."""
     pytest.importorskip("timm", reason=NO_TIMM)
     for num_images, length in ((50, 50), (600, 512)):
         sampler = TrainSampler(num_images, Randomness(7), views=3)
@@ -257,7 +257,7 @@ WRONG_TRANSFORMS = {
 
 
 @pytest.mark.parametrize("arguments, message", WRONG_TRANSFORMS.values(), ids=WRONG_TRANSFORMS)
-def test_wrong_augmentation_ends_with_a_sentence(arguments, message):
+def test_wrong_augmentation_ends_with_an_error_message(arguments, message):
     if "auto_augment" in arguments:
         pytest.importorskip("timm", reason=NO_TIMM)
     with pytest.raises(ValueError, match=message):
@@ -374,6 +374,6 @@ WRONG_COLLATORS = {
 
 
 @pytest.mark.parametrize("arguments, message", WRONG_COLLATORS.values(), ids=WRONG_COLLATORS)
-def test_wrong_mixup_ends_with_a_sentence(arguments, message):
+def test_wrong_mixup_ends_with_an_error_message(arguments, message):
     with pytest.raises(ValueError, match=message):
         TrainCollator(4, Randomness(0), **arguments)

@@ -170,11 +170,11 @@ def test_teachers_of_imagenet_may_spell_its_classes_otherwise():
         (ours, turned, before),
     ):
         assert distillation(teacher(teachers), labels=student).order.tolist() == expected
-    with pytest.raises(ValueError, match="the teacher does not know the class 'ant 0'"):
+    with pytest.raises(ValueError, match="the teacher does not have the class 'ant 0'"):
         distillation(teacher(theirs), labels={index: f"ant {index}" for index in range(1000)})
 
 
-def test_wrong_teacher_ends_with_a_sentence():
+def test_wrong_teacher_ends_with_an_error_message():
     for arguments, message in (
         (("strict",), "--distillation_type is strict, but it must be hard or soft"),
         (("hard", 1.5), "--distillation_alpha is 1.5, but it must be from 0 to 1"),
@@ -184,9 +184,9 @@ def test_wrong_teacher_ends_with_a_sentence():
             distillation(teacher(), *arguments)
     with pytest.raises(ValueError, match="the teacher has 4 classes and the model 5"):
         distillation(teacher(dict(list(CLASSES.items())[:4])))
-    with pytest.raises(ValueError, match="the teacher does not know the class 'elk'"):
+    with pytest.raises(ValueError, match="the teacher does not have the class 'elk'"):
         distillation(teacher({**CLASSES, 4: "elephant"}))
-    with pytest.raises(ValueError, match="the teacher does not know the class 'bee'"):
+    with pytest.raises(ValueError, match="the teacher does not have the class 'bee'"):
         distillation(teacher({**CLASSES, 1: "ant"}))
 
 
@@ -257,7 +257,7 @@ def test_average_takes_the_place_of_the_weights_for_a_while(tmp_path):
 
 
 def test_average_is_saved_and_loaded(tmp_path):
-    """What is loaded goes on as if it had never been saved."""
+    """What is loaded continues as if it had never been saved."""
     pytest.importorskip("timm", reason="the average is timm's ModelEmaV3")
     model = batch_norm()
     average = ModelEma(model, 0.9, warmup=True)
@@ -275,12 +275,12 @@ def test_average_is_saved_and_loaded(tmp_path):
         expected = state(model)
     with other.in_place_of(model):
         assert_same(state(model), expected)
-    with pytest.raises(ValueError, match=f"nowhere holds no {EMA_FILE}: it was written without --ema_decay"):
+    with pytest.raises(ValueError, match=f"nowhere contains no {EMA_FILE}: it was written without --ema_decay"):
         average.load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, math.nan])
-def test_wrong_decay_ends_with_a_sentence(decay):
+def test_wrong_decay_ends_with_an_error_message(decay):
     with pytest.raises(ValueError, match=f"--ema_decay is {decay}, but it must be between 0 and 1"):
         ModelEma(batch_norm(), decay)
 

@@ -195,7 +195,7 @@ def test_trainer_shows_and_measures(tmp_path, clock, bars, capsys):
     assert (bar.n, bar.total, bar.initial) == (6, 6, 0)
     drawn = bar.fp.getvalue()
     assert "img/s=0.5" in drawn and "data=25%" in drawn
-    assert "eval_loss" in capsys.readouterr().out  # the log goes on above the bar
+    assert "eval_loss" in capsys.readouterr().out  # the log continues above the bar
 
 
 def test_resumed_bar_starts_where_training_was(tmp_path, clock, bars):

@@ -53,16 +53,16 @@ def by_parameter(groups: list[dict]) -> dict[int, dict]:
 
 
 def assert_groups_are_right(model: torch.nn.Module, layer_decay: float):
-    """Trainable parameters exactly once, the rule of weight decay, and lr * decay ** (groups behind)."""
+    """Trainable parameters exactly once, the rule of weight decay, and lr * decay ** (groups after)."""
     group_of = by_parameter(parameter_groups(model, 1e-3, 0.05, layer_decay))
     assert set(group_of) == {id(p) for p in model.parameters() if p.requires_grad}
     layers = model.layer_groups() if layer_decay != 1 else {"all": dict(model.named_parameters())}
-    for behind, parameters in enumerate(reversed(layers.values())):
+    for later, parameters in enumerate(reversed(layers.values())):
         for name, parameter in parameters.items():
             if parameter.requires_grad:
                 spared = parameter.ndim < 2 or name.endswith(("position_embeddings", "cls_token"))
                 assert group_of[id(parameter)]["weight_decay"] == (0.0 if spared else 0.05), name
-                assert group_of[id(parameter)]["lr"] == pytest.approx(1e-3 * layer_decay**behind, rel=1e-12), name
+                assert group_of[id(parameter)]["lr"] == pytest.approx(1e-3 * layer_decay**later, rel=1e-12), name
 
 
 @pytest.mark.parametrize("layer_decay", [1.0, 0.75])
@@ -109,11 +109,11 @@ def test_weight_decay_of_a_model_without_rules_of_its_own():
     assert "classifier.weight" in names and not any(name.endswith("bias") or "layernorm" in name for name in names)
 
 
-def test_wrong_layer_decay_ends_with_a_sentence():
+def test_wrong_layer_decay_ends_with_an_error_message():
     for value in (0.0, -0.5, 1.5, math.nan):
         with pytest.raises(ValueError, match=f"--layer_decay is {value}, but it must be above 0 and at most 1"):
             parameter_groups(cait(), 1e-3, 0.05, value)
-    with pytest.raises(ValueError, match="--layer_decay is 0.5, but ViTForImageClassification does not tell its"):
+    with pytest.raises(ValueError, match="--layer_decay is 0.5, but ViTForImageClassification does not name its"):
         parameter_groups(vit(), 1e-3, 0.05, 0.5)
     assert len(by_parameter(parameter_groups(vit(), 1e-3, 0.05, 1.0))) == len(list(vit().parameters()))
 
@@ -149,7 +149,7 @@ def test_cosine_schedule_is_timms(num_warmup_steps, warmup_lr, min_lr):
         warmup_prefix=False,
         t_in_epochs=False,
     )
-    for step in range(65):  # also behind the end
+    for step in range(65):  # also after the end
         timms.step_update(step)
         assert rates(ours) == pytest.approx(rates(reference), rel=1e-12, abs=0), step
         ours.step()
@@ -157,7 +157,7 @@ def test_cosine_schedule_is_timms(num_warmup_steps, warmup_lr, min_lr):
     assert rates(ours) == pytest.approx([min_lr * fraction for fraction in fractions], rel=1e-12)
 
 
-def test_wrong_schedule_ends_with_a_sentence():
+def test_wrong_schedule_ends_with_an_error_message():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
     with pytest.raises(ValueError, match="--min_lr is 0.01, but it must be from 0 to the learning rate, 0.001"):
         cosine_schedule(optimizer, 10, 2, 1e-3, 0.0, 1e-2)
@@ -211,15 +211,15 @@ def test_freezing_of_other_models():
     attention = trained_names(vit(), "attention")
     assert {"classifier.weight", "vit.embeddings.position_embeddings"} < attention
     assert not any("mlp" in name or "layernorm" in name or "patch" in name for name in attention)
-    with pytest.raises(ValueError, match="--trainable is 1, but ViTForImageClassification does not tell its layers"):
+    with pytest.raises(ValueError, match="--trainable is 1, but ViTForImageClassification does not name its layers"):
         freeze_all_but(vit(), "1")
     # taken for a head, the whole model would train
-    with pytest.raises(ValueError, match="CLIPForImageClassification does not tell its classifier"):
+    with pytest.raises(ValueError, match="CLIPForImageClassification does not name its classifier"):
         freeze_all_but(clip(), "head")
 
 
 @pytest.mark.parametrize("trainable", ["6", "neck", "-1", "1.5", ""])
-def test_wrong_freezing_ends_with_a_sentence(trainable):
+def test_wrong_freezing_ends_with_an_error_message(trainable):
     with pytest.raises(ValueError, match=f"--trainable is {trainable}, but"):
         freeze_all_but(cait(), trainable)
 
@@ -248,10 +248,10 @@ def test_adapters_are_merged_when_saved(tmp_path):
     assert not torch.allclose(expected, plain, atol=0.1)
 
 
-def test_wrong_adapters_end_with_a_sentence():
+def test_wrong_adapters_end_with_an_error_message():
     pytest.importorskip("peft", reason="LoRA is PEFT's")
     for wrong in ("query", "roj", ""):  # PEFT itself leaves out a name that fits nothing beside one that does
         with pytest.raises(ValueError, match=f"--lora_target_modules has '{wrong}', but .* are classifier, fc1, "):
             add_lora(cait(), RecipeArguments(lora_rank=2, lora_target_modules=f"q_proj,{wrong}"))
-    with pytest.raises(ValueError, match="CLIPForImageClassification does not tell its classifier"):
+    with pytest.raises(ValueError, match="CLIPForImageClassification does not name its classifier"):
         add_lora(clip(), RecipeArguments(lora_rank=2))

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""`cait_hf.evaluation.metrics`, `report` and `card`: figures against scikit-learn and the metric, files as read."""
+"""`cait_hf.evaluation.metrics`, `report` and `card`: metrics against scikit-learn and the metric, files as read."""
 
 import importlib.metadata
 import json
@@ -88,7 +88,7 @@ def test_refuses_nan_and_labels_that_are_no_class():
         classification_metrics(best_classes(logits), labels, 6)
     best = best_classes(logits.nan_to_num())
     for wrong in (-1, 6):
-        with pytest.raises(ValueError, match=f"references holds .*{wrong}"):
+        with pytest.raises(ValueError, match=f"references contains .*{wrong}"):
             classification_metrics(best, np.where(np.arange(9) == 3, wrong, labels), 6)
     with pytest.raises(ValueError, match="labels has no image"):
         classification_metrics(best[:0], labels[:0], 6)
@@ -142,20 +142,20 @@ def test_metrics_file(tmp_path, results):
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
 
-    figures = json.loads(text, parse_constant=refuse)
-    assert figures["results"] == {
+    metrics = json.loads(text, parse_constant=refuse)
+    assert metrics["results"] == {
         "raw": {"top1": 0.6, "mean_class_accuracy": pytest.approx(7 / 12), "loss": 0.5},
         "ema": {"top1": 1.0, "mean_class_accuracy": 1.0, "loss": None},
     }
-    assert figures["train"] == {"train_loss": 1.8}
-    assert figures["classes"] == [
+    assert metrics["train"] == {"train_loss": 1.8}
+    assert metrics["classes"] == [
         {"name": NAMES[0], "images": 3, "accuracy": pytest.approx(2 / 3), "ema_accuracy": 1.0},
         {"name": "crane", "images": 2, "accuracy": 0.5, "ema_accuracy": 1.0},
         {"name": "crane", "images": 0, "accuracy": None, "ema_accuracy": None},
     ]
-    assert figures["confusion_matrix"]["raw"] == [[2, 0, 1], [1, 1, 0], [0, 0, 0]]
-    assert figures["hardware"]["processes"] == 3 and figures["hardware"]["cores"] >= 1
-    assert figures["versions"]["torch"] == importlib.metadata.version("torch")
+    assert metrics["confusion_matrix"]["raw"] == [[2, 0, 1], [1, 1, 0], [0, 0, 0]]
+    assert metrics["hardware"]["processes"] == 3 and metrics["hardware"]["cores"] >= 1
+    assert metrics["versions"]["torch"] == importlib.metadata.version("torch")
     assert "\n      [2, 0, 1],\n" in text  # a line a row
 
 

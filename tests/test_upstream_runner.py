@@ -75,7 +75,7 @@ def test_archive_with_another_hash_is_refused(cache, downloads, monkeypatch):
     assert downloads == ["9.9.9", "9.9.9"]
 
 
-def test_without_network_there_is_one_sentence(cache, monkeypatch, capsys, tmp_path):
+def test_without_network_there_is_one_error_message(cache, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))

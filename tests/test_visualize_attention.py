@@ -191,7 +191,7 @@ def test_16_bits_and_exif_orientation(tmp_path):
         ("model wide.png --image_size 32 32 --whole", "with --whole it must be one number"),
     ],
 )
-def test_wrong_input_ends_in_a_sentence_and_no_file(tmp_path, capsys, arguments, message):
+def test_wrong_input_ends_with_an_error_message_and_no_file(tmp_path, capsys, arguments, message):
     arguments = arguments.format(tmp_path).split()
     if "--output" not in arguments:
         arguments += ["--output", str(tmp_path / "drawing.png")]

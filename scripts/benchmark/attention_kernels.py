@@ -64,7 +64,7 @@ class Case:
 
         Rounding of a sum of N float32 numbers grows as the square root of N. In half precision the mixed probabilities
         and dS are rounded once for their products with V, K and Q (a half of 2^-8 or 2^-11), results once more, the
-        operands of the mixings to TF32 (2^-11) on a GPU: a few of these roundings add up.
+        operands of the talking-heads projections to TF32 (2^-11) on a GPU: a few of these roundings add up.
         """
         return {torch.bfloat16: 1e-2, torch.float16: 2e-3}.get(self.dtype, 1e-6 * self.patches**0.5)
 
@@ -200,7 +200,7 @@ def prepare():
 def attempt(function: Callable, item) -> tuple:
     try:
         return function(*item), None
-    except Exception as error:  # of the compiler, the driver, an assertion: the other cases go on
+    except Exception as error:  # of the compiler, the driver, an assertion: the other cases continue
         return None, f"{type(error).__name__}: {str(error).strip()[:300]}"
 
 

@@ -63,7 +63,7 @@ class Inputs:
 
 @torch.no_grad()
 def random_state(work: Work) -> dict[str, torch.Tensor]:
-    """float32 weights in our names under which every layer, map and head mixing shows in the output."""
+    """float32 weights in our names under which every layer, map and talking-heads projection shows in the output."""
     config = attention_config(work) if work.is_attention else cait_config(work)
     with torch.device("meta"):
         model = AutoModelForImageClassification.from_config(config)

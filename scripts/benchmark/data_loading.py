@@ -72,7 +72,7 @@ def write_images(folder: Path, count: int):
 
 
 def our_loader(folder: str, args: argparse.Namespace) -> Callable[[int], float]:
-    """A function that goes through an epoch as the training scripts do, and tells the seconds."""
+    """A function that goes through an epoch as the training scripts do, and returns the seconds."""
     images, _ = load_data(DataArguments(train_dir=folder), train=True)
     randomness = Randomness(0)
     processor = CaitImageProcessorPil(size=args.image_size, crop_size=args.image_size)

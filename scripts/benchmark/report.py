@@ -32,7 +32,7 @@ BASELINES = {
     "timm": "timm",
     "timm_compiled": "timm compiled",
     "timm_wrapper": "TimmWrapper",
-    "vit": "ViT, SDPA",  # among attentions: scaled_dot_product_attention, without head mixing
+    "vit": "ViT, SDPA",  # among attentions: scaled_dot_product_attention, without talking heads
 }
 COLORS = dict(zip(BASELINES, ("#1b5e9e", "#a9cdea", "#5b9bd5", "#e07b39", "#c0571b", "#f3b98f", "#8a8f98")))
 COMPARISONS = (("timm", "ours"), ("timm_compiled", "ours"), ("timm_compiled", "ours_compiled"), ("ours", "vit"))
@@ -45,7 +45,7 @@ NOTES = """\
   CaiT's hidden size, heads, MLP width, image and patch size, and as many layers as CaiT has patch layers. Its class
   token passes through all of them (N + 1 tokens where CaiT has N); it has no LayerScale and no class-attention layers.
 - An attention alone goes from projected queries, keys and values to the attended values; *ViT, SDPA* then is
-  `scaled_dot_product_attention` on the same tensors (FlashAttention on CUDA in half precision), without head mixing.
+  `scaled_dot_product_attention` on the same tensors (FlashAttention on CUDA in half precision), without talking heads.
 - A training step is forward, cross-entropy and backward; the optimizer, equal for all, is left out. Peak memory is
   what one step adds to the memory in use before it: resident memory of a process of its own on the CPU, memory
   allocated by PyTorch on CUDA. 1 GB is 1e9 bytes.

@@ -10,7 +10,7 @@ All baselines of a row run in this process, one after the other in each round, i
 round by round. Those that must agree get the same random weights, with LayerScale of order 1 so that every layer
 matters, and their outputs are compared before anything is timed. Memory is measured in a process of its own for each
 sample. Every sample is written to `results.json` after each row; a row that is there already is kept, so the same
-command goes on after an interruption. `report.py` says what exactly each baseline and mode is.
+command resumes after an interruption. `report.py` says what exactly each baseline and mode is.
 """
 
 import argparse

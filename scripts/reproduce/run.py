@@ -106,13 +106,13 @@ def main(argv: list[str] | None = None):
 
 
 def settings_of(experiment: Experiment, variant: Variant) -> dict:
-    """What a result has to have been made with, as JSON holds it."""
+    """What a result has to have been made with, as JSON contains it."""
     settings = {"variant": dataclasses.asdict(variant), "images": experiment.images, "epochs": experiment.epochs}
     return json.loads(json.dumps(settings))
 
 
 def require_same_settings(path: Path, experiment: Experiment, variant: Variant):
-    """End with a sentence if a result was made by other settings than the script has now."""
+    """End with an error message if a result was made by other settings than the script has now."""
     result = json.loads(path.read_text(encoding="utf-8"))
     for name, value in settings_of(experiment, variant).items():
         if result[name] != value:
@@ -227,11 +227,11 @@ def resized(images: torch.Tensor, size: int) -> torch.Tensor:
 @torch.no_grad()
 def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
     model.eval()
-    right = sum(
+    correct = sum(
         (model(inputs).argmax(-1) == references).sum().item()
         for inputs, references in zip(images.split(250), labels.split(250))
     )
-    return right / len(labels)
+    return correct / len(labels)
 
 
 def macs(model: nn.Module, size: int) -> int:

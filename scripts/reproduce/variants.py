@@ -21,7 +21,7 @@ class Variant:
         layer_scale: initial value of LayerScale's vectors; None for branches that are added as they are; "scalar" for
             one learned factor a branch that starts at 0 (ReZero's, arXiv 2003.04887, but LayerNorm and warm-up stay).
         class_token: "separate" stage of two layers (CaiT), among the patches from the "first" layer (ViT), or "late",
-            from behind two thirds of the layers.
+            after two thirds of the layers.
         stages: resolution in pixels and fraction of the training for each part of it.
     """
 

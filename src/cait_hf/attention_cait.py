@@ -28,14 +28,14 @@ def talking_heads_attention_forward(
 
     Args:
         query, key, value (`torch.Tensor` of shape `(B, H, N, D)`): the projected patches.
-        proj_l_weight, proj_w_weight (`torch.Tensor` of shape `(H, H)`): row h holds what output head h takes of each.
+        proj_l_weight, proj_w_weight (`torch.Tensor` of shape `(H, H)`): row h is the weights of output head h.
         proj_l_bias, proj_w_bias (`torch.Tensor` of shape `(H,)`): added to every entry of a head's map.
-        scaling (`float`): factor of the scores, applied before the first mixing.
+        scaling (`float`): factor of the scores, applied before the pre-softmax projection.
         dropout (`float`): probability of zeroing an entry of the mixed maps (0 outside training).
 
     Returns:
         The attended values `(B, N, H, D)` and the maps that multiplied them `(B, H, N, N)`. Rows of these maps need
-        not sum to 1 and may be negative: the second mixing follows the softmax.
+        not sum to 1 and may be negative: the post-softmax projection follows the softmax.
     """
     scores = torch.matmul(query * scaling, key.transpose(-1, -2))  # scaled first: float16 overflows at 65504
     scores = mix_heads(scores, proj_l_weight, proj_l_bias)

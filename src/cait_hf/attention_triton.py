@@ -16,9 +16,9 @@ and backwards, with dO given:
     dQ = dS K,  dK = dS^T Q,  dV = A^T dO + proj_w_bias sum(dO) over the queries
     d_proj_l = scaling dM S^T,  d_proj_w = dA P^T,  d_proj_w_bias = sum(dO) sum(V)
 
-The bias of the first mixing is no argument: it adds one number to a whole row, which the softmax does not see. Every
-head of P enters every head of O, so a running softmax cannot be corrected afterwards as in FlashAttention: one kernel
-finds the row sums, the next computes the scores again.
+The bias of the pre-softmax projection is no argument: it adds one number to a whole row, which the softmax does not
+see. Every head of P enters every head of O, so a running softmax cannot be corrected afterwards as in FlashAttention:
+one kernel finds the row sums, the next computes the scores again.
 
 Shapes in comments: B images, H heads, N patches, D channels of a head. A program holds a block of BQ queries, or of
 BK keys, of one image, with all heads. HP and DP are H and D rounded up to powers of two.
@@ -77,9 +77,10 @@ def forward(
     Args:
         query, key, value (`torch.Tensor` of shape `(B, H, N, D)`): float32, bfloat16 or float16, one dtype; read with
             whatever strides they have, never copied.
-        proj_l_weight, proj_w_weight (`torch.Tensor` of shape `(H, H)`): row h holds what output head h takes of each.
-        proj_w_bias (`torch.Tensor` of shape `(H,)`): added to every entry of a head's map after the second mixing.
-        scaling (`float`): factor of the scores, applied before the first mixing.
+        proj_l_weight, proj_w_weight (`torch.Tensor` of shape `(H, H)`): row h is the weights of output head h.
+        proj_w_bias (`torch.Tensor` of shape `(H,)`): added to every entry of a head's map after the post-softmax
+            projection.
+        scaling (`float`): factor of the scores, applied before the pre-softmax projection.
 
     Returns:
         The attended values `(B, N, H, D)`, contiguous, in the dtype of `query`.

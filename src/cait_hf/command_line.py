@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 
 def run_command(command: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
-    """Run `command(args)`; what goes wrong becomes one sentence on the standard error and exit code 1."""
+    """Run `command(args)`; what goes wrong becomes one error message on the standard error and exit code 1."""
     try:
         with quiet_transformers():
             return command(args) or 0

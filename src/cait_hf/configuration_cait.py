@@ -40,7 +40,8 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
             Dropout after the position embeddings, the attention output and both MLP linears of the patch stage. The
             class stage has none.
         attention_probs_dropout_prob (`float`, defaults to 0.0):
-            Dropout on the patch stage's attention maps, after the second head mixing (where the official code has it).
+            Dropout on the patch stage's attention maps, after the post-softmax projection (where the official code has
+            it).
         drop_path_rate (`float`, defaults to 0.0):
             Stochastic depth of both residual branches of every patch layer: the same rate at all depths (paper,
             section 4), none in the class stage. In [0, 1).
@@ -52,7 +53,7 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         layer_norm_eps (`float`, defaults to 1e-6):
             Epsilon of every LayerNorm.
         image_size (`int` or `(height, width)`, defaults to 224):
-            Pixels of the images whose patches the position table covers. A multiple of `patch_size`.
+            Pixels of the images whose patches the position embeddings cover. A multiple of `patch_size`.
         patch_size (`int` or `(height, width)`, defaults to 16):
             Pixels of a patch.
         num_channels (`int`, defaults to 3):
@@ -60,7 +61,7 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         qkv_bias (`bool`, defaults to `True`):
             Whether queries, keys and values of both stages have a bias.
         interpolate_pos_encoding (`bool`, defaults to `False`):
-            Whether the model resizes its position table when an image has another size than `image_size`; the
+            Whether the model resizes its position embeddings when an image has another size than `image_size`; the
             argument of the same name of `forward` overrides it for one call.
         out_features (list or tuple of `str`, *optional*):
             Stages whose feature maps a [`CaitBackbone`] returns, in the order of `stage_names`: `"stem"` (the patch
@@ -75,7 +76,7 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
             otherwise it is `(batch, patches, hidden_size)`.
 
     Raises:
-        ValueError: for a value or a combination no CaiT can have; the sentence names field, value and what is allowed.
+        ValueError: for a value or a combination no CaiT can have; the message names field, value and what is allowed.
         StrictDataclassFieldValidationError: (of `huggingface_hub`) for a field of the wrong type.
 
     Example:
@@ -97,7 +98,7 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         "layernorm": "keep_full_weight",
     }
     # Tensor parallelism splits the MLPs alone. Attention is split by heads elsewhere, but talking heads are mixtures
-    # of all heads, before the softmax and again behind it: a process with some of them would have to send whole maps.
+    # of all heads, before the softmax and again after it: a process with some of them would have to send whole maps.
     base_model_tp_plan = {
         "layers.*.mlp.fc1": "colwise",
         "layers.*.mlp.fc2": "rowwise",

@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Which columns of a dataset contain images and labels, for training and evaluation."""
 
-IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "cls")  # usual names, where no type tells
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "cls")  # usual names, where no type decides
 
 
 def find_column(types: dict, kind: str, feature_type: type, usual_names: tuple[str, ...], asked: str | None) -> str:

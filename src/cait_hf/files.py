@@ -42,7 +42,7 @@ def new_folder(output_dir: Path, source: str, overwrite: bool) -> Iterator[Path]
     work of one of them. A process that is killed leaves its sibling, a hidden folder, and `output_dir` as it was.
 
     Raises:
-        OSError: if `output_dir` is a file, or holds the source, or is not empty and may not be overwritten.
+        OSError: if `output_dir` is a file, or contains the source, or is not empty and may not be overwritten.
     """
     output_dir, source_path = output_dir.resolve(), Path(source).resolve()
     if output_dir.is_file():

@@ -225,8 +225,8 @@ class CaitImageProcessorPil(CaitImageProcessorMixin, PilBackend):
     only; of an enlarged one, single pixels may then differ by 1/255 from the full computation.
 
     Raises:
-        ValueError: if `images` holds something else, an empty list, another shape, NaN or infinite values or integers
-            beyond 16 bits, or if an argument has a value that is not allowed.
+        ValueError: if `images` contains something else, an empty list, another shape, NaN or infinite values or
+            integers beyond 16 bits, or if an argument has a value that is not allowed.
         OSError: if a file cannot be fetched or read as an image.
 
     Example:

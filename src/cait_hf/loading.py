@@ -64,7 +64,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     """Content of a weights file, mapped where its format allows; nothing that a pickle contains is ever run.
 
     Raises:
-        ValueError: if the file is damaged or holds more than tensors.
+        ValueError: if the file is damaged or contains more than tensors.
         OSError: if it cannot be opened.
     """
     path.open("rb").close()
@@ -76,7 +76,7 @@ def read_weights(path: Path) -> dict[str, Any]:
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except Exception as error:  # any bytes at all: the parsers' errors for them have no common class
             raise ValueError(
-                f"{path} is damaged, or it holds more than tensors and was not unpickled ({type(error).__name__})."
+                f"{path} is damaged, or it contains more than tensors and was not unpickled ({type(error).__name__})."
             ) from error
 
 

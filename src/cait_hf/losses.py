@@ -58,7 +58,7 @@ def image_classification_loss(
             except IndexError as error:  # of the kernel for CPUs; a check here would let a GPU wait
                 wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
                 raise ValueError(
-                    f"labels holds {wrong[0].item()}, but it must be in [0, {num_labels}) or -100."
+                    f"labels contains {wrong[0].item()}, but it must be in [0, {num_labels}) or -100."
                 ) from error
         allowed = f"({batch_size},) for class indices or, as floats, ({batch_size}, {num_labels}) for soft labels"
     raise ValueError(f"labels has shape {tuple(labels.shape)} and dtype {labels.dtype}, but it must be {allowed}.")

@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Model cards of CaiT, and the MACs that they state.
 
-The text is `model_card_template.md` beside this file; every figure in it comes from the configuration or from
+The text is `model_card_template.md` beside this file; every number in it comes from the configuration or from
 `checkpoints.py`. What the card says of the training is from the authors' own words: deit's `README_cait.md` and the
 issues of facebookresearch/deit that it names.
 """
@@ -87,8 +87,8 @@ def render_model_card(
 
 
 def macs(config: CaitConfig) -> int:
-    """MACs of one image of `config.image_size`: the patch projection, every linear layer, the two products
-    of each attention and the two mixings of its heads. Norms, softmax, activations and additions are not counted."""
+    """MACs of one image of `config.image_size`: the patch projection, every linear layer, and the two products and
+    the two talking-heads projections of each attention. Norms, softmax, activations and additions are not counted."""
     rows, columns = (size // patch for size, patch in zip(as_pair(config.image_size), as_pair(config.patch_size)))
     patch_height, patch_width = as_pair(config.patch_size)
     patches, width, hidden = rows * columns, config.hidden_size, config.intermediate_size
@@ -98,7 +98,7 @@ def macs(config: CaitConfig) -> int:
     patch_layer = (
         4 * patches * width**2  # queries, keys, values, output
         + 2 * patches**2 * width  # scores, attended values
-        + 2 * patches**2 * config.num_attention_heads**2  # head mixings
+        + 2 * patches**2 * config.num_attention_heads**2  # talking-heads projections
         + 2 * patches * width * hidden
     )
     class_layer = (
@@ -134,7 +134,7 @@ def _metadata(
 
 
 def _eval_results(checkpoint: CaitCheckpoint) -> list[EvalResult]:
-    """Top-1 and top-5 in percent as timm reports them. The authors' figures are in the text only: huggingface_hub
+    """Top-1 and top-5 in percent as timm reports them. The authors' numbers are in the text only: huggingface_hub
     gives all results of a test set one source."""
     if checkpoint.timm_accuracy is None:
         return []

@@ -8,10 +8,10 @@ The authors advise float32 for M48. In half precision this code scales queries b
 float16 does not overflow, and computes every softmax, the resizing of positions and the loss in float32 (on a CPU the
 whole talking-heads operator), as PyTorch's kernels do the sums of a matrix product and of LayerNorm. What is rounded
 is the stream of residuals, once a branch; `torch.autocast` over float32 weights keeps that in float32 too.
-`tests/test_precision.py` holds the scaling (`test_large_scores_do_not_overflow_in_float16`) and autocast
+`tests/test_precision.py` tests the scaling (`test_large_scores_do_not_overflow_in_float16`) and autocast
 (`test_autocast_agrees`), and bounds what remains up to 448 pixels (`test_formats_agree`), there at M48's depth
 (`test_48_layers_at_448_pixels`), and at its depth and width (`test_m48_in_half_precision`).
-`tests/test_modeling_cait.py` holds the softmax (`test_softmax_runs_in_float32_or_wider`), the positions
+`tests/test_modeling_cait.py` tests the softmax (`test_softmax_runs_in_float32_or_wider`), the positions
 (`test_positions_are_interpolated_bicubically_over_the_grid`) and the loss (`test_inputs_are_cast_to_the_weights`).
 """
 
@@ -69,7 +69,7 @@ class CaitModelOutput(BaseModelOutputWithPooling):
             patch layer, before the final LayerNorm.
         attentions (`tuple(torch.FloatTensor)`, with `output_attentions=True`):
             `num_hidden_layers` maps `(batch, heads, patches, patches)`: the weights that multiply the values, after
-            the second head mixing; their rows need not sum to 1.
+            the post-softmax projection; their rows need not sum to 1.
         class_attentions (`tuple(torch.FloatTensor)`, with `output_attentions=True` or `output_class_attentions=True`):
             `num_class_attention_layers` maps `(batch, heads, 1, 1 + patches)`: what the class token looks at.
         class_hidden_states (`tuple(torch.FloatTensor)`, with `output_class_hidden_states=True`):
@@ -143,11 +143,12 @@ class CaitEmbeddings(nn.Module):
 
     @property
     def grid_size(self) -> tuple[int, int]:
-        """Rows and columns of patches that the stored position table covers."""
+        """Rows and columns of patches that the stored position embeddings cover."""
         return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
 
     def interpolate_pos_encoding(self, height: int, width: int) -> torch.Tensor:
-        """The position table `(1, N, C)` for an image of `height` x `width` pixels, resized if it has another grid.
+        """The position embeddings `(1, N, C)` for an image of `height` x `width` pixels, resized if it has another
+        grid.
 
         Bicubic, `align_corners=False`, as the official fine-tuning does (facebookresearch/deit, `main.py`); computed
         in float32 or wider, returned in the table's dtype.
@@ -216,8 +217,8 @@ class CaitSelfAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        # The head mixings are (heads, heads) parameters, not `nn.Linear`s, so that quantizers and adapters, which
-        # replace linears by name or type, leave these few numbers alone.
+        # The talking-heads projections are (heads, heads) parameters, not `nn.Linear`s, so that quantizers and
+        # adapters, which replace linears by name or type, leave these few numbers alone.
         self.proj_l_weight = nn.Parameter(torch.zeros(heads, heads))  # mixes the scores ("logits")
         self.proj_l_bias = nn.Parameter(torch.zeros(heads))
         self.proj_w_weight = nn.Parameter(torch.zeros(heads, heads))  # mixes the probabilities ("weights")
@@ -419,7 +420,7 @@ class CaitPreTrainedModel(PreTrainedModel):
             self._fsdp_plan: dict[str, str] = _without_class_layers(self._fsdp_plan)
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
-        """Refuse, in a sentence, what Transformers does not know or talking heads cannot use."""
+        """Refuse, with an error message, what Transformers does not have or talking heads cannot use."""
         known = ["eager", *(key for key in ALL_ATTENTION_FUNCTIONS.valid_keys() if not _why_unusable(key))]
         if attn_implementation is not None and attn_implementation not in known:
             quoted = f'"{attn_implementation}"' if isinstance(attn_implementation, str) else repr(attn_implementation)
@@ -482,7 +483,7 @@ class CaitPreTrainedModel(PreTrainedModel):
 
         Beyond [`~transformers.PreTrainedModel.from_pretrained`], whose arguments all hold: with an `image_size` other
         than the checkpoint's (as an argument or in `config`), the weights are loaded at the stored size and the
-        position table is then resized, see [`~CaitPreTrainedModel.resize_position_embeddings`].
+        position embeddings are then resized, see [`~CaitPreTrainedModel.resize_position_embeddings`].
 
         Raises:
             ValueError: if the checkpoint's configuration is another model's, or timm's weights do not fit a CaiT.
@@ -539,8 +540,8 @@ class CaitPreTrainedModel(PreTrainedModel):
             if requested == stored or "ignore_mismatched_sizes" not in str(error):
                 raise
             raise RuntimeError(  # the class that Transformers' shared tests ask for
-                f"num_labels is {requested}, but {source} holds {stored} labels: pass ignore_mismatched_sizes=True to "
-                "start with a new classifier."
+                f"num_labels is {requested}, but {source} contains {stored} labels: pass ignore_mismatched_sizes=True "
+                "to start with a new classifier."
             ) from error
 
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info=True
@@ -552,7 +553,7 @@ class CaitPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def resize_position_embeddings(self, image_size: int | tuple[int, int]) -> None:
-        """Make another image size the model's own: resize the stored position table and set `config.image_size`.
+        """Make another image size the model's own: resize the stored position embeddings and set `config.image_size`.
 
         Args:
             image_size (`int` or `(height, width)`): pixels, multiples of the patch size.
@@ -577,15 +578,16 @@ class CaitPreTrainedModel(PreTrainedModel):
         self.config.image_size = new_config.image_size
 
     def get_position_embeddings(self) -> nn.Parameter:
-        """The position table `(1, patches, hidden_size)`."""
+        """The position embeddings `(1, patches, hidden_size)`."""
         return self.base_model.embeddings.position_embeddings
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters with two or more axes that the official recipe exempts from weight decay.
 
-        These are the position table and the class token (`no_weight_decay` of the official code), and the mask token,
-        which SimMIM's code exempts. The official optimizer also exempts every parameter with one axis (LayerScale,
-        LayerNorm, biases). Plain `Trainer` knows neither rule; the Trainer in `cait_hf.training` follows both.
+        These are the position embeddings and the class token (`no_weight_decay` of the official code), and the mask
+        token, which SimMIM's code exempts. The official optimizer also exempts every parameter with one axis
+        (LayerScale, LayerNorm, biases). Plain `Trainer` knows neither rule; the Trainer in `cait_hf.training` follows
+        both.
         """
         exempt = (".position_embeddings", ".cls_token", ".mask_token")
         return {name for name, _ in self.named_parameters() if name.endswith(exempt)}
@@ -596,7 +598,7 @@ class CaitPreTrainedModel(PreTrainedModel):
         The groups are `"embeddings"`, `"layers.0"`, ..., `"class_layers.0"`, ..., `"head"` (final LayerNorm and
         classifier), each a dictionary from the names of `named_parameters()` to the parameters; models without a
         class stage have no group for it. Freeze a prefix of the
-        groups, or give a group `decay ** (groups behind it)` of the learning rate. The class token belongs to the
+        groups, or give a group `decay ** (groups after it)` of the learning rate. The class token belongs to the
         first class layer, where it enters; timm groups it with the embeddings.
         """
         config = self.config
@@ -632,7 +634,7 @@ def _why_unusable(attn_implementation: str) -> str:
     return ""
 
 
-# What the checkpoint of a classifier holds beyond the patch stage: of no use to the models that stop there.
+# What the checkpoint of a classifier contains beyond the patch stage: of no use to the models that stop there.
 _KEYS_BEYOND_THE_PATCH_STAGE = [r"(^|\.)class_layers\.", r"(^|\.)embeddings\.cls_token$", r"^classifier\."]
 
 _HUB_KWARGS = (
@@ -656,7 +658,7 @@ def _load_timm_state_dict(
         path = cached_file(name_or_path, filename, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
         if path is not None:
             return convert_official_state_dict(load_state_dict(path))
-    raise OSError(f"{name_or_path} holds timm's config.json but neither {' nor '.join(filenames)}.")
+    raise OSError(f"{name_or_path} contains timm's config.json but neither {' nor '.join(filenames)}.")
 
 
 def _timm_base_of_adapter(name_or_path: str | os.PathLike, hub_kwargs: dict) -> str | None:
@@ -736,7 +738,7 @@ class CaitModel(CaitPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
                 Images as the image processor returns them; cast to the dtype of the weights.
             interpolate_pos_encoding (`bool`, *optional*):
-                Whether to resize the position table to an image of another size than `config.image_size`. `None`
+                Whether to resize the position embeddings to an image of another size than `config.image_size`. `None`
                 takes the configuration's value.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch, patches)`, *optional*):
                 Patches, row by row, that the mask token replaces, in a model that has one.
@@ -753,7 +755,8 @@ class CaitModel(CaitPreTrainedModel):
         pickled, as by `torch.save(model, ...)`; afterwards only its `state_dict` can.
 
         Raises:
-            ValueError: if `pixel_values` is missing, has a wrong shape, or a size the position table does not cover.
+            ValueError: if `pixel_values` is missing, has a wrong shape, or a size the position embeddings do not
+            cover.
         """
         hidden_states, class_token = self.embeddings(pixel_values, interpolate_pos_encoding, bool_masked_pos)
         for layer in self.layers:

@@ -98,7 +98,7 @@ def push_folder(
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raise ValueError unless `folder` holds the configuration and the weights of a CaiT of this package."""
+    """Raise ValueError unless `folder` contains the configuration and the weights of a CaiT of this package."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model_type = config.get("model_type")

@@ -160,7 +160,7 @@ def check_download(
     """Compare a downloaded file with the hash, where that is known, else with the size of its float32 tensors.
 
     Raises:
-        OSError: if they differ; the file is deleted, so that it is fetched anew the next time.
+        OSError: if they differ; the file is deleted, so that it is downloaded again the next time.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{checkpoint.timm_repo} has no {path.name}.")

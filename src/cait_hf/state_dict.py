@@ -254,7 +254,7 @@ def _split_symbol(symbol: str) -> tuple[int, str]:
 
 
 def _size(symbol: str, sizes: Mapping[str, int]) -> int | str:
-    """Size of a dimension, or its symbol where no tensor tells it."""
+    """Size of a dimension, or its symbol where no tensor determines it."""
     factor, name = _split_symbol(symbol)
     if not name:
         return factor

@@ -184,7 +184,7 @@ def _timm_labels(timm_config: dict[str, Any], num_classes: int) -> dict[int, str
 
 
 def int_if_square(size: int | list[int] | tuple[int, int]) -> int | tuple[int, int]:
-    """(height, width) in the form in which `CaitConfig` holds it: one number where both are equal."""
+    """(height, width) in the form in which `CaitConfig` contains it: one number where both are equal."""
     if isinstance(size, int):
         return size
     height, width = size

@@ -22,7 +22,7 @@ Args:
     predictions: floats (images, classes), logits or any other score that grows with belief, as nested lists, numpy
         array or torch tensor; all in one call, or batch by batch with `add_batch`. A batch is reduced to one rank an
         image at once, so memory does not grow with the number of classes.
-    references: integers (images,), the index of the right class.
+    references: integers (images,), the index of the correct class.
     top_k: integers, each from 1 to the number of classes. Defaults to (1, 5).
 
 Returns:
@@ -41,7 +41,7 @@ Example:
 
 
 class TopKAccuracy(evaluate.Metric):
-    """Top-k accuracy; `evaluate.load(...).inputs_description` tells arguments, result and errors."""
+    """Top-k accuracy; `evaluate.load(...).inputs_description` describes arguments, result and errors."""
 
     num_classes: int | None = None  # of the batches added since the last result
 
@@ -50,7 +50,7 @@ class TopKAccuracy(evaluate.Metric):
             description=_DESCRIPTION,
             citation="",
             inputs_description=_KWARGS_DESCRIPTION,
-            # What is kept of a batch: the rank of each image's right class stands in the place of its scores.
+            # What is kept of a batch: the rank of each image's correct class takes the place of its scores.
             features=datasets.Features(
                 {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
             ),
@@ -76,7 +76,7 @@ class TopKAccuracy(evaluate.Metric):
         assert num_classes is not None  # `evaluate` computes nothing without a batch
         for k in top_k:
             if not 1 <= k <= num_classes:
-                raise ValueError(f"top_k holds {k}; each k must be from 1 to the number of classes, {num_classes}.")
+                raise ValueError(f"top_k contains {k}; each k must be from 1 to the number of classes, {num_classes}.")
         return topk_of_ranks(predictions, top_k)
 
 
@@ -86,7 +86,7 @@ def topk_of_ranks(ranks: np.ndarray, top_k: Sequence[int] = (1, 5)) -> dict[str,
 
 
 def rank_of_reference(scores: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """How many classes rank before the right one, 0 where it is the first: (images,) integers."""
+    """How many classes rank before the correct one, 0 where it is the first: (images,) integers."""
     own = np.take_along_axis(scores, references[:, None], axis=1)  # (images, 1)
     lower_index = np.arange(scores.shape[1]) < references[:, None]
     return ((scores > own) | ((scores == own) & lower_index)).sum(axis=1)
@@ -112,7 +112,7 @@ def _check(scores: np.ndarray, references: np.ndarray, num_classes: int | None) 
     if num_classes is not None and scores.shape[1] != num_classes:
         raise ValueError(f"predictions has {scores.shape[1]} classes; the batches before it had {num_classes}.")
     if np.isnan(scores).any():
-        raise ValueError("predictions holds NaN; each score must be a number or an infinity.")
+        raise ValueError("predictions contains NaN; each score must be a number or an infinity.")
     check_references(references, *scores.shape)
 
 
@@ -125,6 +125,6 @@ def check_references(references: np.ndarray, num_images: int, num_classes: int) 
         )
     if references.min() < 0 or references.max() >= num_classes:
         raise ValueError(
-            f"references holds {references.min()} to {references.max()}; each must be a class index from 0 to "
+            f"references contains {references.min()} to {references.max()}; each must be a class index from 0 to "
             f"{num_classes - 1}."
         )

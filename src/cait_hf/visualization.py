@@ -24,7 +24,7 @@ from .image_processing_pil_cait import to_rgb
 # Colors of an overlay from the lowest to the highest attention: dark violet, red, orange, pale yellow.
 _RAMP = np.array([(48, 18, 96), (176, 38, 84), (240, 110, 40), (255, 238, 150)], dtype=np.float32)
 _SEEN, _UNSEEN = 0.7, 0.25  # brightness of an image under its map, and beside it
-_INK, _MUTED, _RIGHT, _WRONG, _PAPER = "#1f2328", "#8a919a", "#1a7f37", "#cf222e", "#ffffff"
+_INK, _MUTED, _CORRECT, _INCORRECT, _PAPER = "#1f2328", "#8a919a", "#1a7f37", "#cf222e", "#ffffff"
 
 
 # Maps
@@ -104,15 +104,16 @@ def attention_rollout(
     Rollout (Abnar and Zuidema 2020, arXiv 2005.00928) takes each layer for `0.5 * attention + 0.5 * identity`, the
     attention being the mean over heads and the identity standing for the residual path, and multiplies the layers.
 
-    Talking heads: after the second mixing the weights of a head are no probabilities. They can be negative, and their
-    rows sum to anything. Here the magnitudes of each head's row are divided by their sum ([`attention_fractions`])
-    before the mean over heads, which changes nothing for ordinary attention. Setting negative weights to zero instead
-    would make the result depend on what the model's function does not: a head's mixed map times any factor, also a
-    negative one, with its values divided by that factor is the same model, and its rollout here is the same too.
+    Talking heads: after the post-softmax projection the weights of a head are no probabilities. They can be negative,
+    and their rows sum to anything. Here the magnitudes of each head's row are divided by their sum
+    ([`attention_fractions`]) before the mean over heads, which changes nothing for ordinary attention. Setting
+    negative weights to zero instead would make the result depend on what the model's function does not: a head's mixed
+    map times any factor, also a negative one, with its values divided by that factor is the same model, and its
+    rollout here is the same too.
 
     Class stage: a class layer changes the class token alone, so there the rows of the patches are the identity, and
     the class token's row is `0.5 * (mean over heads of its attention) + 0.5 * (itself)`. Weight that it puts on itself
-    goes on to what it was after the class layer before.
+    is passed on to what it was after the class layer before.
 
     What rollout leaves out: the MLPs, the values, and how much of the stream a branch really is. The halves are the
     paper's convention; in CaiT the learned LayerScale factors set that ratio, which differs by layer and channel and
@@ -253,7 +254,7 @@ def overlay_attention(
     if attention_map.ndim != 2 or attention_map.size == 0:
         raise ValueError(f"attention_map has shape {attention_map.shape}, but it must be (rows, columns).")
     if not np.isfinite(attention_map).all():
-        raise ValueError("attention_map holds NaN or an infinity, but every value must be finite.")
+        raise ValueError("attention_map contains NaN or an infinity, but every value must be finite.")
     if not 0 <= strength <= 1:
         raise ValueError(f"strength is {strength}, but it must be from 0 to 1.")
 
@@ -283,7 +284,8 @@ def prediction_grid(
         images (sequence of `PIL.Image.Image`): the images; each is fitted into a square at its own aspect ratio.
         predictions: for each image what `pipeline("image-classification")` returns: `{"label": ..., "score": ...}`
             dictionaries, best first. The first three are drawn as bars.
-        references (sequence of `str`, *optional*): the right labels, drawn in green; the best is red if it is wrong.
+        references (sequence of `str`, *optional*): the correct labels, drawn in green; the best is red if it is
+            incorrect.
         overlays (sequence of `PIL.Image.Image`, *optional*): one for each image, from [`overlay_attention`].
         title (`str`): a line above the images.
         columns (`int`): images in a row.
@@ -379,7 +381,7 @@ def attention_grid(
         captions (sequence of `str`): one for each overlay, the same for all images.
         names (sequence of `str`, *optional*): what stands above each image.
         title (`str`): a line above everything.
-        columns (`int`): overlays in a line; more go on below, beside the same image.
+        columns (`int`): overlays in a line; more continue below, beside the same image.
         panel_size (`int`): edge of the square, in pixels.
 
     Returns:
@@ -520,9 +522,9 @@ def _draw_bars(
     for rank, prediction in enumerate(predictions):
         color = _INK if rank == 0 else _MUTED
         if prediction["label"] == reference:
-            color = _RIGHT
+            color = _CORRECT
         elif rank == 0 and reference is not None:
-            color = _WRONG
+            color = _INCORRECT
         font = ImageFont.load_default(line - 5)
         label = _shorten(draw, prediction["label"], font, label_width - 4)
         draw.text((x, y), label, fill=color, font=font)

@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """The source distribution of transformers: downloaded once, checked, and kept in the user's cache folder.
 
-The archive holds the tests that Transformers shares between its models; nothing of it is part of this repository.
+The archive contains the tests that Transformers shares between its models; nothing of it is part of this repository.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ def cached_name(version: str, digest: str) -> str:
 
 
 def is_pinned(version: str, digest: str) -> bool:
-    """Whether the hash is the one this file holds for the version, or it holds none."""
+    """Whether the hash is the one in this file for the version, or there is none."""
     return SHA256.get(version, digest) == digest
 
 

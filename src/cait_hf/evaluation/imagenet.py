@@ -31,7 +31,7 @@ SYNSET = re.compile(r"n\d{8}")
 VALIDATION_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp"}
 
-Labels = tuple[int, ...]  # class indices that count as right; none: the image is left out
+Labels = tuple[int, ...]  # class indices that count as correct; none: the image is left out
 Labeller = Callable[[str, Any], Labels]  # of the image's name and its label in the data, None if it has none there
 Encoded = str | dict  # path of an image file, or {"bytes": ..., "path": ...} as `datasets.Image(decode=False)` has it
 
@@ -81,7 +81,7 @@ class EvaluationImageStream(torch.utils.data.IterableDataset):
 
 
 class Columns:
-    """Which columns of a dataset contain images and labels; `label` is None where only the file names tell.
+    """Which columns of a dataset contain images and labels; `label` is None where only the file names give it.
 
     Raises:
         ValueError: if not exactly one column looks like images, or the names of the classes are not ImageNet's.
@@ -257,8 +257,8 @@ def indices_of_classes(names: list[str]) -> list[int] | None:
     known = list(imagenet_1k_labels().values())
     if set(names) == set(known):
         return [known.index(name) for name in names]
-    alike = sum(name.split(",")[0].lower() == other.split(",")[0].lower() for name, other in zip(names, known))
-    return list(range(len(known))) if len(names) == len(known) and alike > 0.9 * len(known) else None
+    equal = sum(name.split(",")[0].lower() == other.split(",")[0].lower() for name, other in zip(names, known))
+    return list(range(len(known))) if len(names) == len(known) and equal > 0.9 * len(known) else None
 
 
 @cache

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""What an image classifier gets right: top-1, top-5, the accuracy of each class and the confusion matrix.
+"""Accuracy of an image classifier: top-1, top-5, the accuracy of each class and the confusion matrix.
 
 Top-1 and top-5 are those of `topk_accuracy.py`. Of the logits only the five best classes of an image are kept, so that
 50,000 images of 1000 classes take 2 MB instead of 200 MB; ranked as that metric ranks them, equal scores by class
@@ -38,11 +38,11 @@ def best_classes(logits: torch.Tensor | tuple, labels: torch.Tensor | None = Non
 def classification_metrics(
     best: np.ndarray | torch.Tensor, labels: np.ndarray | torch.Tensor, num_classes: int
 ) -> dict:
-    """Everything that [`best_classes`] of all images and their labels tell.
+    """All metrics of the [`best_classes`] of all images and their labels.
 
     Args:
         best: (images, min(5, num_classes)) integers, of [`best_classes`].
-        labels: (images,) integers, the right classes.
+        labels: (images,) integers, the correct classes.
         num_classes: of the model; the labels need not hold each of them.
 
     Returns:

@@ -51,7 +51,7 @@ def rank_batch(model: torch.nn.Module, columns: list[int] | None, options: dict,
 
 
 class Ranks(dict[int, int]):
-    """Ranks by index of the image, and the file from which a run of the same settings goes on."""
+    """Ranks by index of the image, and the file from which a run with the same settings resumes."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -89,7 +89,9 @@ class Ranks(dict[int, int]):
             others = [name for name, value in self.settings.items() if stored["settings"].get(name) != value]
             ranks = {int(index): int(rank) for index, rank in stored["ranks"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.path} is not a file of ranks of this script: delete it to start anew.") from error
+            raise ValueError(
+                f"{self.path} is not a file of ranks of this script: delete it to start from scratch."
+            ) from error
         if others:
             raise ValueError(
                 f"{self.path} belongs to a run with another {others[0]}: give that run's arguments to finish "
@@ -140,6 +142,6 @@ def rank_images(
 
 def check_rank(name: str, rank: int) -> None:
     if rank == UNREADABLE:
-        raise ValueError(f"{name} cannot be read as an image: replace it, and run the same command to go on.")
+        raise ValueError(f"{name} cannot be read as an image: replace it, and rerun the same command to resume.")
     if rank == NOT_FINITE:
         raise ValueError(f"The logits of {name} are not finite: evaluate with --dtype float32.")

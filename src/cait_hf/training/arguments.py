@@ -87,7 +87,9 @@ class DataArguments:
         "--dataloader_num_workers. In a distributed run the others wait no longer than --ddp_timeout.",
         "error",
     )
-    overwrite_output_dir: bool = option("Train anew in a folder that is not empty; deletes its checkpoints.", False)
+    overwrite_output_dir: bool = option(
+        "Train from scratch in a folder that is not empty; deletes its checkpoints.", False
+    )
 
 
 @dataclass
@@ -164,7 +166,7 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Rec
     """The arguments of a command line, perhaps with files of flags before its flags.
 
     Raises:
-        ValueError: with a sentence, for what no flag or no training allows.
+        ValueError: with an error message, for what no flag or no training allows.
         OSError: if a file cannot be read.
         ImportError: if a flag needs a package that is not installed.
     """
@@ -224,7 +226,7 @@ def _check(
     if not 0 < data_args.train_val_split < 1:
         raise ValueError(f"--train_val_split is {data_args.train_val_split}, but it must be between 0 and 1.")
     if data_args.streaming and args.do_train and args.max_steps < 1:
-        raise ValueError("--streaming needs --max_steps: a stream does not tell how many steps an epoch has.")
+        raise ValueError("--streaming needs --max_steps: the length of an epoch of a stream is unknown.")
     if recipe.repeated_augmentation < 1:
         raise ValueError(f"--repeated_augmentation is {recipe.repeated_augmentation}, but it must be at least 1.")
     if recipe.lora_rank is not None and recipe.lora_rank < 1:

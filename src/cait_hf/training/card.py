@@ -38,13 +38,13 @@ TEMPLATE = """\
 {{ card_data }}
 ---
 
-<!-- Each run writes this file anew. To keep your own changes, remove the tag {{ marker }} above. -->
+<!-- Each run rewrites this file. To keep your own changes, remove the tag {{ marker }} above. -->
 
 # {{ title }}
 
 {{ origin }} It has {{ "{:,}".format(num_parameters) }} parameters
 {%- if num_trainable != num_parameters %}, of which {{ "{:,}".format(num_trainable) }} were trained,{% endif %}
-and tells {{ num_classes }} classes apart{% if num_classes <= 20 %}: {{ class_names }}{% endif %}.
+with {{ num_classes }} classes{% if num_classes <= 20 %}: {{ class_names }}{% endif %}.
 
 ## Results
 {% if results %}

@@ -25,7 +25,7 @@ _FILE_ERRORS = {None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, err
 
 
 class CorruptImageError(ValueError):
-    """An image cannot be decoded; the message is a sentence, also where a `DataLoader` brings it from a worker."""
+    """An image cannot be decoded; the message is one line, also where a `DataLoader` brings it from a worker."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message.rpartition("CorruptImageError: ")[2].strip())  # a worker's is a whole traceback
@@ -58,8 +58,8 @@ def _reason(error: Exception, stored: dict) -> str:
     data, path = stored.get("bytes"), stored.get("path")
     if data == b"" or (data is None and path and os.path.isfile(path) and os.path.getsize(path) == 0):
         return "zero bytes"
-    if isinstance(error, PIL.UnidentifiedImageError):  # its own text holds an address in memory
-        return "of no format that Pillow knows"
+    if isinstance(error, PIL.UnidentifiedImageError):  # its own text contains an address in memory
+        return "of no format that Pillow reads"
     return " ".join(str(error).split()) or type(error).__name__
 
 

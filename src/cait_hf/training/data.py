@@ -118,9 +118,9 @@ class LabeledImages(Images, torch.utils.data.Dataset):
 class ImageStream(Images, torch.utils.data.IterableDataset):
     """Images that are read while they are used.
 
-    The stream of a training (`endless`) is pass after pass over the data, each in another order, so that neither a
-    worker nor a process ever runs out before the others; the end is up to the training. Each pass has each image
-    once, over all processes and workers together. An image has the same key in a pass whatever their number; the
+    The stream of a training (`endless`) is epoch after epoch, each in another order, so that neither a
+    worker nor a process ever runs out before the others; the end is up to the training. Each epoch has each image
+    once, over all processes and workers together. An image has the same key in an epoch whatever their number; the
     *order* is repeated, after `set_epoch` and `skip_batches` too, for the same number of processes and of workers.
 
     Among processes it is shared by `split`: not before, so that `accelerate` can deal out the batches of the first.
@@ -137,7 +137,7 @@ class ImageStream(Images, torch.utils.data.IterableDataset):
 
     def __post_init__(self) -> None:
         self.rank, self.world_size = 0, 1
-        # first pass, batches to skip, their size: shared, because workers may outlive an epoch
+        # first epoch, batches to skip, their size: shared, because workers may outlive an epoch
         self._start = torch.tensor([0, 0, 1]).share_memory_()
 
     def split(self, rank: int, world_size: int) -> None:
@@ -147,7 +147,7 @@ class ImageStream(Images, torch.utils.data.IterableDataset):
         self.rank, self.world_size = rank, world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin the next iteration with this pass (the first is 0)."""
+        """Begin the next iteration with this epoch (the first is 0)."""
         self._start[0] = epoch
 
     def skip_batches(self, batches: int, batch_size: int) -> None:
@@ -167,7 +167,7 @@ class ImageStream(Images, torch.utils.data.IterableDataset):
             yield self._item(image, class_name, key)
 
     def _images(self) -> Iterator[tuple[int, dict, Image.Image]]:
-        """(key, row, image) of pass after pass, of this worker of this process."""
+        """(key, row, image) of epoch after epoch, of this worker of this process."""
         epoch, batches, batch_size = self._start.tolist()
         worker, workers = self._worker(batches)
         if worker >= workers:
@@ -319,7 +319,7 @@ def check_data_arguments(data_args: DataArguments) -> None:
 
 
 def load_sources(data_args: DataArguments) -> tuple:
-    """What there is to train on and to evaluate on, and a sentence about it for the case that one lacks."""
+    """Training data, evaluation data, and which flags to pass where one is missing."""
     if data_args.dataset_name is None:
         train = load_folder("train_dir", data_args.train_dir, data_args.streaming)
         evaluation = load_folder("validation_dir", data_args.validation_dir, data_args.streaming)
@@ -380,7 +380,7 @@ def load_folder(
         raise ValueError(f"--{flag} is {folder}, but there are no images in it ({error}).") from error
     if list(dataset.column_names) == ["image"]:
         raise ValueError(f"--{flag} is {folder}, but its images must lie in two subfolders or more, one for a class.")
-    names = getattr(dataset.features.get("label"), "names", None)  # None if a metadata file tells the classes
+    names = getattr(dataset.features.get("label"), "names", None)  # None if a metadata file names the classes
     empty = [path.name for path in subfolders if names is not None and path.name not in names]
     if empty:
         logger.warning("--%s: %s hold no images themselves and become no classes.", flag, some(empty))
@@ -449,7 +449,7 @@ def find_classes(
     names_file: str | None,
     origin: str,
 ) -> tuple[list[str], bool]:
-    """The names of the classes, and whether the column holds their numbers."""
+    """The names of the classes, and whether the column contains their numbers."""
     if isinstance(label_type, datasets.ClassLabel):
         if names_file is not None:
             raise ValueError(f"--class_names is {names_file}, but {origin} names its classes itself: drop it.")

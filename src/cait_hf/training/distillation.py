@@ -34,7 +34,7 @@ class Distillation:
         alpha (`float`): weight of the teacher, in [0, 1].
         tau (`float`): temperature of "soft", above 0.
         student_processor, teacher_processor: image processors; their means and deviations may differ.
-        student_labels (`dict[int, str]`): names of the student's classes; the teacher must know the same ones.
+        student_labels (`dict[int, str]`): names of the student's classes; the teacher must have the same ones.
 
     Raises:
         ValueError: if an argument is outside its range, or the classes differ.
@@ -139,4 +139,4 @@ def _order_of_classes(student_labels: dict[int, str], teacher_labels: dict[int, 
         if own and theirs and set(own) == set(theirs):
             return torch.tensor([theirs.index(index) for index in own])
     name = next(iter(missing))
-    raise ValueError(f"the teacher does not know the class {name!r}: it must be trained for the same classes.")
+    raise ValueError(f"the teacher does not have the class {name!r}: it must be trained for the same classes.")

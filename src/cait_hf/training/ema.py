@@ -19,7 +19,7 @@ class ModelEma:
     """Average of the weights of a model over its steps, the last ones counting most.
 
     Args:
-        model (`nn.Module`): the model without wrappers, its weights in one piece. Those behind the first step
+        model (`nn.Module`): the model without wrappers, its weights in one piece. Those after the first step
             are the first average.
         decay (`float`): what is kept of the average in a step, in (0, 1); the official training has 0.99996.
         warmup (`bool`): start with a smaller decay, which grows with the steps; for trainings that are short.
@@ -72,6 +72,6 @@ class ModelEma:
         path = Path(folder) / EMA_FILE
         if not path.is_file():
             raise ValueError(
-                f"{folder} holds no {EMA_FILE}: it was written without --ema_decay, go on without it too."
+                f"{folder} contains no {EMA_FILE}: it was written without --ema_decay, resume without it, too."
             )
         self._average.module.load_state_dict(load_file(path))

@@ -34,7 +34,7 @@ class Experiment:
         train_collator ([`TrainCollator`]): makes batches to train on.
         randomness ([`Randomness`]): its `epoch` is to be set before an epoch begins.
         distillation ([`Distillation`] or `None`): a teacher, on the CPU.
-        resume_from_checkpoint (`str` or `None`): a complete checkpoint to go on from.
+        resume_from_checkpoint (`str` or `None`): a complete checkpoint to resume from.
     """
 
     argv: list[str]
@@ -68,7 +68,8 @@ def prepare(argv: list[str]) -> Experiment:
     """Read the flags, load data and models, and check that they go together.
 
     Raises:
-        ValueError, OSError, ImportError, StrictDataclassError: with a sentence for the user; nothing was written.
+        ValueError, OSError, ImportError, StrictDataclassError: with an error message for the user; nothing was
+        written.
     """
     model_args, data_args, recipe, args = parse_arguments(argv)
     resume_from = find_checkpoint_to_resume(args, data_args.overwrite_output_dir, recipe.ema_decay is not None)
@@ -122,7 +123,7 @@ def prepare(argv: list[str]) -> Experiment:
         model = add_lora(model, recipe)
     else:
         freeze_all_but(model, recipe.trainable)
-    parameter_groups(plain_model(model), args.learning_rate, args.weight_decay, recipe.layer_decay)  # or its sentence
+    parameter_groups(plain_model(model), args.learning_rate, args.weight_decay, recipe.layer_decay)  # may raise
     if isinstance(train_data, ImageStream) and recipe.repeated_augmentation > 1:
         raise ValueError("--repeated_augmentation needs to know all images: drop it or --streaming.")
     batch = args.train_batch_size * max(1, args.world_size)  # of all processes
@@ -132,7 +133,7 @@ def prepare(argv: list[str]) -> Experiment:
             f"--per_device_train_batch_size from {args.per_device_train_batch_size}."
         )
     if recipe.ema_decay is not None:
-        ModelEma(torch.nn.Linear(1, 1), recipe.ema_decay)  # or its sentence
+        ModelEma(torch.nn.Linear(1, 1), recipe.ema_decay)  # may raise
     if data_args.overwrite_output_dir and args.do_train and args.should_save:
         for path in checkpoints_in(Path(args.output_dir)).values():
             shutil.rmtree(path)
@@ -157,7 +158,7 @@ def prepare(argv: list[str]) -> Experiment:
 
 
 def check_metric(name: str | None, num_classes: int, with_ema: bool) -> None:
-    """Raise ValueError, before training, if no evaluation has the metric that tells the best model."""
+    """Raise ValueError, before training, if no evaluation has the metric that selects the best model."""
     metrics = ["loss", *(metric for metric in METRICS if metric != "top5" or num_classes > 5)]
     metrics += [f"ema_{metric}" for metric in metrics] if with_ema else []
     if name is not None and name.removeprefix("eval_") not in metrics:
@@ -165,7 +166,7 @@ def check_metric(name: str | None, num_classes: int, with_ema: bool) -> None:
         raise ValueError(f"--metric_for_best_model is {name}, but it must be one of {known}.")
 
 
-def in_a_sentence(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """What an error says; one of a worker process comes with a traceback, whose last line it is."""
     last = str(error).strip().splitlines()[-1]
     return f"error: {last.partition('Error: ')[2] or last}" if "Traceback" in str(error) else f"error: {error}"

@@ -132,7 +132,7 @@ def add_lora(model: PreTrainedModel, recipe: RecipeArguments) -> torch.nn.Module
     """The model with adapters on some linears; they and the classifier train.
 
     Raises:
-        ValueError: if the model has no linear of these names, or does not tell its classifier.
+        ValueError: if the model has no linear of these names, or does not name its classifier.
         ImportError: if PEFT is not installed.
     """
     from peft import LoraConfig, get_peft_model

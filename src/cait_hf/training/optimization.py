@@ -48,11 +48,11 @@ def parameter_groups(
         layers = model.layer_groups()
     else:
         raise ValueError(
-            f"--layer_decay is {layer_decay}, but {type(model).__name__} does not tell its layers: pass 1."
+            f"--layer_decay is {layer_decay}, but {type(model).__name__} does not name its layers: pass 1."
         )
     decayed = decayed_parameter_names(model)
     groups = []
-    for behind, (layer, parameters) in zip(range(len(layers) - 1, -1, -1), layers.items()):
+    for later, (layer, parameters) in zip(range(len(layers) - 1, -1, -1), layers.items()):
         for decays in (True, False):
             chosen = [p for name, p in parameters.items() if p.requires_grad and (name in decayed) == decays]
             if chosen:
@@ -60,7 +60,7 @@ def parameter_groups(
                     {
                         "name": f"{layer}{'' if decays else ', no decay'}",
                         "params": chosen,
-                        "lr": learning_rate * layer_decay**behind,
+                        "lr": learning_rate * layer_decay**later,
                         "weight_decay": weight_decay if decays else 0.0,
                     }
                 )
@@ -78,8 +78,8 @@ def cosine_schedule(
     """The schedule of the official training, step by step: linear to the learning rate, then a cosine to `min_lr`.
 
     As timm's `CosineLRScheduler(t_initial=num_training_steps, warmup_t=num_warmup_steps, t_in_epochs=False)`: the
-    cosine starts at step 0 behind the warm-up, which hides its first part. Groups with a smaller learning rate have
-    all of it scaled down alike.
+    cosine starts at step 0, and the warm-up hides its first part. Groups with a smaller learning rate have all of
+    it scaled down equally.
 
     Raises:
         ValueError: if `learning_rate` is not above 0, or `warmup_lr` or `min_lr` is not in [0, learning_rate].
@@ -131,7 +131,7 @@ def freeze_all_but(model: nn.Module, trainable: str) -> list[str]:
         model (`PreTrainedModel`): an image classifier.
         trainable (`str`): "all"; "head", what is not in the base model, for a linear probe; "attention", the
             attentions, the positions and the head (`--attn-only` of facebookresearch/deit); or a number K: the last
-            K layers and what comes behind them, in a model with `layer_groups()`.
+            K layers and what comes after them, in a model with `layer_groups()`.
 
     Returns:
         The names of the trainable parameters.
@@ -166,13 +166,13 @@ def head_names(model: nn.Module) -> set[str]:
     prefix = model.base_model_prefix
     names = {name for name, _ in model.named_parameters() if not name.startswith(f"{prefix}.")}
     if not names or not hasattr(model, prefix):
-        raise ValueError(f"{type(model).__name__} does not tell its classifier: train all of it.")
+        raise ValueError(f"{type(model).__name__} does not name its classifier: train all of it.")
     return names
 
 
 def _last_layers_names(model: nn.Module, count: int) -> set[str]:
     if not hasattr(model, "layer_groups"):
-        raise ValueError(f"--trainable is {count}, but {type(model).__name__} does not tell its layers.")
+        raise ValueError(f"--trainable is {count}, but {type(model).__name__} does not name its layers.")
     groups = model.layer_groups()
     layers = [group for group in groups if "layers." in group]
     if count > len(layers):

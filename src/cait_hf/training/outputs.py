@@ -43,12 +43,12 @@ def finish(
     log_history: Sequence[dict],
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> dict[str, float]:
-    """Write, on the main process, what a run leaves: figures, model, average, report, card; perhaps push them.
+    """Write, on the main process, what a run leaves: metrics, model, average, report, card; perhaps push them.
 
     Args:
         model (`nn.Module`): without wrappers.
         ema ([`ModelEma`] or `None`): written as a model of its own to the folder `ema`.
-        metrics (`dict[str, float]`): `train_...` and `eval_...` figures.
+        metrics (`dict[str, float]`): `train_...` and `eval_...` metrics.
         results (`dict[str, dict]`): of the last evaluation, for `write_report`.
         log_history: as `TrainerState.log_history`.
         state_dict: the model's, in one piece, where its weights are sharded.

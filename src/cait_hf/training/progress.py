@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""How fast training goes, how long it waits for data and how much memory it takes, in the bar and as figures.
+"""How fast training goes, how long it waits for data and how much memory it takes, in the bar and as metrics.
 
 The estimated time left is tqdm's own.
 """
@@ -86,13 +86,13 @@ class StepTimer:
         if self._first is None:
             return {}
         images, seconds, waited = self._later if self._later[1] else self._first
-        figures = {
+        metrics = {
             "train_images_per_second": images * self.num_processes / seconds,
             "train_data_wait_fraction": waited / seconds,
             "train_peak_memory_mib": peak_memory_mib(),
             "train_first_step_seconds": self._first[1],
         }
-        return {name: value for name, value in figures.items() if value is not None}
+        return {name: value for name, value in metrics.items() if value is not None}
 
     def postfix(self) -> dict[str, str]:
         """The same for `tqdm.set_postfix`."""
@@ -107,7 +107,7 @@ class StepTimer:
 
 def peak_memory_mib() -> float | None:
     """Most memory of this process so far, in MiB: allocated by PyTorch on the CUDA device, else resident; `None` where
-    the system does not tell."""
+    the system does not report it."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     if resource is None:
@@ -117,7 +117,7 @@ def peak_memory_mib() -> float | None:
 
 
 class TrainingProgress(ProgressCallback):
-    """Trainer's bar with the figures of a [`StepTimer`], in the place of its `ProgressCallback`.
+    """Trainer's bar with the metrics of a [`StepTimer`], in the place of its `ProgressCallback`.
 
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(TrainingProgress(timer))

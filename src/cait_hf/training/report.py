@@ -85,8 +85,8 @@ def write_report(
             )
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {**report_figures(results, class_names, train_metrics or {}), **environment(num_processes)}
-    write_text(folder / "metrics.json", to_json(figures))
+    metrics = {**report_metrics(results, class_names, train_metrics or {}), **environment(num_processes)}
+    write_text(folder / "metrics.json", to_json(metrics))
     written = [folder / "metrics.json"]
 
     if importlib.util.find_spec("matplotlib") is None:
@@ -105,7 +105,7 @@ def write_report(
     return written
 
 
-def report_figures(results: dict[str, dict], class_names: Sequence[str], train_metrics: dict[str, float]) -> dict:
+def report_metrics(results: dict[str, dict], class_names: Sequence[str], train_metrics: dict[str, float]) -> dict:
     """All that was measured, as one JSON object; classes are a list, for their names need not differ."""
     classes = []
     for index, name in enumerate(class_names):
@@ -146,8 +146,8 @@ def cpu_name() -> str:
 
 
 def to_json(value: Any, indent: str = "") -> str:
-    """JSON that a person can read: what holds no further list or dict takes one line, so 1000 x 1000 counts take 1000.
-    A float that is not finite becomes null, which is all that JSON has for it."""
+    """JSON that a person can read: what contains no further list or dict takes one line, so 1000 x 1000 counts take
+    1000. A float that is not finite becomes null, which is all that JSON has for it."""
     value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
     if isinstance(value, list) and all(type(item) is int for item in value):
         return json.dumps(value)  # at once: there may be a million counts

@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 
 CORRUPT_IMAGES_LISTS = "corrupt_images*.txt"  # written before training begins, too
 OTHER_FLAGS = (
-    "pass the flags that it was written with, or another --output_dir, or --overwrite_output_dir to train anew"
+    "pass the flags that it was written with, or another --output_dir, or --overwrite_output_dir to train from scratch"
 )
 TRAINER_STATE = "trainer_state.json"  # the last file of a checkpoint, in both scripts
 
 
 def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema: bool) -> str | None:
-    """The checkpoint that was asked for, else the last complete one in `output_dir`; None to start anew.
+    """The checkpoint that was asked for, else the last complete one in `output_dir`; None to start from scratch.
 
     Raises:
         ValueError: if the one asked for is not complete, or `output_dir` has no complete checkpoint and files that no
@@ -50,10 +50,10 @@ def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema
     complete = [step for step, path in checkpoints.items() if is_complete(path, with_ema)]
     if not complete:
         raise ValueError(
-            f"--output_dir {output_dir} is not empty and has no complete checkpoint{ema} to go "
-            "on from: choose another, or pass --overwrite_output_dir."
+            f"--output_dir {output_dir} is not empty and has no complete checkpoint{ema} to "
+            "resume from: choose another, or pass --overwrite_output_dir."
         )
-    logger.info("Going on from %s; pass --overwrite_output_dir to train anew.", checkpoints[max(complete)])
+    logger.info("Resuming from %s; pass --overwrite_output_dir to train from scratch.", checkpoints[max(complete)])
     return str(checkpoints[max(complete)])
 
 
@@ -64,7 +64,7 @@ def checkpoints_in(output_dir: Path) -> dict[int, Path]:
 
 
 def check_classes_of_checkpoint(checkpoint: str, config: PreTrainedConfig) -> None:
-    """Raise ValueError if a checkpoint to go on from tells other classes apart: it would be given wrong names."""
+    """Raise ValueError if a checkpoint to resume from has other classes: their names would be wrong."""
     if type(config).from_pretrained(checkpoint).id2label != config.id2label:
         raise ValueError(f"{checkpoint} has other classes than the data: {OTHER_FLAGS}.")
 
@@ -82,21 +82,21 @@ def is_unfinished(path: Path) -> bool:
 
 @contextmanager
 def could_not_be_written(step: int, output_dir: str | Path, unfinished: Path | None = None) -> Iterator[None]:
-    """Raise OSError with a sentence if a checkpoint could not be written, and remove what there is of it."""
+    """Raise OSError with an error message if a checkpoint could not be written, and remove what there is of it."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch.save on a full disk
         if unfinished is not None:
             shutil.rmtree(unfinished, ignore_errors=True)
         raise OSError(
-            f"the checkpoint of step {step} could not be written to {output_dir}: {error}. The same command goes on "
+            f"the checkpoint of step {step} could not be written to {output_dir}: {error}. The same command resumes "
             "from the last complete one."
         ) from error
 
 
 @contextmanager
 def could_not_go_on(checkpoint: str | None) -> Iterator[None]:
-    """Raise ValueError with a sentence if a checkpoint does not fit the model or the optimizer."""
+    """Raise ValueError with an error message if a checkpoint does not fit the model or the optimizer."""
     try:
         yield
     except (RuntimeError, ValueError, KeyError) as error:

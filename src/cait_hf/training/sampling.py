@@ -16,12 +16,12 @@ class TrainSampler(torch.utils.data.Sampler[int]):
     Yields the keys that `LabeledImages` takes: `image + view * num_images`.
 
     Repeated augmentation (arXiv 1902.05509; facebookresearch/deit, `samplers.py`) is timm's `RepeatAugSampler`: each
-    image of an epoch comes in three views, and the epoch stays as long as before, so it holds a third of the
+    image of an epoch comes in three views, and the epoch stays as long as before, so it contains a third of the
     images. As there, the views of an image go to different processes if there are several.
 
     Args:
         num_images (`int`): of the whole dataset.
-        randomness ([`Randomness`]): tells seed and epoch.
+        randomness ([`Randomness`]): seed and epoch.
         views (`int`): of each image in an epoch; 1 is plain shuffling.
         batch_size, num_processes (`int`): accelerate deals batches of `batch_size` to the processes in turn.
     """

@@ -239,7 +239,7 @@ class ImageClassificationTrainer(Trainer):
         if self.args.should_save:
             plain_model(self.model).config.save_pretrained(output_dir)  # adapters come without
         if self.ema is not None and self.args.should_save:
-            self.ema.save(output_dir)  # before the file that tells that the checkpoint is complete
+            self.ema.save(output_dir)  # before the file that marks the checkpoint as complete
         super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_best_model(self) -> None:

@@ -26,7 +26,7 @@ class TrainTransform:
     """A random crop, resized, mirrored at random, perhaps RandAugment, the model's own normalization, perhaps erasing.
 
     Args:
-        image_processor: of the model; tells the size of the images and normalizes them.
+        image_processor: of the model; gives the size of the images and normalizes them.
         randomness ([`Randomness`]): the numbers of an image depend on seed, epoch and key.
         crop_area (`float`): the crop's least fraction of the image's area, in (0, 1].
         flip_probability (`float`): of mirroring left and right.
@@ -34,7 +34,7 @@ class TrainTransform:
         random_erasing (`float`): probability of noise in the place of a random rectangle.
 
     Raises:
-        ValueError: if a probability is outside [0, 1], the area outside (0, 1], or timm does not know the policy.
+        ValueError: if a probability is outside [0, 1], the area outside (0, 1], or timm does not have the policy.
         ImportError: if timm is needed and not installed.
     """
 
@@ -250,7 +250,7 @@ def random_part(
         if part_width <= width and part_height <= height:
             left, top = rng.uniform(0, width - part_width), rng.uniform(0, height - part_height)
             return left, top, min(left + part_width, width), min(top + part_height, height)
-    # such a long image seldom holds a part of an allowed ratio: take the largest one, in its middle
+    # such a long image seldom contains a part of an allowed ratio: take the largest one, in its middle
     ratio = min(max(width / height, CROP_RATIO[0]), CROP_RATIO[1])
     part_width, part_height = min(width, height * ratio), min(height, width / ratio)
     left, top = (width - part_width) / 2, (height - part_height) / 2
@@ -264,7 +264,9 @@ def input_size(image_processor: BaseImageProcessor) -> tuple[int, int]:
     shortest = size.get("shortest_edge")
     height, width = size.get("height") or shortest, size.get("width") or shortest
     if height is None or width is None:
-        raise ValueError(f"the image processor {type(image_processor).__name__} has no size that this script knows.")
+        raise ValueError(
+            f"the image processor {type(image_processor).__name__} has no size that this script supports."
+        )
     return height, width
 
 
