@@ -210,6 +210,20 @@ def test_no_machine_paths():
     assert found == []
 
 
+def test_words_of_the_glossary():
+    """What the glossary of docs/style.md has in bold stands nowhere else, in text or in names; JSON files are data."""
+    glossary = ROOT / "docs" / "style.md"
+    words = re.findall(r"\*\*(.+?)\*\*", glossary.read_text(encoding="utf-8"))
+    assert len(words) > 10
+    pattern = re.compile("|".join(re.sub("[ -]", "[ _-]", word) for word in words), re.IGNORECASE)
+    found = []
+    for path in repository_files():
+        if path.suffix not in NO_TEXT and path.suffix != ".json" and path != glossary:
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+                found += [f"{path.relative_to(ROOT)}:{number}: {word}" for word in pattern.findall(line)]
+    assert found == []
+
+
 def test_every_python_file_names_its_license():
     files = [path for path in repository_files() if path.suffix == ".py"]
     header = "# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.\n"
