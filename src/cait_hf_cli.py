@@ -246,7 +246,7 @@ class Classifier:
 
 
 def source_of(model: str) -> str:
-    """What `from_pretrained` loads: an official name stands for timm's copy of the weights."""
+    """What `from_pretrained` loads: an official name denotes timm's copy of the weights."""
     from cait_hf.checkpoints import find_checkpoint
 
     try:

@@ -325,7 +325,7 @@ def corrupt_stream(tmp_path: Path, corrupt: set[int] = CORRUPT_ROWS, **fields):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stream_ends_with_an_error_message(workers, tmp_path):
     loader = DataLoader(corrupt_stream(tmp_path), 2, num_workers=workers, collate_fn=list)
-    message = r"the image row \d of part \d of the training data \(\d+.png\) cannot be decoded \(.*\): .* images\."
+    message = r"the image row \d of shard \d of the training data \(\d+.png\) cannot be decoded \(.*\): .* images\."
     with pytest.raises(CorruptImageError) as error:
         list(itertools.islice(loader, 13))
     assert re.fullmatch(message, str(error.value)), str(error.value)
@@ -345,8 +345,8 @@ def test_stream_skips_counts_and_lists(workers, tmp_path):
     assert count_listed(tmp_path / "out") == 4
     starts = np.cumsum((0, *SHARDS))
     for index in CORRUPT_ROWS:
-        part_number = int(np.searchsorted(starts, index, side="right")) - 1
-        name = f"row {index - starts[part_number]} of part {part_number} of the training data ({index}.png)"
+        shard_number = int(np.searchsorted(starts, index, side="right")) - 1
+        name = f"row {index - starts[shard_number]} of shard {shard_number} of the training data ({index}.png)"
         assert name in listed(tmp_path)
 
 

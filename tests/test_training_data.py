@@ -61,7 +61,7 @@ def load(tmp_path: Path, do_train: bool = True, do_eval: bool = False, **fields)
     return loaded
 
 
-def first_pass(stream: ImageStream, workers: int = 0) -> list[dict]:
+def first_epoch(stream: ImageStream, workers: int = 0) -> list[dict]:
     """The items of one pass of an endless stream over all 25 images, in a process."""
     stream.endless = False
     return list(itertools.chain.from_iterable(DataLoader(stream, 2, num_workers=workers, collate_fn=list)))
@@ -148,7 +148,7 @@ def test_every_source_gives_the_same_images_and_classes(fields, streaming, sourc
     train, evaluation = load(tmp_path, streaming=streaming, **fields)
     assert evaluation is None and isinstance(train, ImageStream) == streaming
     assert sorted(train.class_names) == sorted(NAMES)
-    items = first_pass(train) if streaming else list(train)
+    items = first_epoch(train) if streaming else list(train)
     indices = [index_of(item["pixel_values"]) for item in items]
     assert sorted(indices) == list(range(25))
     assert [class_of(item) for item in items] == [NAMES[TARGETS[index]] for index in indices]
@@ -213,14 +213,14 @@ def stream(sources: Path, tmp_path: Path, pattern: str = "train-*", **fields) ->
 @pytest.mark.parametrize("pattern, count", [("train-*", 25), ("train-[0-3]", 22), ("train-4", 3)])
 def test_processes_and_workers_fraction_an_epoch(pattern, count, ranks, workers, sources, tmp_path):
     """Also where the files cannot be dealt out evenly; keys are those that one process alone gives."""
-    alone = {item["key"]: index_of(item["pixel_values"]) for item in first_pass(stream(sources, tmp_path, pattern))}
+    alone = {item["key"]: index_of(item["pixel_values"]) for item in first_epoch(stream(sources, tmp_path, pattern))}
     assert len(alone) == count
     shared = []
     for rank in range(ranks):
         part = stream(sources, tmp_path, pattern)
         part.split(rank, ranks)
         part.set_epoch(3)
-        shared.append([(item["key"], index_of(item["pixel_values"])) for item in first_pass(part, workers)])
+        shared.append([(item["key"], index_of(item["pixel_values"])) for item in first_epoch(part, workers)])
     together = list(itertools.chain(*shared))
     assert len(together) == count
     assert {key - (3 << KEY_BITS): index for key, index in together} == alone
@@ -283,7 +283,7 @@ def test_evaluation_stream_ends_and_keeps_the_order_of_the_data(sources, tmp_pat
     _, evaluation = load(tmp_path, do_train=False, do_eval=True, max_eval_samples=7, **fields)
     firsts = [index for part, count in zip(shards(), (2, 2, 1, 1, 1)) for index in part[:count]]
     assert [index_of(item["pixel_values"]) for item in evaluation] == firsts
-    assert len(first_pass(stream(sources, tmp_path, max_train_samples=3))) == 3
+    assert len(first_epoch(stream(sources, tmp_path, max_train_samples=3))) == 3
 
 
 def test_stream_is_never_held_whole(tmp_path):
@@ -310,7 +310,7 @@ def test_stream_reaches_workers_that_are_started_again(sources, tmp_path):
     part = stream(sources, tmp_path)
     part.set_epoch(1)
     copy = ForkingPickler.loads(ForkingPickler.dumps(part))
-    assert [item["key"] for item in first_pass(copy)] == [item["key"] for item in first_pass(part)]
+    assert [item["key"] for item in first_epoch(copy)] == [item["key"] for item in first_epoch(part)]
 
 
 def test_split_rejects_a_rank_that_is_none(sources, tmp_path):

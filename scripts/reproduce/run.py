@@ -242,7 +242,7 @@ def macs(model: nn.Module, size: int) -> int:
 
 
 def mixing_macs(variant: Variant, size: int) -> int:
-    """Of the products with identity matrices that stand for heads that do not talk: plain attention has none."""
+    """MACs of the identity projections of heads that do not talk: plain attention has none."""
     if variant.talking_heads:
         return 0
     tokens = (size // variant.patch_size) ** 2

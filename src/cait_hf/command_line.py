@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""What every command shares: the one line into which an error of its user's turns."""
+"""Shared code of the commands: errors of the user as one line, without a traceback."""
 
 import argparse
 import sys

@@ -20,7 +20,7 @@ from .verify import compare_with_timm, require_timm
 
 @dataclass
 class Converted:
-    """What was written, for reports. `largest_difference` is in units of the largest logit, None if not verified."""
+    """Result of a conversion. `largest_difference` is in units of the largest logit, None if not verified."""
 
     config: CaitConfig
     has_image_processor: bool

@@ -391,7 +391,7 @@ _Model = TypeVar("_Model", bound="CaitPreTrainedModel")
 
 
 class CaitPreTrainedModel(PreTrainedModel):
-    """What every CaiT model shares: initialization, loading (timm's format included), and its parameter groups."""
+    """Base class: initialization, loading (timm's format included) and parameter groups."""
 
     config: CaitConfig
     base_model_prefix = "cait"
@@ -750,9 +750,9 @@ class CaitModel(CaitPreTrainedModel):
             return_dict (`bool`, *optional*):
                 Whether to return a [`CaitModelOutput`] (the default) or a tuple.
 
-        Transformers makes ready to record at the first call that asks for it, under a lock. That cannot be compiled
-        with `torch.compile(..., fullgraph=True)`: let one such call precede the compilation. Until it a model can be
-        pickled, as by `torch.save(model, ...)`; afterwards only its `state_dict` can.
+        Output-capturing hooks are installed on the first call that requests outputs, under a lock that
+        `torch.compile(fullgraph=True)` cannot trace: run one such call before compiling. Before that call a model can
+        be pickled, as by `torch.save(model, ...)`; afterwards only its `state_dict` can.
 
         Raises:
             ValueError: if `pixel_values` is missing, has a wrong shape, or a size the position embeddings do not

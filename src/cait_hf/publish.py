@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""What a converted folder needs to be loaded as remote code, and its way to a repository on the Hub.
+"""Add the remote code to a converted folder and push it to the Hub.
 
 How Transformers finds the code of a repository: `auto_map` in config.json and preprocessor_config.json names the
 classes, and the files that those import relatively have to lie beside them (`transformers.dynamic_module_utils`).
@@ -112,7 +112,7 @@ def check_model_folder(folder: Path) -> None:
 
 
 def operations(api: HfApi, folder: Path, repo_id: str, revision: str | None) -> list:
-    """What turns the branch's model files into those of `folder`. The client itself leaves out equal files.
+    """Operations that turn the branch's model files into those of `folder`. The client itself leaves out equal files.
 
     Not `HfApi.upload_folder`, which may cut an upload into several commits.
     """

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""What a conversion starts from: where the weights are, and the configuration and image processor that fit them.
+"""Sources of a conversion: weights, and the configuration and image processor that fit them.
 
 A source is a file in the official format (`.pth`, or `.safetensors` with the same keys), the name of an official
 checkpoint to download (`XXS24_224`), a repository of timm on the Hub (`timm/cait_xxs24_224.fb_dist_in1k`), or a folder
@@ -31,7 +31,7 @@ _HEADER_BYTES = 10**6  # more than the header of a safetensors file of the large
 
 @dataclass
 class Source:
-    """What the source turned out to be.
+    """A loaded source.
 
     Attributes:
         name: how the model card calls it.

@@ -212,7 +212,7 @@ def _depth(tensors: Mapping[str, Any], prefix: str) -> int:
 
 
 def _check(tensors: Mapping[str, Any], expected: Mapping[str, str]) -> dict[str, int]:
-    """Compare names and shapes with the `expected` ones in symbols; return the size that each symbol stands for."""
+    """Compare names and shapes with the `expected` ones in symbols; return the size that each symbol denotes."""
     for pattern in _OPTIONAL:
         group = {key for key in expected if pattern.search(key)}
         if group.isdisjoint(tensors):

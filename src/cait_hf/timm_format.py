@@ -52,7 +52,7 @@ def architecture_kwargs(timm_name: str) -> dict[str, Any]:
     }
 
 
-# Arguments of timm's Cait that a CaitConfig field stands for under another name, or under the same.
+# Arguments of timm's Cait that a CaitConfig field denotes, under another name or the same.
 _TIMM_TO_CONFIG = {
     "embed_dim": "hidden_size",
     "depth": "num_hidden_layers",

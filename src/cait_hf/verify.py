@@ -48,7 +48,7 @@ def compare_logits(
 
 
 def difference_text(difference: float, reference: str = TIMM) -> str:
-    """What `compare_logits` found, for a report."""
+    """Text for a report of what `compare_logits` returns."""
     return f"the logits differ from {reference} by at most {difference:.1e} of the largest"
 
 

@@ -379,7 +379,7 @@ def attention_grid(
         images (sequence of `PIL.Image.Image`): the images, fitted into squares at their own aspect ratio.
         overlays (sequence of sequences of `PIL.Image.Image`): for each image its overlays.
         captions (sequence of `str`): one for each overlay, the same for all images.
-        names (sequence of `str`, *optional*): what stands above each image.
+        names (sequence of `str`, *optional*): captions above the images.
         title (`str`): a line above everything.
         columns (`int`): overlays in a line; more continue below, beside the same image.
         panel_size (`int`): edge of the square, in pixels.
@@ -435,9 +435,9 @@ def save_drawing(drawing: Image.Image | Sequence[Image.Image], file: str | os.Pa
 
     Args:
         drawing (`PIL.Image.Image` or a sequence of them): the PNG's image, or the GIF's frames, of one size. Equal
-            frames in a row become one that stands longer.
+            frames in a row become one that is shown longer.
         file (path): ending in `.png` or `.gif`.
-        duration (`int`): milliseconds that each frame stands; GIF counts in hundredths of a second.
+        duration (`int`): milliseconds that each frame is shown; GIF counts in hundredths of a second.
 
     Raises:
         ValueError: if `file` ends in something else, frames are to become a PNG, or there is none or of several sizes.
@@ -460,7 +460,7 @@ def save_drawing(drawing: Image.Image | Sequence[Image.Image], file: str | os.Pa
 
 
 def _with_shared_palette(frames: list[Image.Image]) -> list[Image.Image]:
-    """The frames in the 256 colors of a GIF, dithered, the same for all so that what stands still does not flicker.
+    """The frames in the 256 colors of a GIF, dithered, the same for all so that what does not move does not flicker.
 
     The colors are spread over all that occur (maximum coverage): those of a median cut are crowded where most pixels
     are, and the errors that dithering passes on then end in stray dots.

@@ -318,7 +318,7 @@ class Prepare:
         }
 
     def pixels(self, image: Image.Image | None) -> torch.Tensor:
-        """What the model takes, (channels, height, width)."""
+        """Input size of the model, (channels, height, width)."""
         image = image or Image.new("RGB", (256, 256))
         return self.image_processor(image, return_tensors="pt", **self.options).pixel_values[0]
 

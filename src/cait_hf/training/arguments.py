@@ -99,7 +99,7 @@ class RecipeArguments:
     flip_probability: float = option("Probability of mirroring an image.", 0.5)
     auto_augment: str | None = option("timm's name of a policy, such as rand-m9-mstd0.5-inc1.")
     random_erasing: float = option("Probability of noise in the place of a random rectangle.", 0.0)
-    repeated_augmentation: int = option("Views of each image in an epoch, which gets as many images fewer.", 1)
+    repeated_augmentation: int = option("Augmented views per image (N); an epoch then covers 1/N of the images.", 1)
     mixup: float = option("Alpha of mixup; 0 is off.", 0.0)
     cutmix: float = option("Alpha of cutmix; 0 is off.", 0.0)
     mixup_prob: float = option("Probability of mixing a batch.", 1.0)

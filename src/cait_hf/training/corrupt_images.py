@@ -71,7 +71,7 @@ def explain(name: str, reason: str) -> CorruptImageError:
 
 
 def name_of(stored: Any, row_name: str) -> str:
-    """What a user finds an image by: its file, or where it lies inside of one the row."""
+    """The file of an image, or its row where a file contains several."""
     if isinstance(stored, str):
         return stored
     if not isinstance(stored, dict) or not stored.get("path"):

@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 TRAINING_DATA = "the training data"  # origin of what is to train on, also where some of it is held out
 
-# A stream is dealt out in at most so many parts: enough to share among workers, few enough to open one by one.
-MAX_PARTS = 1024
+# A stream is dealt out in at most so many shards: enough to share among workers, few enough to open one by one.
+MAX_SHARDS = 1024
 # Of one pass over a stream; the passes themselves are counted above these bits of a key.
 KEY_BITS = 40
 
@@ -43,7 +43,7 @@ class Images:
     """Where the rows of some data have an image and its class, and what becomes of them once `prepare` was called.
 
     An item is {"pixel_values": what the transform returns, "labels": the model's number of the class, "key": int}. The
-    key stands for the image wherever randomness is drawn for it.
+    key identifies the image wherever randomness is drawn for it.
     """
 
     rows: datasets.Dataset | datasets.IterableDataset  # their images not decoded
@@ -124,7 +124,7 @@ class ImageStream(Images, torch.utils.data.IterableDataset):
     *order* is repeated, after `set_epoch` and `skip_batches` too, for the same number of processes and of workers.
 
     Among processes it is shared by `split`: not before, so that `accelerate` can deal out the batches of the first.
-    Each process and each worker reads parts of its own (files, mostly); where there are fewer parts than processes,
+    Each process and each worker reads shards of its own (files, mostly); where there are fewer shards than processes,
     every process reads all of them and uses its part of the images.
     """
 
@@ -204,7 +204,7 @@ class ImageStream(Images, torch.utils.data.IterableDataset):
                 return
 
     def _worker(self, batches: int) -> tuple[int, int]:
-        """Which worker this one stands for, of how many with parts to read; the one whose turn it is comes first."""
+        """Index of this worker and number of workers with shards to read; the one whose turn it is comes first."""
         info, count = torch.utils.data.get_worker_info(), self._numbered_rows.num_shards
         if info is None:
             return 0, 1
@@ -224,24 +224,24 @@ class ImageStream(Images, torch.utils.data.IterableDataset):
 
     @cached_property
     def _numbered_rows(self) -> datasets.IterableDataset:
-        count = min(self.rows.num_shards, MAX_PARTS, self.max_samples or MAX_PARTS)
-        arguments = {"parts": list(range(count)), "rows": self.rows, "count": count, "max_samples": self.max_samples}
+        count = min(self.rows.num_shards, MAX_SHARDS, self.max_samples or MAX_SHARDS)
+        arguments = {"shards": list(range(count)), "rows": self.rows, "count": count, "max_samples": self.max_samples}
         return datasets.IterableDataset.from_generator(numbered_rows, gen_kwargs=arguments)
 
     def _place(self, row: dict) -> str:
-        part = row["row"].get("__url__") or f"part {row['part']} of {self.origin}"
-        return name_of(row["row"][self.image_column], f"row {row['position']} of {part}")
+        shard = row["row"].get("__url__") or f"shard {row['shard']} of {self.origin}"
+        return name_of(row["row"][self.image_column], f"row {row['position']} of {shard}")
 
 
 def numbered_rows(
-    parts: list[int], rows: datasets.IterableDataset, count: int, max_samples: int | None
+    shards: list[int], rows: datasets.IterableDataset, count: int, max_samples: int | None
 ) -> Iterator[dict]:
-    """The rows of some of the `count` parts of a stream, each with a number that depends on its place in the data."""
-    for part in parts:
-        limit = None if max_samples is None else max_samples // count + (part < max_samples % count)
-        part_rows = one_by_one(rows.shard(count, part, contiguous=False))
-        for position, row in enumerate(itertools.islice(part_rows, limit)):
-            yield {"key": part + count * position, "part": part, "position": position, "row": row}
+    """The rows of some of the `count` shards of a stream, each with a number that depends on its place in the data."""
+    for shard in shards:
+        limit = None if max_samples is None else max_samples // count + (shard < max_samples % count)
+        shard_rows = one_by_one(rows.shard(count, shard, contiguous=False))
+        for position, row in enumerate(itertools.islice(shard_rows, limit)):
+            yield {"key": shard + count * position, "shard": shard, "position": position, "row": row}
 
 
 def one_by_one(rows: datasets.IterableDataset) -> Iterator[dict]:
@@ -353,7 +353,7 @@ def load_saved(folder: str, streaming: bool) -> dict:
     if not streaming:
         return splits
     return {
-        name: rows.to_iterable_dataset(num_shards=max(1, min(len(rows), MAX_PARTS))) for name, rows in splits.items()
+        name: rows.to_iterable_dataset(num_shards=max(1, min(len(rows), MAX_SHARDS))) for name, rows in splits.items()
     }
 
 
@@ -480,7 +480,7 @@ def read_class_names(file: str) -> list[str]:
 
 
 def hold_out(images: LabeledImages, fraction: float, seed: int) -> tuple[LabeledImages, LabeledImages]:
-    """What remains, and a fraction drawn at random."""
+    """The remaining images, and a random fraction of them."""
     count = math.ceil(fraction * len(images))
     if not 0 < count < len(images):
         raise ValueError(f"--train_val_split is {fraction}, but of {len(images)} images that leaves none on a side.")

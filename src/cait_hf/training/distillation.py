@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""What a teacher adds to the loss of a classifier.
+"""Knowledge distillation: the loss of a student with a teacher.
 
 CaiT has no distillation token, and the public code cannot train one with a teacher: facebookresearch/deit, `losses.py`
 wants the two outputs of a distilled DeiT. The ten checkpoints have one class token and one head, so teacher and labels

@@ -24,7 +24,7 @@ from .transforms import EvalTransform, TrainCollator, TrainTransform
 
 @dataclass
 class Experiment:
-    """What both loops take.
+    """Everything that the training loops need.
 
     Attributes:
         argv (`list[str]`): the command line, for the model card.
@@ -58,7 +58,7 @@ class Experiment:
 
 
 def set_up_logging() -> None:
-    """What the scripts and warnings say, without the chatter of libraries that load data."""
+    """Log messages of the scripts and warnings, without those of libraries that load data."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for library in ("accelerate", "datasets", "evaluate", "filelock", "fsspec", "httpx", "httpx2"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -167,6 +167,6 @@ def check_metric(name: str | None, num_classes: int, with_ema: bool) -> None:
 
 
 def error_message(error: Exception) -> str:
-    """What an error says; one of a worker process comes with a traceback, whose last line it is."""
+    """The message of an error; of one from a worker process, the last line of its traceback."""
     last = str(error).strip().splitlines()[-1]
     return f"error: {last.partition('Error: ')[2] or last}" if "Traceback" in str(error) else f"error: {error}"

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""What a run leaves in its folder: the model, its EMA weights, metrics, report and card; perhaps pushed to the Hub."""
+"""Outputs of a run: the model, its EMA weights, metrics, report and card; perhaps pushed to the Hub."""
 
 import sys
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def finish(
     log_history: Sequence[dict],
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> dict[str, float]:
-    """Write, on the main process, what a run leaves: metrics, model, average, report, card; perhaps push them.
+    """Write, on the main process, the outputs of a run: metrics, model, EMA, report, card; push them if asked.
 
     Args:
         model (`nn.Module`): without wrappers.
@@ -116,7 +116,7 @@ def write_card(
 
 
 def settings_of(experiment: Experiment) -> dict[str, object]:
-    """What the card lists: what every reader looks for, then all else that is not at its default."""
+    """Hyperparameters for the card: the usual ones, then all others that differ from their defaults."""
     args = experiment.training_args
     values = args.to_dict()
     settings = {"processes": args.world_size} | {name: values[name] for name in (*ALWAYS_SHOWN, *args.changed)}
@@ -126,7 +126,7 @@ def settings_of(experiment: Experiment) -> dict[str, object]:
 
 
 def split_evaluated(eval_data: LabeledImages | ImageStream | None, data_args: DataArguments) -> str | None:
-    """What the card calls the images to evaluate on."""
+    """Name of the evaluation split on the card."""
     if eval_data is None:
         return None
     if eval_data.origin == TRAINING_DATA:

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""What is random in training, as a function of the seed and of the place in training instead of what was drawn before.
+"""Randomness of training as a function of seed and position, independent of earlier draws.
 
 So a training that was interrupted repeats it, whatever the number of worker processes, and two scripts agree on it.
 """

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""What a run leaves behind to read: `metrics.json`, `confusion_matrix.png` and `learning_curves.png`.
+"""Report of a run: `metrics.json`, `confusion_matrix.png` and `learning_curves.png`.
 
 The plots need matplotlib; without it there are the numbers alone.
 """

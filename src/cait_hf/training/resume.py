@@ -82,7 +82,7 @@ def is_unfinished(path: Path) -> bool:
 
 @contextmanager
 def could_not_be_written(step: int, output_dir: str | Path, unfinished: Path | None = None) -> Iterator[None]:
-    """Raise OSError with an error message if a checkpoint could not be written, and remove what there is of it."""
+    """Raise OSError with an error message if a checkpoint could not be written, and remove its partial files."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch.save on a full disk
