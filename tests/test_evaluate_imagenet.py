@@ -419,7 +419,7 @@ def test_ranks_of_other_settings_are_refused(model_dir, data_dir, labels, tmp_pa
 
 
 def test_corrupt_image(model_dir, labels, tmp_path, monkeypatch, capsys):
-    """Its name is told; once it is replaced the same command resumes with it and with those after it."""
+    """Its name is reported; once it is replaced the same command resumes with it and with those after it."""
     for index, label in enumerate(labels):
         save_scan(index, tmp_path / "data" / str(label) / f"{index:02}.jpeg")
     broken = tmp_path / "data" / str(labels[10]) / "10.jpeg"

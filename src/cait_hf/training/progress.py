@@ -32,7 +32,7 @@ class StepTimer:
 
     A GPU works on while the loop continues: the fraction of waiting is correct if each step reads a value from the
     device, as a check that the loss is finite does. The first step (compilation, start of the data workers, batches
-    skipped to resume) is told apart and not in the other times, unless it is the only one.
+    skipped to resume) is reported separately, unless it is the only one.
 
     Args:
         num_processes: processes that train; all are taken to have as many images a step as this one.
