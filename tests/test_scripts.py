@@ -46,11 +46,13 @@ def load_script(name: str, folder: Path = SCRIPTS):
 def load_scripts(folder: Path, *names: str) -> list:
     """Scripts of a folder that import each other, each after those that it imports.
 
-    Other folders have modules of the same names: once loaded, nothing finds these by their names.
+    Other folders have modules of the same names: once loaded, these names lead to what they led to before.
     """
+    before = {name: sys.modules[name] for name in names if name in sys.modules}
     modules = [load_script(name, folder) for name in names]
     for name in names:
         del sys.modules[name]
+    sys.modules.update(before)
     return modules
 
 
