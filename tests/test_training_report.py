@@ -274,7 +274,7 @@ def test_card_states_what_was_measured(tmp_path, results):
     assert "| their moving average (EMA) | 100.00% | 100.00% | nan |" in text
     averaged = write_card(tmp_path / "averaged", {"ema": results["ema"]}, saved="ema").read_text()
     assert "| their moving average (EMA), in this repository | 100.00%" in averaged and "as trained" not in averaged
-    assert "Measured on 5 images of [owner/images]" in text and "3 classes apart: a, b, c." in text
+    assert "Measured on 5 images of [owner/images]" in text and "and 3 classes: a, b, c." in text
     assert "import cait_hf  # registers CaiT" in text and 'from_pretrained("owner/my-cait")' in text
     assert "| learning_rate | `5e-05` |" in text and "| note | `a \\| b` |" in text and "| seed | `3` |" in text
     assert "layers" not in text and "top-5" not in text and "license" not in text.lower()
@@ -311,7 +311,7 @@ def test_card_of_another_model_without_hub_names(tmp_path, results):
     assert metadata["license"] == "apache-2.0" and metadata["tags"][0] == "vit"
     assert not {"base_model", "datasets", "metrics", "model-index"} & set(metadata)
     assert "Nothing was measured" in text and "trained from random weights on `beans`" in text
-    assert "cait_hf" not in text and "of which 450 were trained" in text and "50 classes apart." in text
+    assert "cait_hf" not in text and "of which 450 were trained" in text and "and 50 classes." in text
 
 
 def test_names_of_the_hub(tmp_path, monkeypatch):

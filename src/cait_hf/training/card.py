@@ -44,7 +44,7 @@ TEMPLATE = """\
 
 {{ origin }} It has {{ "{:,}".format(num_parameters) }} parameters
 {%- if num_trainable != num_parameters %}, of which {{ "{:,}".format(num_trainable) }} were trained,{% endif %}
-with {{ num_classes }} classes{% if num_classes <= 20 %}: {{ class_names }}{% endif %}.
+and {{ num_classes }} classes{% if num_classes <= 20 %}: {{ class_names }}{% endif %}.
 
 ## Results
 {% if results %}
