@@ -8,7 +8,7 @@ import torch
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import ChannelDimension, SizeDict
 
-from .image_processing_pil_cait import CaitImageProcessorMixin, pil_resize, to_pixels
+from .image_processing_pil_cait import CaitImageProcessorKwargs, CaitImageProcessorMixin, pil_resize, to_pixels
 
 
 # The filters that torchvision has for tensors and that agree with Pillow's, which does the others on the CPU.
@@ -34,6 +34,8 @@ class CaitImageProcessor(CaitImageProcessorMixin, TorchvisionBackend):
     >>> image_processor = CaitImageProcessor.from_pretrained("timm/cait_xxs24_224.fb_dist_in1k")
     >>> pixel_values = image_processor("image.jpg", return_tensors="pt").pixel_values  # (1, 3, 224, 224)
     ```"""
+
+    valid_kwargs = CaitImageProcessorKwargs  # Transformers' shared tests look the class up in this module
 
     def process_image(
         self,
