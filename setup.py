@@ -1,13 +1,71 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Packaging of cait-hf."""
 
+import os
+import platform
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
 
 ROOT = Path(__file__).parent
+NATIVE = "src/cait_hf/native"
+AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mprefer-vector-width=512"
+# Each instruction set is compiled from the same kernel.h; the library takes the best one that the CPU has.
+INSTRUCTION_SETS = {
+    "x86_64": {
+        "kernel_avx2.cpp": "-mavx2 -mfma -mf16c",
+        "kernel_avx512.cpp": AVX512,
+        "kernel_avx512_bf16.cpp": f"{AVX512} -mavx512bf16",
+    },
+    "aarch64": {"kernel_neon.cpp": ""},
+}
+FLAGS = "-O3 -std=c++17 -fPIC -fvisibility=hidden -fno-math-errno -fno-strict-aliasing"
+
+
+class BuildNative(build_ext):
+    """Builds the attention kernels: a plain library without Python or PyTorch inside, one for all their versions."""
+
+    def get_ext_filename(self, name):
+        return os.path.join(*name.split(".")) + ".so"
+
+    def get_export_symbols(self, extension):
+        return []
+
+    def build_extension(self, extension):
+        def compile(source):
+            flags = f"{FLAGS} {kernels.get(Path(source).name, '')}".split()
+            return self.compiler.compile(
+                [source], output_dir=self.build_temp, extra_postargs=flags, depends=extension.depends
+            )[0]
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(compile, extension.sources))
+        flags = [] if platform.system() == "Darwin" else ["-static-libstdc++", "-static-libgcc", "-s"]
+        path = self.get_ext_fullpath(extension.name)
+        self.compiler.link_shared_object(objects, path, extra_postargs=flags, target_lang="c++")
+
+
+class Wheel(bdist_wheel):
+    """For every Python, and for every platform if the library could not be built."""
+
+    def get_tag(self):
+        built = Path(self.bdist_dir, "cait_hf", "_native.so").is_file()
+        return "py3", "none", super().get_tag()[2] if built else "any"
+
+
+machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+kernels = INSTRUCTION_SETS.get(machine, {})
+native = Extension(
+    "cait_hf._native",
+    [f"{NATIVE}/{name}" for name in ("attention.cpp", *kernels)],
+    depends=[f"{NATIVE}/{name}" for name in ("attention.h", "kernel.h", "vectors.h")],
+    optional=True,  # without a compiler a warning, and PyTorch's operations in its place
+)
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/cait_hf/__init__.py").read_text(), re.MULTILINE).group(1)
 
 setup(
@@ -20,6 +78,8 @@ setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
     py_modules=["cait_hf_cli"],
+    ext_modules=[native] if kernels else [],
+    cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel},
     package_data={
         "cait_hf": ["*.json", "*.md", "py.typed"],
         "cait_hf.fashion_mnist": ["*.json", "*.md", "*.parquet", "*.safetensors", "LICENSE-fashion-mnist"],

@@ -17,6 +17,7 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_torchvision_available
 
+from .attention_native import attention_backend
 from .checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint
 from .configuration_cait import CaitConfig
 from .image_processing_pil_cait import CaitImageProcessorPil
@@ -45,6 +46,7 @@ __all__ = [
     "CaitModel",
     "CaitModelOutput",
     "CaitPreTrainedModel",
+    "attention_backend",
     "find_checkpoint",
 ]
 

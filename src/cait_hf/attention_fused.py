@@ -18,6 +18,9 @@ from torch import Tensor
 from .attention_blocked import backward as blocked_backward
 from .attention_blocked import forward as blocked_forward
 from .attention_cait import talking_heads_attention_forward
+from .attention_native import backward as native_backward
+from .attention_native import forward as native_forward
+from .attention_native import is_available as native_is_available
 from .attention_triton import backward as triton_backward
 from .attention_triton import forward as triton_forward
 from .attention_triton import is_available as triton_is_available
@@ -57,7 +60,11 @@ def talking_heads_attention(
     scaling: float,
 ) -> Tensor:
     # proj_l_bias does not change the result, but it must be in the graph: its gradient is zero, not absent.
-    forward = triton_forward if _on_triton(query) else blocked_forward
+    forward = blocked_forward
+    if _on_triton(query):
+        forward = triton_forward
+    elif native_is_available(query):
+        forward = native_forward
     with _without_autocast(query):
         return forward(query, key, value, proj_l_weight, proj_w_weight, proj_w_bias, scaling)
 
@@ -72,7 +79,11 @@ def talking_heads_attention_backward(
     proj_w_bias: Tensor,
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    backward = triton_backward if _on_triton(query) else blocked_backward
+    backward = blocked_backward
+    if _on_triton(query):
+        backward = triton_backward
+    elif native_is_available(query):
+        backward = native_backward
     with _without_autocast(query):
         return backward(grad_output, query, key, value, proj_l_weight, proj_w_weight, proj_w_bias, scaling)
 

@@ -1,0 +1,245 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""The native attention library: every instruction set of this CPU, and others where an emulator is installed."""
+
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+import cait_hf
+from cait_hf import attention_native
+from cait_hf.attention_cait import talking_heads_attention_forward
+
+
+ROOT = Path(__file__).resolve().parents[1]
+NATIVE = ROOT / "src" / "cait_hf" / "native"
+INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "neon")
+# Largest error over the largest value, against float64. float32: sums of up to 784 products. Half precision: rounding of
+# the result (2^-9 and 2^-12), and with bfloat16's dot instructions of the mixed maps, whose errors add up.
+BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
+SHAPES = [  # (B, H, N, D): each number of heads and width, each kind of remainder
+    *((1, 4, 1, 48), (2, 4, 17, 48), (1, 4, 196, 48), (1, 6, 577, 48), (2, 8, 196, 48), (1, 16, 784, 48)),
+    *((1, heads, 33, 16) for heads in (1, 2, 3, 5, 7, 9, 10, 11, 12, 13, 14, 15)),
+    *((2, 3, 20, width) for width in (32, 64, 80, 96, 112, 128)),
+    (17, 4, 20, 48),
+]
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def library(request, monkeypatch):
+    """The native path with one instruction set."""
+    if isinstance(reason := attention_native._load(), str):
+        pytest.skip(f"no native attention: {reason}")
+    try:
+        library = attention_native._Library(request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(attention_native, "_load", lambda: library)
+    return library
+
+
+def inputs(batch_size, heads, patches, head_dim, dtype=torch.float32, seed=0):
+    """Query, key, value as the linear layers leave them, both projections, far from the identity, and a bias."""
+    torch.manual_seed(seed)
+    tensors = [torch.randn(batch_size, patches, heads * head_dim).to(dtype) for _ in range(3)]
+    tensors = [tensor.view(batch_size, patches, heads, head_dim).transpose(1, 2) for tensor in tensors]
+    return *tensors, *(torch.eye(heads) + 0.3 * torch.randn(heads, heads) for _ in range(2)), torch.randn(heads) / 10
+
+
+def plain(query, key, value, proj_l, proj_w, bias, scaling):
+    zero = torch.zeros_like(bias)
+    return talking_heads_attention_forward(query, key, value, proj_l, zero, proj_w, bias, scaling)[0]
+
+
+def in_float64(tensors, grad_output, scaling):
+    """Output and gradients of the plain formulas."""
+    tensors = [tensor.double().requires_grad_() for tensor in tensors]
+    output = plain(*tensors, scaling)
+    return output.detach(), *torch.autograd.grad(output, tensors, grad_output.double())
+
+
+def error(found, expected):
+    return ((found.double() - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def test_output_and_gradients_with_any_number_of_threads(library, dtype):
+    for shape in SHAPES:
+        tensors = inputs(*shape, dtype)
+        scaling = shape[-1] ** -0.5
+        grad_output = torch.randn(shape[0], shape[2], shape[1], shape[3]).to(dtype)
+        found = {}
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found[threads] = (
+                attention_native.forward(*tensors, scaling),
+                *attention_native.backward(grad_output, *tensors, scaling),
+            )
+        assert all(torch.equal(one, two) for one, two in zip(found[1], found[2], strict=True)), shape
+        expected = in_float64(tensors, grad_output, scaling)
+        for index, (value, reference) in enumerate(zip(found[1], expected, strict=True)):
+            # one key: its probability is 1 whatever the scores are, and their gradients are zero
+            if reference.abs().max() > 1e-6:
+                assert error(value, reference) < BOUNDS[dtype], (shape, index)
+            else:
+                assert value.abs().max() < 1e-5, (shape, index)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_inputs_with_any_strides(library, dtype):
+    query, key, value, *projections = inputs(2, 4, 21, 48, dtype)
+    expected = attention_native.forward(query, key, value, *projections, 0.1)
+    storage = torch.randn(2, 4, 21, 3, 49).to(dtype)[..., :48]  # odd strides
+    for index, tensor in enumerate((query, key, value)):
+        storage[:, :, :, index] = tensor
+    assert torch.equal(attention_native.forward(*storage.unbind(3), *projections, 0.1), expected)
+    by_channel = (tensor.transpose(2, 3).contiguous().transpose(2, 3) for tensor in (query, key, value))
+    assert torch.equal(attention_native.forward(*by_channel, *projections, 0.1), expected)
+
+    expanded = key[:1].expand(2, -1, -1, -1)
+    expected = attention_native.forward(query, expanded.contiguous(), value, *projections, 0.1)
+    assert torch.equal(attention_native.forward(query, expanded, value, *projections, 0.1), expected)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_rows_that_are_not_finite(library, number):
+    query, key, value, *projections = inputs(1, 4, 37, 48)
+    query[0, 1, 5, 3] = number
+    found = attention_native.forward(query, key, value, *projections, 0.1)
+    expected = plain(query, key, value, *projections, 0.1)
+    assert torch.equal(found.isfinite(), expected.isfinite()) and not found[0, 5].isfinite().any()
+    assert found[0, :5].isfinite().all()
+    key[0, 2, 7, 0] = number
+    assert not attention_native.forward(query, key, value, *projections, 0.1).isfinite().any()
+
+
+def test_large_scores(library):
+    query, *others = inputs(1, 4, 196, 48)
+    expected = plain(*(tensor.double() for tensor in (query * 1000, *others)), 0.1)
+    assert error(attention_native.forward(query * 1000, *others, 0.1), expected) < 1e-4  # a score of 1e4 has 1e-3 of error
+
+
+def test_many_calls_at_once(library):
+    tensors = inputs(2, 4, 65, 48)
+    expected = attention_native.forward(*tensors, 0.1)
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda _: attention_native.forward(*tensors, 0.1), range(64)))
+    assert all(torch.equal(result, expected) for result in results)
+
+
+def test_use_after_fork(library):
+    """As in a DataLoader's worker, which has one thread."""
+    tensors = inputs(2, 4, 65, 48)
+    expected = attention_native.forward(*tensors, 0.1)
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        os._exit(0 if torch.equal(attention_native.forward(*tensors, 0.1), expected) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_operator_takes_the_native_path(library, monkeypatch):
+    calls = []
+    forward = attention_native.forward
+    monkeypatch.setattr("cait_hf.attention_fused.native_forward", lambda *args: calls.append(1) or forward(*args))
+    query, key, value, proj_l, proj_w, bias = inputs(1, 4, 17, 48)
+    arguments = (query, key, value, proj_l, torch.zeros(4), proj_w, bias, 0.1)
+    torch.ops.cait_hf.talking_heads_attention(*arguments)
+    assert len(calls) == 1
+    for changed in (
+        inputs(1, 4, 17, 48, torch.float64),
+        inputs(1, 4, 17, 24),
+        inputs(1, 17, 5, 16),
+        inputs(1, 1, 5, 144),
+    ):  # dtype, width and heads that the library does not have
+        query, key, value, proj_l, proj_w, bias = (tensor.to(changed[0].dtype) for tensor in changed)
+        found = torch.ops.cait_hf.talking_heads_attention(
+            query, key, value, proj_l, torch.zeros_like(bias), proj_w, bias, 0.1
+        )
+        torch.testing.assert_close(found, plain(query, key, value, proj_l, proj_w, bias, 0.1))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("batch_size, patches", [(0, 5), (2, 0)])
+def test_nothing_to_attend_to(library, batch_size, patches):
+    tensors = inputs(batch_size, 4, patches, 48)
+    output = attention_native.forward(*tensors, 0.1)
+    assert output.shape == (batch_size, patches, 4, 48)
+    gradients = attention_native.backward(output, *tensors, 0.1)
+    assert all(gradient.eq(0).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    "wanted, expected",
+    [("0", "blocked (CAIT_HF_NATIVE=0)"), ("sse9", "CAIT_HF_NATIVE is sse9"), ("avx2", "native (avx2)")],
+)
+def test_environment_variable(wanted, expected, monkeypatch):
+    if isinstance(reason := attention_native._load(), str) and wanted != "0":
+        pytest.skip(f"no native attention: {reason}")
+    monkeypatch.setenv("CAIT_HF_NATIVE", wanted)
+    attention_native._load.cache_clear()
+    try:
+        found = cait_hf.attention_backend()
+    except ValueError as message:  # names what this CPU has
+        found = str(message)
+    finally:
+        attention_native._load.cache_clear()
+    if wanted == "avx2" and "this CPU has" in found:
+        pytest.skip(found)
+    assert found.startswith(expected)
+
+
+def run(command, **environment):
+    child = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    assert child.returncode == 0, f"{child.stdout}\n{child.stderr[-3000:]}"
+    return child.stdout
+
+
+AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mprefer-vector-width=512"
+KERNELS = {
+    "kernel_avx2.cpp": "-mavx2 -mfma -mf16c",
+    "kernel_avx512.cpp": AVX512,
+    "kernel_avx512_bf16.cpp": f"{AVX512} -mavx512bf16",
+}
+
+
+def build_check(folder, compiler, kernels, flags):
+    """`native_check.cpp` with the library's sources; returns the program."""
+    objects = []
+    common = f"-std=c++17 -fno-math-errno -fno-strict-aliasing -w {flags}".split()
+    for name, of_kernel in {**kernels, "attention.cpp": ""}.items():
+        objects.append(str(folder / f"{name}.o"))
+        run([compiler, *common, *of_kernel.split(), "-c", str(NATIVE / name), "-o", objects[-1]])
+    program = str(folder / "check")
+    run([compiler, *common, str(ROOT / "tests" / "native_check.cpp"), *objects, "-pthread", "-o", program])
+    return program
+
+
+@pytest.mark.slow
+def test_sanitizers_find_nothing(tmp_path):
+    library = attention_native._load()
+    if shutil.which("g++") is None or isinstance(library, str) or "avx2" not in library.available:
+        pytest.skip("needs g++ and an x86 CPU with AVX2")
+    flags = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+    program = build_check(tmp_path, "g++", KERNELS, flags)
+    for name in library.available:
+        run([program, name])
+
+
+@pytest.mark.slow
+def test_neon_in_an_emulator(tmp_path):
+    compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
+    if not (compiler and emulator):
+        pytest.skip("needs aarch64-linux-gnu-g++ and qemu-aarch64 (Debian: g++-aarch64-linux-gnu, qemu-user)")
+    run([emulator, build_check(tmp_path, compiler, {"kernel_neon.cpp": ""}, "-O2 -static"), "neon"])
