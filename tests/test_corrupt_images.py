@@ -21,7 +21,7 @@ from test_scripts import NAMES, write_images
 from test_training_data import SCANS, SHARDS, TARGETS, as_pixels, class_of, index_of, load, png, shards, table
 from torch.utils.data import DataLoader
 
-from cait_hf.image_processing_pil_cait import to_pixels
+from cait_hf.image_input import to_pixels
 from cait_hf.training.arguments import DataArguments
 from cait_hf.training.corrupt_images import CorruptImageError, CorruptList, count_listed, decode, name_of, write_list
 from cait_hf.training.data import load_data

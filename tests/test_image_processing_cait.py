@@ -19,8 +19,8 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_torchvision_available
 
 import cait_hf
-from cait_hf import CaitConfig, CaitImageProcessorPil, image_processing_pil_cait
-from cait_hf.image_processing_pil_cait import to_pixels, to_rgb
+from cait_hf import CaitConfig, CaitImageProcessorPil, image_input, image_processing_pil_cait
+from cait_hf.image_input import to_pixels, to_rgb
 
 
 CaitImageProcessor = cait_hf.CaitImageProcessor if is_torchvision_available() else None
@@ -343,7 +343,7 @@ REFUSED = {
     "no pixels, PIL": (Image.new("RGB", (0, 8)), "images is an image of 0 x 8 pixels, but"),
     "NaN": (NAN, "images has values that are NaN or infinite, but"),
     "NaN in a tensor": ([torch.tensor(NAN)], r"images\[0\] has values that are NaN or infinite"),
-    "NaN, PIL": (Image.fromarray(NAN[..., 0]), "images has values that are NaN or infinite"),
+    "NaN, PIL": (Image.fromarray(NAN[..., 0]), "images is an image of mode F with values from nan to nan, but"),
     "infinite as float32": (np.full((8, 8), 1e300), "images has values that are NaN or infinite"),
     "mode F": (Image.new("F", (8, 8), 256), r"images is an image of mode F with values from 256.0 to 256.0, but"),
     "mode I": (Image.new("I", (8, 8), 65536), "images has integers from 65536 to 65536, but they must lie in"),
@@ -446,10 +446,11 @@ def test_round_trip_and_auto_class(processor_class, tmp_path):
     }
 
 
-def test_remote_code_is_two_files():
-    assert get_relative_import_files(image_processing_pil_cait.__file__) == []
-    other = image_processing_pil_cait.__file__.replace("image_processing_pil", "image_processing")
-    assert get_relative_import_files(other) == [image_processing_pil_cait.__file__]
+def test_remote_code_is_three_files():
+    pil = image_processing_pil_cait.__file__
+    assert get_relative_import_files(pil) == [image_input.__file__]
+    torchvision = pil.replace("image_processing_pil", "image_processing")
+    assert set(get_relative_import_files(torchvision)) == {pil, image_input.__file__}
 
 
 def timm_folder(folder, architecture="cait_xxs24_224", model_args=None, **pretrained_cfg):

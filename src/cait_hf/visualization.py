@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .files import replacing
-from .image_processing_pil_cait import to_rgb
+from .image_input import to_rgb
 
 
 # Colors of an overlay from the lowest to the highest attention: dark violet, red, orange, pale yellow.

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from ..dataset_columns import IMAGE_COLUMNS, LABEL_COLUMNS, find_column
-from ..image_processing_pil_cait import to_rgb
+from ..image_input import to_rgb
 from ..labels import IMAGENET_1K_CLASSES, imagenet_1k_labels
 
 

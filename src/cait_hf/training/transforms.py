@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..image_processing_pil_cait import to_rgb
+from ..image_input import to_rgb
 from .randomness import Randomness
 
 
