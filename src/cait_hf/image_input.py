@@ -1,7 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Any image as pixels: files, URLs and base64, every PIL mode, 16 bits, EXIF orientation, layouts of arrays.
 
-Transformers reads an image otherwise: it clips 16 bits to 8, blends alpha with white, and always rotates files by EXIF.
+Transformers reads images otherwise: it clips 16 bits to 8, blends alpha with white, and always rotates files by EXIF.
 """
 
 import base64
