@@ -244,13 +244,6 @@ def test_overlay_lies_on_the_part_that_the_model_saw(size, cell):
         assert pixels[:, 30:90].min() > 20
 
 
-def test_overlay_of_a_map_that_is_not_square_covers_an_image_of_its_ratio():
-    attention = np.zeros((2, 6))
-    attention[1, 5] = 1.0
-    x, y = hottest(overlay_attention(Image.new("L", (180, 60), 128), attention))
-    assert x > 150 and y > 30
-
-
 def test_drawings_show_16_bits_and_exif_orientation(tmp_path):
     """Wherever an image goes in, what comes out is that of its upright image of 8 bits."""
     ramp = np.linspace(0, 255, 20 * 40).astype(np.uint8).reshape(20, 40)
