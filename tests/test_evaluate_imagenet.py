@@ -235,7 +235,7 @@ def test_imagenet_real_by_the_copy_of_timm(evaluate, model_dir, order, tmp_path)
 def write_parquet(folder: Path, data_dir: Path, names: list, values: list, feature, **columns) -> Path:
     """As the Hub's `imagenet-1k` is: the images' names are in the rows. More columns as (values, feature)."""
     encoded = [{"bytes": file.read_bytes(), "path": name} for file, name in zip(files_of_scans(data_dir), names)]
-    columns |= {"image": (encoded, datasets.Image())} | ({"label": (values, feature)} if feature else {})
+    columns = {"image": (encoded, datasets.Image())} | columns | ({"label": (values, feature)} if feature else {})
     features = datasets.Features({name: feature for name, (_, feature) in columns.items()})
     folder.mkdir()
     dataset = datasets.Dataset.from_dict({name: values for name, (values, _) in columns.items()}, features)
