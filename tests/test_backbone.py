@@ -5,6 +5,7 @@ import json
 import logging
 
 import pytest
+import safetensors
 import torch
 from random_weights import images, randomize_, tiny_config
 from timm_format import write_timm_folder
@@ -245,6 +246,8 @@ def test_upernet_on_cait_trains_a_step(folder, tmp_path):
     assert losses[-1] < losses[0]
 
     model.eval().save_pretrained(tmp_path / "segmenter")
+    with safetensors.safe_open(tmp_path / "segmenter" / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(model.state_dict())  # which Trainer's resume needs
     loaded = UperNetForSemanticSegmentation.from_pretrained(tmp_path / "segmenter")
     assert loaded.config.backbone_config.out_features == STAGES
     with torch.no_grad():
