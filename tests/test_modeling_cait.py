@@ -207,6 +207,7 @@ def test_resize_refuses_what_the_patches_do_not_divide(model):
         (torch.zeros(1, 1, 32, 32), ["(1, 1, 32, 32)", "(batch, 3, height, width)"]),
         (torch.zeros(1, 3, 40, 32), ["40 x 32", "image_size is 32 x 32", "interpolate_pos_encoding=True"]),
         (torch.zeros(1, 3, 36, 32), ["36 x 32", "multiples of the patch size 8 x 8"]),
+        (torch.zeros(1, 3, 32, 36), ["32 x 36", "multiples of the patch size 8 x 8"]),
     ],
 )
 def test_wrong_images_are_refused_with_an_error_message(model, pixel_values, words):

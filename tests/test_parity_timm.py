@@ -173,7 +173,7 @@ def test_initialization_follows_the_official_recipe():
             assert torch.equal(ours[name], expected), name
             continue
         count, spread = expected.numel(), expected.std().item()
-        assert ours[name].std().item() == pytest.approx(spread, rel=6 / (2 * count) ** 0.5), name
+        assert ours[name].std().item() == pytest.approx(spread, rel=min(0.9, 6 / (2 * count) ** 0.5)), name
         assert abs(ours[name].mean().item()) <= 6 * spread / count**0.5, name
         is_uniform = name.startswith("patch_embed")  # the convolution keeps PyTorch's default
         assert (ours[name].abs().max().item() <= 2 * spread) == is_uniform or count < 100, name
