@@ -89,7 +89,7 @@ def test_other_sizes_need_the_flag(folder):
     [
         ({}, ["stage3"], [3]),
         ({"out_indices": [0, 2]}, ["stem", "stage2"], [0, 2]),
-        ({"out_indices": (1, -1)}, ["stage1", "stage3"], [1, -1]),
+        ({"out_indices": (-4, 1, -1)}, ["stem", "stage1", "stage3"], [-4, 1, -1]),
         ({"out_features": ["stem", "stage3"]}, ["stem", "stage3"], [0, 3]),
         ({"out_features": ["stage1"], "out_indices": [1]}, ["stage1"], [1]),
         ({"out_features": ("stem", "stage1"), "out_indices": (0, 1)}, ["stem", "stage1"], [0, 1]),

@@ -110,6 +110,7 @@ def test_input_size_of_the_pretrained_cfg_wins_over_the_architecture():
         ({"model_args": {"proj_drop_rate": 0.1}}, "pos_drop_rate is 0.0 .* only have 0.1"),
         ({"model_args": {"norm_layer": "rmsnorm", "act_layer": "silu"}}, "model_args has act_layer, norm_layer"),
         ({"label_names": ["cat", "dog"]}, "label_names has 2 names .* must be 1000"),
+        ({"label_names": ["cat", "dog"], "num_classes": 1}, "label_names has 2 names .* must be 1"),
     ],
     ids=str,
 )
