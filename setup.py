@@ -21,7 +21,8 @@ setup(
     packages=find_packages("src"),
     py_modules=["cait_hf_cli"],
     package_data={
-        "cait_hf": ["*.json", "*.md", "py.typed"],
+        "cait_hf": ["*.json", "py.typed"],
+        "cait_hf.cards": ["*.md"],
         "cait_hf.fashion_mnist": ["*.json", "*.md", "*.parquet", "*.safetensors", "LICENSE-fashion-mnist"],
     },
     entry_points={"console_scripts": ["cait-hf = cait_hf_cli:main"]},
@@ -31,6 +32,7 @@ setup(
         "datasets>=4.0",
         "evaluate>=0.4.6",
         "huggingface-hub>=1.3",
+        "jinja2",
         "numpy",
         "pillow>=10.1",
         "safetensors>=0.5",

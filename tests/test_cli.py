@@ -18,7 +18,7 @@ from random_weights import randomize_, tiny_config
 import cait_hf
 import cait_hf_cli as cli
 from cait_hf import CHECKPOINTS, CaitForImageClassification, CaitImageProcessorPil, loading
-from cait_hf.model_card import macs
+from cait_hf.macs import macs
 
 
 SUBCOMMANDS = ["list", "classify", "convert", "verify", "push", "info"]

@@ -208,7 +208,7 @@ def test_downloads_count_twice(checkpoints, monkeypatch, tmp_path, capsys):
 def test_push_of_all(hub, downloads, tmp_path, capsys):
     options = ["--source", downloads, *TWO, "--push_to_hub", "tester", "--remote_code"]
     for name in ("cait-xxs24-224", "cait-s24-224"):
-        hub.repositories.pop(("models", f"tester/{name}"), None)
+        hub.repositories.pop(f"tester/{name}", None)
     hub.fail_next("POST /api/models/tester/cait-xxs24-224/commit", 403)
     assert run(tmp_path / "output", *options) == 1
     captured = capsys.readouterr()

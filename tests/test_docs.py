@@ -218,7 +218,7 @@ def test_publishing_commands_run_against_the_loopback_hub(workplace, hub, monkey
     assert len(ran) == 6
     printed = capsys.readouterr().out
     assert "M48_448" in printed and "image.jpg" in printed
-    assert hub.repository("tester/my-cait").tags
+    assert hub.repositories["tester/my-cait"].tags
     modeling = (ROOT / "src" / "cait_hf" / "modeling_cait.py").read_bytes()
     assert hub.read("tester/cait-xxs24-224", "modeling_cait.py") == modeling
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "cait_hf"
 REMOTE_CODE = {Path(name).stem for name in remote_code.MODEL}
 # What command lines are made of; `import cait_hf` loads none of them.
-COMMANDS = {"cait_hf_cli", "command_line", "conversion", "model_card", "publish", "sources", "verify"}
+COMMANDS = {"cait_hf_cli", "cards", "command_line", "conversion", "publish", "sources", "verify"}
 NO_TEXT = {".parquet", ".png", ".safetensors"}
 # Modules of the package that another module may import; one that is not listed may import none.
 MAY_IMPORT = {
@@ -32,14 +32,16 @@ MAY_IMPORT = {
     "image_processing_cait": {"image_processing_pil_cait"},
     "image_processing_pil_cait": {"image_input"},
     "loading": {"configuration_cait", "modeling_cait", "state_dict"},
-    "model_card": {"checkpoints", "configuration_cait"},
+    "macs": {"configuration_cait"},
+    "cards.checkpoint": {"cards", "checkpoints", "configuration_cait", "macs"},
+    "cards.training": {"cards", "evaluation.metrics", "files"},
     "verify": {"configuration_cait", "loading", "modeling_cait", "state_dict", "timm_format"},
     "sources": {
         *("checkpoints", "configuration_cait", "files", "image_processing_pil_cait", "labels", "loading"),
         *("publish", "state_dict", "timm_format"),
     },
     "conversion": {
-        *("checkpoints", "configuration_cait", "files", "loading", "model_card", "publish", "sources", "verify"),
+        *("cards.checkpoint", "checkpoints", "configuration_cait", "files", "loading", "publish", "sources", "verify"),
     },
     "visualization": {"files", "image_input"},
     "evaluation.imagenet": {"dataset_columns", "image_input", "labels"},
@@ -59,7 +61,6 @@ MAY_IMPORT = {
         *(f"training.{name}" for name in ("arguments", "data", "optimization")),
     },
     "training.report": {"evaluation.metrics", "files"},
-    "training.card": {"files"},
     "training.resume": {"training.arguments", "training.ema"},
     "training.trainer": {
         "evaluation.metrics",
@@ -73,18 +74,18 @@ MAY_IMPORT = {
         ),
     },
     "training.experiment": {  # the assembler: of the package only what writes the outputs imports it
-        f"training.{name}"
-        for name in (
-            *("arguments", "card", "data", "distillation", "ema", "models", "optimization", "randomness", "resume"),
-            "transforms",
-        )
-    },
-    "training.outputs": {
-        "files",
+        "evaluation.metrics",
         *(
             f"training.{name}"
-            for name in ("arguments", "card", "data", "ema", "experiment", "models", "report", "resume")
+            for name in (
+                *("arguments", "data", "distillation", "ema", "models", "optimization", "randomness", "resume"),
+                "transforms",
+            )
         ),
+    },
+    "training.outputs": {
+        *("cards.training", "files"),
+        *(f"training.{name}" for name in ("arguments", "data", "ema", "experiment", "models", "report", "resume")),
     },
 }
 OPTIONAL = {"triton", "timm", "torchvision", "sklearn", "matplotlib", "evaluate"}

@@ -321,7 +321,7 @@ def test_pushes_what_is_complete(script, images, training_flags, hub, tmp_path):
     flags = f"{training_flags} --do_eval --validation_dir {images / 'validation'} --save_strategy epoch"
     flags += f" --push_to_hub --hub_model_id tester/digits --output_dir {tmp_path / 'digits'}"
     results = script.main(flags.split())
-    files = set(hub.repository("tester/digits").at("main").files)
+    files = set(hub.repositories["tester/digits"].at("main").files)
     assert {"model.safetensors", "config.json", "preprocessor_config.json", "README.md", "metrics.json"} <= files
     assert not any(name.startswith("checkpoint") or name == "training_args.bin" for name in files)
     assert f"{results['eval_top1']:.4f}"[:4] in hub.read("tester/digits", "README.md").decode()

@@ -114,7 +114,7 @@ def test_arguments_are_never_edited(hub, repo_id, tmp_path, monkeypatch):
     for folder in (tmp_path, tmp_path / "checkpoint-4"):
         kept = torch.load(folder / "training_args.bin", weights_only=False)
         assert {name: getattr(kept, name) for name in flags} == flags
-    assert ("models", repo_id) not in hub.repositories
+    assert repo_id not in hub.repositories
 
 
 def test_resuming_a_stream_needs_a_checkpoint(tmp_path):

@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedModel, set_seed
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..evaluation.metrics import METRICS
 from .arguments import DataArguments, ModelArguments, RecipeArguments, TrainingArguments, parse_arguments
-from .card import METRICS
 from .data import ImageStream, LabeledImages, load_data
 from .distillation import Distillation, load_teacher
 from .ema import ModelEma

@@ -10,9 +10,9 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..cards.training import Dataset, write_model_card
 from ..files import write_json
 from .arguments import DataArguments, TrainingArguments, changed_fields
-from .card import Dataset, write_model_card
 from .data import TRAINING_DATA, ImageStream, LabeledImages
 from .ema import ModelEma
 from .experiment import Experiment
