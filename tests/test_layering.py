@@ -41,14 +41,16 @@ MAY_IMPORT = {
         *("checkpoints", "configuration_cait", "files", "loading", "model_card", "publish", "sources", "verify"),
     },
     "visualization": {"files", "image_processing_pil_cait"},
-    "evaluation.imagenet": {"dataset_columns", "image_processing_pil_cait", "labels"},
+    "image_datasets": {"corrupt_images"},
+    "corrupt_images": {"files"},
+    "evaluation.imagenet": {"image_datasets", "image_processing_pil_cait", "labels"},
     "evaluation.metrics": {"topk_accuracy"},
     "evaluation.ranks": {"files"},
-    "training.corrupt_images": {"files"},
     "training.ema": {"files"},
     "training.arguments": set(),
-    "training.data": {"dataset_columns", "training.arguments", "training.corrupt_images"},
-    "training.transforms": {"image_processing_pil_cait", "training.randomness"},
+    "training.streaming": {"corrupt_images", "image_datasets"},
+    "training.data": {"corrupt_images", "image_datasets", "training.arguments", "training.streaming"},
+    "training.transforms": {"image_processing_pil_cait", "training.arguments", "training.randomness"},
     "training.sampling": {"training.arguments", "training.randomness"},
     "training.optimization": {"training.arguments"},
     "training.distillation": {"evaluation.imagenet", "labels", "training.arguments", "training.transforms"},
@@ -66,8 +68,8 @@ MAY_IMPORT = {
         *(
             f"training.{name}"
             for name in (
-                *("arguments", "data", "distillation", "ema", "models", "optimization", "progress"),
-                *("randomness", "resume", "sampling", "transforms"),
+                *("arguments", "distillation", "ema", "models", "optimization", "progress"),
+                *("randomness", "resume", "sampling", "streaming", "transforms"),
             )
         ),
     },
@@ -75,14 +77,14 @@ MAY_IMPORT = {
         f"training.{name}"
         for name in (
             *("arguments", "card", "data", "distillation", "ema", "models", "optimization", "randomness", "resume"),
-            "transforms",
+            *("streaming", "transforms"),
         )
     },
     "training.outputs": {
         "files",
         *(
             f"training.{name}"
-            for name in ("arguments", "card", "data", "ema", "experiment", "models", "report", "resume")
+            for name in ("arguments", "card", "data", "ema", "experiment", "models", "report", "resume", "streaming")
         ),
     },
 }

@@ -12,13 +12,14 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from .arguments import DataArguments, ModelArguments, RecipeArguments, TrainingArguments, parse_arguments
 from .card import METRICS
-from .data import ImageStream, LabeledImages, load_data
+from .data import LabeledImages, load_data
 from .distillation import Distillation, load_teacher
 from .ema import ModelEma
 from .models import add_lora, load_config, load_model, plain_model, set_labels
 from .optimization import freeze_all_but, parameter_groups
 from .randomness import Randomness
 from .resume import CORRUPT_IMAGES_LISTS, check_classes_of_checkpoint, checkpoints_in, find_checkpoint_to_resume
+from .streaming import ImageStream
 from .transforms import EvalTransform, TrainCollator, TrainTransform
 
 

@@ -24,7 +24,6 @@ from transformers import (
 from ..evaluation.metrics import ClassificationMetrics
 from ..losses import image_classification_loss
 from .arguments import RecipeArguments
-from .data import ImageStream
 from .distillation import Distillation
 from .ema import ModelEma
 from .models import plain_model
@@ -33,6 +32,7 @@ from .progress import StepTimer, TrainingProgress
 from .randomness import Randomness, seed_forward_pass
 from .resume import check_optimizer, could_not_be_written, could_not_go_on
 from .sampling import make_sampler
+from .streaming import ImageStream
 from .transforms import TrainCollator, collate
 
 
