@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "cait_hf"
 REMOTE_CODE = {Path(name).stem for name in remote_code.MODEL}
 # What command lines are made of; `import cait_hf` loads none of them.
-COMMANDS = {"cait_hf_cli", "cards", "command_line", "conversion", "publish", "sources", "verify"}
+COMMANDS = {"cait_hf_cli", "command_line", "conversion", "model_card", "publish", "sources", "verify"}
 NO_TEXT = {".parquet", ".png", ".safetensors"}
 # Modules of the package that another module may import; one that is not listed may import none.
 MAY_IMPORT = {
@@ -30,28 +30,27 @@ MAY_IMPORT = {
     "configuration_cait": {"timm_format"},
     "state_dict": {"timm_format"},
     "image_processing_cait": {"image_processing_pil_cait"},
-    "image_processing_pil_cait": {"image_input"},
     "loading": {"configuration_cait", "modeling_cait", "state_dict"},
-    "macs": {"configuration_cait"},
-    "cards.checkpoint": {"cards", "checkpoints", "configuration_cait", "macs"},
-    "cards.training": {"cards", "evaluation.metrics", "files"},
+    "model_card": {"checkpoints", "configuration_cait"},
     "verify": {"configuration_cait", "loading", "modeling_cait", "state_dict", "timm_format"},
     "sources": {
         *("checkpoints", "configuration_cait", "files", "image_processing_pil_cait", "labels", "loading"),
         *("publish", "state_dict", "timm_format"),
     },
     "conversion": {
-        *("cards.checkpoint", "checkpoints", "configuration_cait", "files", "loading", "publish", "sources", "verify"),
+        *("checkpoints", "configuration_cait", "files", "loading", "model_card", "publish", "sources", "verify"),
     },
-    "visualization": {"files", "image_input"},
-    "evaluation.imagenet": {"dataset_columns", "image_input", "labels"},
+    "visualization": {"files", "image_processing_pil_cait"},
+    "image_datasets": {"corrupt_images"},
+    "corrupt_images": {"files"},
+    "evaluation.imagenet": {"image_datasets", "image_processing_pil_cait", "labels"},
     "evaluation.metrics": {"topk_accuracy"},
     "evaluation.ranks": {"files"},
-    "training.corrupt_images": {"files"},
     "training.ema": {"files"},
     "training.arguments": set(),
-    "training.data": {"dataset_columns", "training.arguments", "training.corrupt_images"},
-    "training.transforms": {"image_input", "training.randomness"},
+    "training.streaming": {"corrupt_images", "image_datasets"},
+    "training.data": {"corrupt_images", "image_datasets", "training.arguments", "training.streaming"},
+    "training.transforms": {"image_processing_pil_cait", "training.arguments", "training.randomness"},
     "training.sampling": {"training.arguments", "training.randomness"},
     "training.optimization": {"training.arguments"},
     "training.distillation": {"evaluation.imagenet", "labels", "training.arguments", "training.transforms"},
@@ -61,6 +60,7 @@ MAY_IMPORT = {
         *(f"training.{name}" for name in ("arguments", "data", "optimization")),
     },
     "training.report": {"evaluation.metrics", "files"},
+    "training.card": {"files"},
     "training.resume": {"training.arguments", "training.ema"},
     "training.trainer": {
         "evaluation.metrics",
@@ -68,24 +68,24 @@ MAY_IMPORT = {
         *(
             f"training.{name}"
             for name in (
-                *("arguments", "data", "distillation", "ema", "models", "optimization", "progress"),
-                *("randomness", "resume", "sampling", "transforms"),
+                *("arguments", "distillation", "ema", "models", "optimization", "progress"),
+                *("randomness", "resume", "sampling", "streaming", "transforms"),
             )
         ),
     },
     "training.experiment": {  # the assembler: of the package only what writes the outputs imports it
-        "evaluation.metrics",
-        *(
-            f"training.{name}"
-            for name in (
-                *("arguments", "data", "distillation", "ema", "models", "optimization", "randomness", "resume"),
-                "transforms",
-            )
-        ),
+        f"training.{name}"
+        for name in (
+            *("arguments", "card", "data", "distillation", "ema", "models", "optimization", "randomness", "resume"),
+            *("streaming", "transforms"),
+        )
     },
     "training.outputs": {
-        *("cards.training", "files"),
-        *(f"training.{name}" for name in ("arguments", "data", "ema", "experiment", "models", "report", "resume")),
+        "files",
+        *(
+            f"training.{name}"
+            for name in ("arguments", "card", "data", "ema", "experiment", "models", "report", "resume", "streaming")
+        ),
     },
 }
 OPTIONAL = {"triton", "timm", "torchvision", "sklearn", "matplotlib", "evaluate"}

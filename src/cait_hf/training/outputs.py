@@ -13,12 +13,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..cards.training import Dataset, write_model_card
 from ..files import write_json
 from .arguments import DataArguments, TrainingArguments, changed_fields
-from .data import TRAINING_DATA, ImageStream, LabeledImages
+from .data import TRAINING_DATA, LabeledImages
 from .ema import ModelEma
 from .experiment import Experiment
 from .models import plain_model, save_model
 from .report import environment, write_report
 from .resume import TRAINER_STATE
+from .streaming import ImageStream
 
 
 ALWAYS_SHOWN = (
