@@ -8,6 +8,7 @@ in timm's own model, so that nothing of this package is on the side of the refer
 import errno
 import json
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -57,13 +58,10 @@ def random_timm_model(timm, **kwargs):
     model = timm.create_model("cait_xxs24_224", **kwargs)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if "gamma" in name or "norm" in name and name.endswith("weight"):
-            parameter.copy_(0.8 + 0.2 * noise)
-        elif parameter.ndim == 1 or parameter.ndim == 3:  # biases, class token and positions
-            parameter.copy_(0.3 * noise)
-        else:
-            parameter.copy_(noise * parameter[0].numel() ** -0.5)
+        is_scale = "gamma" in name or "norm" in name and name.endswith("weight")
+        is_matrix = parameter.ndim in (2, 4)  # else biases, class token and positions
+        scale = 0.2 if is_scale else parameter[0].numel() ** -0.5 if is_matrix else 0.3
+        parameter.copy_(0.8 * is_scale + scale * torch.randn(parameter.shape, generator=generator))
     return model.eval()
 
 
@@ -157,12 +155,6 @@ def test_official_file(official, pth, suffix, tmp_path, workplace, capsys):
     assert_equal_logits(logits_of(model, model.config), logits_of(original, model.config))
     processor = AutoImageProcessor.from_pretrained(folder)
     assert processor.size["shortest_edge"] == processor.crop_size["height"] == processor.crop_size["width"] == 32
-
-
-def test_1000_classes_get_the_imagenet_names(tmp_path):
-    source = write_pth(tmp_path / "weights.pth", official_tensors(tiny_config(num_labels=1000)))
-    assert to_hf(source, tmp_path / "model") == 0
-    assert AutoConfig.from_pretrained(tmp_path / "model").id2label == imagenet_1k_labels()
 
 
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
@@ -274,10 +266,8 @@ def test_verify_finds_swapped_tensors(first, second, pth, refused, monkeypatch):
 
     def swapped(state_dict):
         converted = convert_official_state_dict(state_dict)
-        return {
-            key.replace(first, "*").replace(second, first).replace("*", second): tensor
-            for key, tensor in converted.items()
-        }
+        swap = {first: second, second: first}
+        return {re.sub(f"{first}|{second}", lambda found: swap[found[0]], key): converted[key] for key in converted}
 
     monkeypatch.setattr(loading, "convert_official_state_dict", swapped)
     refused("The logits differ from timm's by at most", pth, "--verify")
@@ -330,6 +320,7 @@ def test_official_name_is_downloaded_once(tiny_xxs24, torch_hub, tmp_path, refus
     card = ModelCard.load(tmp_path / "model" / "README.md")
     assert card.data.license == "apache-2.0" and card.data.datasets == ["imagenet-1k"]
     assert "XXS24_224.pth" in card.text and "78.4" in card.text and str(tmp_path) not in card.text
+    assert AutoConfig.from_pretrained(tmp_path / "model").id2label == imagenet_1k_labels()
 
 
 def test_download_of_another_checkpoint(tiny_xxs24, torch_hub, tmp_path, refused):
@@ -646,17 +637,6 @@ def test_terminated_while_writing(pth, workplace):
     assert names(workplace) == []
 
 
-def test_full_disk_leaves_the_old_folder(pth, workplace, in_use, capsys, monkeypatch):
-    def full(self, *args, **kwargs):
-        self.touch()
-        raise OSError(errno.ENOSPC, "No space left on device", str(self))
-
-    monkeypatch.setattr(Path, "write_text", full)  # the last file
-    assert to_hf(pth, in_use, "--overwrite") == 1
-    assert "No space left on device" in capsys.readouterr().err
-    assert names(workplace) == ["model"] and names(in_use) == ["notes.txt"]
-
-
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_two_at_once_do_not_mix(overwrite, tmp_path, workplace, capsys, monkeypatch):
     """The second begins and ends while the first writes: without --overwrite it is there to stay."""
@@ -680,28 +660,29 @@ def test_two_at_once_do_not_mix(overwrite, tmp_path, workplace, capsys, monkeypa
     assert model.config.num_labels == model.classifier.out_features == (3 if overwrite else 4)
 
 
-def test_output_folder_that_is_in_use(pth, tmp_path, workplace, in_use, capsys):
+def test_output_folder_that_is_in_use(pth, workplace, in_use, capsys):
     assert to_hf(pth, in_use) == 1
-    assert IN_USE in capsys.readouterr().err
-    assert to_hf(tmp_path / "missing.pth", in_use, "--overwrite") == 1
-    assert (in_use / "notes.txt").read_text() == "mine"  # the old folder survives a failed run
+    assert IN_USE in capsys.readouterr().err and names(in_use) == ["notes.txt"]
     assert to_hf(pth, in_use, "--overwrite") == 0
     assert names(in_use) == WRITTEN and names(workplace) == ["model"]
     (workplace / "empty").mkdir()
     assert to_hf(pth, workplace / "empty") == 0
 
 
-def test_old_folder_survives_when_the_new_one_cannot_take_its_name(pth, workplace, in_use, monkeypatch):
-    rename, calls = Path.rename, []
+@pytest.mark.parametrize("method, call", [("open", 1), ("write_text", 1), ("rename", 2)])
+def test_full_disk_leaves_the_old_folder(method, call, pth, workplace, in_use, capsys, monkeypatch):
+    """Where the source is read, the last file is written, and the new folder takes the name of the old one."""
+    works, calls = getattr(Path, method), []
 
-    def fail_once(self, target):
-        calls.append(target)
-        if len(calls) == 2:
-            raise OSError("cannot rename")
-        return rename(self, target)
+    def full(self, *args, **kwargs):
+        calls.append(self)
+        if len(calls) == call:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return works(self, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "rename", fail_once)
+    monkeypatch.setattr(Path, method, full)
     assert to_hf(pth, in_use, "--overwrite") == 1
+    assert "No space left on device" in capsys.readouterr().err
     assert [file.name for file in workplace.rglob("*")] == ["model", "notes.txt"]
 
 
