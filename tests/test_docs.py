@@ -23,9 +23,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from official_files import write_xxs24_timm_folder
 from PIL import Image
 from test_scripts import load_script, write_images
-from timm_format import write_timm_folder
 
 import cait_hf
 import cait_hf_cli
@@ -72,7 +72,7 @@ def workplace(tmp_path_factory) -> Path:
     Image.fromarray(noise).save(folder / "image.jpg")
     write_images(folder / "images" / "train", range(3), 5)
     write_images(folder / "images" / "validation", range(3), 2, skip=5)
-    write_timm_folder(folder / HUB_ID)
+    write_xxs24_timm_folder(folder / HUB_ID)
     model = CaitForImageClassification(CaitConfig(num_labels=1000))
     official = convert_to_official_state_dict(model.state_dict())
     torch.save({"model": {f"module.{key}": value for key, value in official.items()}}, folder / "XXS24_224.pth")
