@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from official_files import write_xxs24_timm_folder
+from official_files import official_tensors, write_pth, write_xxs24_timm_folder
 from PIL import Image
 from test_scripts import load_script, write_images
 
@@ -31,7 +31,6 @@ import cait_hf
 import cait_hf_cli
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification
 from cait_hf.checkpoints import README as AUTHORS_README
-from cait_hf.state_dict import convert_to_official_state_dict
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,9 +72,7 @@ def workplace(tmp_path_factory) -> Path:
     write_images(folder / "images" / "train", range(3), 5)
     write_images(folder / "images" / "validation", range(3), 2, skip=5)
     write_xxs24_timm_folder(folder / HUB_ID)
-    model = CaitForImageClassification(CaitConfig(num_labels=1000))
-    official = convert_to_official_state_dict(model.state_dict())
-    torch.save({"model": {f"module.{key}": value for key, value in official.items()}}, folder / "XXS24_224.pth")
+    write_pth(folder / "XXS24_224.pth", official_tensors(CaitConfig(num_labels=1000)))
     return folder
 
 
@@ -282,9 +279,10 @@ def test_named_tests_exist():
     """Those that pages name with their file, and comments of the package by themselves."""
     files = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")}
     named = {test for text in PAGES.values() for test in re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", text)}
-    assert [test for test in named if f"def {test[1]}" not in files.get(test[0], "")] == [] and len(named) > 30
+    defined = {(name, test) for name, text in files.items() for test in ["", *re.findall(r"^def (\w+)", text, re.M)]}
+    assert named <= defined and len(named) > 30
     code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src" / "cait_hf").rglob("*.py"))
-    assert [name for name in re.findall(r"`(test_\w+)`", code) if f"def {name}(" not in "".join(files.values())] == []
+    assert {*re.findall(r"`(test_\w+)`", code)} <= {test for _, test in defined}
 
 
 def test_every_feature_names_its_test():
