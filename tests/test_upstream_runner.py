@@ -94,7 +94,7 @@ def test_cache_is_where_the_user_has_it(monkeypatch, tmp_path):
 
 
 def test_unpacking_takes_the_tests_and_adds_what_they_lack(tmp_path):
-    names = ("tests/test_modeling_common.py", "src/transformers/__init__.py", "tests/models/vit.py", "setup.py")
+    names = ("tests/test_modeling_common.py", "src/transformers/__init__.py", "tests/models/vit.py", "docs/conf.py")
     (tmp_path / "file").write_bytes(CONTENT)
     with tarfile.open(tmp_path / "archive.tar.gz", "w:gz") as tar:
         for name in names:
