@@ -7,8 +7,8 @@ import logging
 import pytest
 import safetensors
 import torch
+from official_files import write_xxs24_timm_folder
 from random_weights import images, randomize_, tiny_config
-from timm_format import write_timm_folder
 from transformers import AutoBackbone, UperNetConfig, UperNetForSemanticSegmentation
 
 from cait_hf import CaitBackbone, CaitConfig, CaitForImageClassification, CaitModel
@@ -204,7 +204,7 @@ def test_backbone_saves_and_loads(folder, tmp_path):
 
 @torch.no_grad()
 def test_timm_repository_loads_into_a_backbone(tmp_path):
-    folder = write_timm_folder(tmp_path / "cait_xxs24_224.fb_dist_in1k")
+    folder = write_xxs24_timm_folder(tmp_path / "cait_xxs24_224.fb_dist_in1k")
     backbone, info = CaitBackbone.from_pretrained(folder, out_indices=[12, 24], output_loading_info=True)
     assert not any(info.values()), info
     model = CaitModel.from_pretrained(folder)

@@ -6,8 +6,8 @@ import json
 import pytest
 import safetensors.torch
 import torch
+from official_files import write_xxs24_timm_folder
 from random_weights import images, randomize_, tiny_config
-from timm_format import write_timm_folder
 from transformers import (
     AutoModelForImageClassification,
     Trainer,
@@ -22,7 +22,7 @@ from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPi
 @pytest.fixture(scope="module")
 def timm_folder(tmp_path_factory):
     """A folder like a `timm/cait_*` repository, with random weights for XXS24_224 and 1000 classes."""
-    return write_timm_folder(tmp_path_factory.mktemp("timm") / "cait_xxs24_224.fb_dist_in1k")
+    return write_xxs24_timm_folder(tmp_path_factory.mktemp("timm") / "cait_xxs24_224.fb_dist_in1k")
 
 
 @pytest.fixture(scope="module")

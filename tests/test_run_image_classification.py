@@ -20,9 +20,9 @@ import torch
 import transformers
 import warm_process
 from accelerate import Accelerator
+from official_files import write_xxs24_timm_folder
 from PIL import Image
 from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, run, write_images
-from timm_format import write_timm_folder
 from transformers import (
     AutoModelForImageClassification,
     TrainerCallback,
@@ -195,7 +195,7 @@ def test_checkpoint_of_the_same_classes_keeps_its_order(images, tmp_path):
 
 def test_fine_tunes_a_timm_repository_at_another_resolution(script, images, tmp_path):
     """timm's own format, with a new classifier, at 32 pixels instead of 224."""
-    source = write_timm_folder(tmp_path / "timm")
+    source = write_xxs24_timm_folder(tmp_path / "timm")
     flags = "--ignore_mismatched_sizes --image_size 32 --do_train --max_steps 1 --per_device_train_batch_size 2"
     flags += f" --disable_tqdm true --learning_rate 1e-3 --model_name_or_path {source} --save_strategy no"
     flags += f" --output_dir {tmp_path / 'out'} --train_dir {images / 'train'}"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import warm_process
+from official_files import write_xxs24_timm_folder
 from PIL import Image
 from random_weights import randomize_, tiny_config
-from timm_format import write_timm_folder
 
 from cait_hf import CaitForImageClassification, CaitForMaskedImageModeling, CaitImageProcessorPil, CaitModel
 from cait_hf.visualization import attention_rollout
@@ -100,7 +100,7 @@ def test_base_model_with_wide_patches_and_one_channel(what, tmp_path):
 
 
 def test_folder_of_timm(tmp_path):
-    write_timm_folder(tmp_path / "timm")
+    write_xxs24_timm_folder(tmp_path / "timm")
     assert draw(tmp_path, tmp_path / "timm", "wide.png", "--image_size", "48") == 0
     assert size_and_frames(tmp_path / "drawing.png") == (grid_size([(90, 60)], columns=5, lines=2), 1)
 
