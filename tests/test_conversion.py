@@ -205,8 +205,9 @@ def test_images_that_are_not_square_come_back(tmp_path):
 
 def test_preparation_of_the_images_comes_back(pth, tmp_path):
     assert to_hf(pth, tmp_path / "model") == 0
+    statistics = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
     processor = CaitImageProcessorPil(
-        size={"shortest_edge": 37}, crop_size={"height": 32, "width": 32}, resample=2, image_mean=[0.1, 0.2, 0.3]
+        size={"shortest_edge": 37}, crop_size={"height": 32, "width": 32}, resample=2, **statistics
     )
     processor.save_pretrained(tmp_path / "model")
     assert to_timm(tmp_path / "model", tmp_path / "timm") == 0
