@@ -43,7 +43,9 @@ quality: $(VENV)-quality/.installed
 	$(VENV)-quality/bin/ruff check .
 	$(VENV)-quality/bin/ruff format --check .
 	$(VENV)-quality/bin/mypy
+	PYTHONPATH=src $(VENV)-quality/bin/lint-imports --no-cache --no-logo
 	$(VENV)-quality/bin/codespell
+	$(VENV)-quality/bin/python .ci/check_text.py
 	$(VENV)-quality/bin/zizmor --offline --quiet .github
 	$(VENV)-quality/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)-quality/bin/shellcheck .ci/run scripts/benchmark/gpu.sh scripts/accelerate_configs/*.slurm

@@ -81,7 +81,8 @@ setup(
     ext_modules=[native] if kernels else [],
     cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel},
     package_data={
-        "cait_hf": ["*.json", "*.md", "py.typed"],
+        "cait_hf": ["*.json", "py.typed"],
+        "cait_hf.cards": ["*.md"],
         "cait_hf.fashion_mnist": ["*.json", "*.md", "*.parquet", "*.safetensors", "LICENSE-fashion-mnist"],
     },
     entry_points={"console_scripts": ["cait-hf = cait_hf_cli:main"]},
@@ -91,6 +92,7 @@ setup(
         "datasets>=4.0",
         "evaluate>=0.4.6",
         "huggingface-hub>=1.3",
+        "jinja2",
         "numpy",
         "pillow>=10.1",
         "safetensors>=0.5",

@@ -4,8 +4,8 @@
     python conversion/render_model_cards.py
     python conversion/render_model_cards.py --check
 
-Text and numbers are those of `cait_hf.model_card` and `cait_hf.checkpoints`. These cards come without a conversion, so
-they name no converted file; `convert_cait_to_hf.py` writes such a card into every folder that it makes.
+The text is `src/cait_hf/cards/checkpoint.md`, the numbers are those of `cait_hf.checkpoints`. No file was converted
+for these cards, so they name none; `convert_cait_to_hf.py` writes such a card into every folder that it makes.
 """
 
 import argparse
@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 from cait_hf import CHECKPOINTS, CaitCheckpoint, CaitConfig
+from cait_hf.cards.checkpoint import render_model_card
 from cait_hf.command_line import run_command
 from cait_hf.files import write_text
-from cait_hf.model_card import render_model_card
 
 
 MODEL_CARDS = Path(__file__).resolve().parents[1] / "model_cards"

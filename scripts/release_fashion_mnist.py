@@ -18,11 +18,14 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
+from huggingface_hub import ModelCardData
 from scipy import stats  # comes with scikit-learn
-from transformers import AutoConfig, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification
 
-from cait_hf import CaitImageProcessorPil
+from cait_hf import CaitConfig, CaitImageProcessorPil
+from cait_hf.cards import render
 from cait_hf.fashion_mnist import FOLDER
+from cait_hf.files import write_json, write_text
 
 
 SAMPLE = 500
@@ -49,7 +52,8 @@ def main(argv: list[str] | None = None) -> dict:
     with tempfile.TemporaryDirectory(dir=args.output_dir.parent, prefix=".release-") as scratch:
         results = write(Path(scratch), args.runs, test, validation, predictions)
         results |= {"trainings": trainings, "hardware": args.hardware, "pytorch": torch.__version__}
-        describe(Path(scratch), results)
+        write_json(Path(scratch, "results.json"), results, indent=1)
+        write_text(Path(scratch, "README.md"), card(results, CaitConfig.from_pretrained(scratch)))
         args.output_dir.mkdir(exist_ok=True)
         for path in Path(scratch).iterdir():
             path.replace(args.output_dir / path.name)
@@ -100,13 +104,6 @@ def write(
     }
 
 
-def describe(folder: Path, results: dict):
-    """Write the results and the card that states them."""
-    config = AutoConfig.from_pretrained(folder)
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card(results, config), encoding="utf-8")
-
-
 @torch.no_grad()
 def predict(folder: Path, images: datasets.Dataset, batch_size: int = 250) -> np.ndarray:
     """Class of each image, computed in float32 whatever the file contains."""
@@ -141,90 +138,26 @@ def fraction(accuracy: float, images: int) -> str:
     return f"{accuracy:.2%} ({100 * (middle - half):.1f} to {100 * (middle + half):.1f} %)"
 
 
-def card(results: dict, config) -> str:
+def card(results: dict, config: CaitConfig) -> str:
     """The README.md of the checkpoint: what it is, what it was measured to reach, and how to make it again."""
-    names = [config.id2label[index] for index in range(10)]
-    matrix = results["confusion_matrix"]
-    rows = [
-        f"| {name} | " + " | ".join(str(count) for count in row) + f" | {row[index] / sum(row):.1%} |"
-        for index, (name, row) in enumerate(zip(names, matrix))
-    ]
-    trainings = results["trainings"]
-    accuracies = ", ".join(f"{accuracy:.2%}" for accuracy in results["test_accuracy"])
-    return CARD.format(
-        **results,
-        layers=config.num_hidden_layers,
-        class_layers=config.num_class_attention_layers,
-        hidden_size=config.hidden_size,
-        heads=config.num_attention_heads,
-        interval=interval(results["test_accuracy"]),
-        accuracies=accuracies,
-        seeds=len(results["test_accuracy"]),
-        minutes=", ".join(f"{training['seconds'] / 60:.0f}" for training in trainings),
-        loss=", ".join(f"{training['loss']:.2f}" for training in trainings),
-        validation_loss=", ".join(f"{training['validation_loss']:.2f}" for training in trainings),
-        epochs=f"{trainings[0]['epochs']:g}",
-        image_size=config.image_size,
-        patch_size=config.patch_size,
-        shipped=fraction(results["shipped_test_accuracy"], sum(map(sum, matrix))),
-        header=" | ".join(names),
-        rule="|".join(["---"] * 12),
-        rows="\n".join(rows),
+    names, matrix = [config.id2label[index] for index in range(10)], results["confusion_matrix"]
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        license="apache-2.0",
+        tags=["cait", "cait-hf"],
+        metrics=["accuracy"],
     )
-
-
-CARD = """---
-library_name: transformers
-pipeline_tag: image-classification
-license: apache-2.0
-tags: [cait, cait-hf]
-metrics: [accuracy]
----
-
-# A small CaiT for Fashion-MNIST
-
-{parameters:,} parameters: {layers} layers with talking heads and {class_layers} with class-attention, {hidden_size}
-channels, {heads} heads, LayerScale, patches of {patch_size} x {patch_size} pixels in images of
-{image_size} x {image_size}; weights in float16. It is there to
-try the package and to be looked into; as a classifier of clothes it is nothing special.
-
-```python
-from transformers import pipeline
-from cait_hf.fashion_mnist import CHECKPOINT, load_sample
-
-images, labels = load_sample()
-print(pipeline("image-classification", CHECKPOINT)(images[0]), labels[0])
-```
-
-## Accuracy
-
-On the 10,000 test images, by which nothing was chosen: {interval} % (mean of {seeds} seeds, 95 % interval over
-seeds: {accuracies}). The shipped one, the best of them on 5,000 held-out training images, names
-{shipped} correct (95 % interval over images, Wilson's); its float16 file and the float32
-training result agree on {shipped_agrees_with_float32:.2%} of the images.
-Of the {sample_images} in `sample.parquet`, the first of the test
-split, it names {sample_correct} correctly.
-
-True class in the rows, prediction in the columns:
-
-| | {header} | correct |
-|{rule}|
-{rows}
-
-## Training
-
-55,000 of Fashion-MNIST's 60,000 training images (Zalando SE, MIT license, `LICENSE-fashion-mnist`), from scratch.
-The seeds took {minutes} minutes for {epochs} epochs each on {hardware} with PyTorch {pytorch}. At the end the
-loss was {loss} on training images, cropped and mirrored, and {validation_loss} on held-out ones.
-
-```bash
-python scripts/prepare_fashion_mnist.py --output_dir data/fashion-mnist
-python scripts/run_image_classification.py scripts/recipes/fashion_mnist.yaml \\
-    --dataset_name data/fashion-mnist --seed 0 --output_dir outputs/seed0
-python scripts/release_fashion_mnist.py outputs/seed0 outputs/seed1 outputs/seed2 \\
-    --data data/fashion-mnist --hardware "{hardware}"
-```
-"""
+    return render(
+        "fashion_mnist.md",
+        metadata,
+        **results,
+        config=config,
+        interval=interval(results["test_accuracy"]),
+        shipped=fraction(results["shipped_test_accuracy"], sum(map(sum, matrix))),
+        head=("", *names, "correct"),
+        rows=[(name, *row, f"{row[index] / sum(row):.1%}") for index, (name, row) in enumerate(zip(names, matrix))],
+    )
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             train_collator=experiment.train_collator,
             randomness=experiment.randomness,
             distillation=experiment.distillation,
+            callbacks=experiment.callbacks,
             compute_metrics=ClassificationMetrics(experiment.model.config.num_labels),
             preprocess_logits_for_metrics=best_classes,
             processing_class=experiment.image_processor,

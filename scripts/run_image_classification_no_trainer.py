@@ -18,7 +18,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -28,13 +28,12 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_callback import DefaultFlowCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
 
 from cait_hf.evaluation.metrics import best_classes, classification_metrics, scalars
 from cait_hf.losses import image_classification_loss
 from cait_hf.training.arguments import TrainingArguments
-from cait_hf.training.data import ImageStream
 from cait_hf.training.ema import ModelEma
 from cait_hf.training.experiment import Experiment, error_message, prepare, set_up_logging
 from cait_hf.training.models import plain_model
@@ -44,6 +43,7 @@ from cait_hf.training.progress import StepTimer
 from cait_hf.training.randomness import seed_forward_pass
 from cait_hf.training.resume import TRAINER_STATE, check_optimizer, could_not_be_written, could_not_go_on
 from cait_hf.training.sampling import make_sampler
+from cait_hf.training.streaming import ImageStream
 from cait_hf.training.trainer import not_finite
 from cait_hf.training.transforms import collate
 
@@ -120,7 +120,9 @@ class Loop:
     ema: ModelEma | None
     state: TrainerState  # Trainer's, with the same meaning
     timer: StepTimer
-    results: dict[str, dict]  # of the last evaluation, of "raw" weights and "ema"
+    callbacks: CallbackHandler
+    control: TrainerControl = field(default_factory=TrainerControl)  # set by the callbacks: what is due
+    results: dict[str, dict] = field(default_factory=dict)  # of the last evaluation, of "raw" weights and "ema"
 
     @classmethod
     def of(cls, experiment: Experiment) -> "Loop":
@@ -149,9 +151,19 @@ class Loop:
                 raise ValueError("--ema_decay needs the weights in one piece: drop it, or FSDP and DeepSpeed.")
             ema = ModelEma(unwrapped, recipe.ema_decay, recipe.ema_warmup)
         state = TrainerState(is_world_process_zero=accelerator.is_main_process)
-        timer = StepTimer(accelerator.num_processes)
+        callbacks = [DefaultFlowCallback, *experiment.callbacks]
         return cls(
-            experiment, accelerator, model, unwrapped, optimizer, train_loader, eval_loader, ema, state, timer, {}
+            experiment=experiment,
+            accelerator=accelerator,
+            model=model,
+            plain_model=unwrapped,
+            optimizer=optimizer,
+            train_loader=train_loader,
+            eval_loader=eval_loader,
+            ema=ema,
+            state=state,
+            timer=StepTimer(accelerator.num_processes),
+            callbacks=CallbackHandler(callbacks, unwrapped, experiment.image_processor, optimizer, None),
         )
 
     def train(self) -> dict[str, float]:
@@ -163,14 +175,16 @@ class Loop:
         self.state.compute_steps(args, max_steps)
         self.state.max_steps, self.state.num_train_epochs = max_steps, num_epochs
         self.load_checkpoint(self.experiment.resume_from_checkpoint)
-        self.control, self.flow = TrainerControl(), DefaultFlowCallback()  # when to log, evaluate and save
+        self.callbacks.lr_scheduler = self.scheduler
         self.losses, self.total_loss, first_step = [], 0.0, self.state.global_step
         self.bar = tqdm(total=max_steps, initial=first_step, disable=self.quiet)
+        self.callbacks.on_train_begin(args, self.state, self.control)
         self.timer.skip()
         for epoch in range(self.state.global_step // self.per_epoch, num_epochs):
-            if self.state.global_step >= max_steps:
+            if self.state.global_step >= max_steps or self.control.should_training_stop:
                 break
             self.train_epoch(epoch)
+        self.callbacks.on_train_end(args, self.state, self.control)
         self.bar.close()
         if args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self.accelerator.load_state(self.state.best_model_checkpoint)
@@ -181,16 +195,19 @@ class Loop:
         return {"train_loss": loss, "epoch": self.state.epoch, **self.timer.summary()}
 
     def train_epoch(self, epoch: int):
+        events = self.experiment.training_args, self.state, self.control
         self.experiment.randomness.epoch = epoch
         self.model.train()
+        self.callbacks.on_epoch_begin(*events)
         for batches in self.accumulated_batches(self.state.global_step - epoch * self.per_epoch):
+            self.callbacks.on_step_begin(*events)
             self.train_step(batches)
             self.state.epoch = epoch + (self.state.global_step - epoch * self.per_epoch) / self.per_epoch
-            self.flow.on_step_end(self.experiment.training_args, self.state, self.control)
+            self.callbacks.on_step_end(*events)
             self.log_evaluate_save()
             if self.control.should_training_stop:
                 break
-        self.flow.on_epoch_end(self.experiment.training_args, self.state, self.control)
+        self.callbacks.on_epoch_end(*events)
         self.log_evaluate_save()
 
     def accumulated_batches(self, steps_taken: int) -> Iterator[list[dict[str, torch.Tensor]]]:
@@ -226,6 +243,7 @@ class Loop:
             total += loss.detach()
         limit = args.max_grad_norm if args.max_grad_norm > 0 else math.inf
         self.grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        self.callbacks.on_pre_optimizer_step(args, self.state, self.control)
         self.optimizer.step()
         self.learning_rate = max(self.scheduler.get_last_lr())  # the head's, where layers have fractions of it
         if not self.accelerator.optimizer_step_was_skipped:
@@ -270,6 +288,7 @@ class Loop:
         metrics = {**metrics, "epoch": round(self.state.epoch, 4)}
         self.state.log_history.append({**metrics, "step": self.state.global_step})
         self.accelerator.log(metrics, step=self.state.global_step)
+        self.callbacks.on_log(self.experiment.training_args, self.state, self.control, metrics)
         if not self.quiet:
             self.bar.write(str(metrics)) if hasattr(self, "bar") else print(metrics)
 

@@ -31,7 +31,7 @@ from PIL import Image, ImageOps
 from cait_hf import CaitImageProcessorPil, CaitModel
 from cait_hf.command_line import run_command
 from cait_hf.configuration_cait import as_pair
-from cait_hf.image_processing_pil_cait import open_image, to_rgb
+from cait_hf.image_input import open_image, to_rgb
 from cait_hf.loading import load_weights, require_none_missing
 from cait_hf.visualization import (
     attention_fractions,

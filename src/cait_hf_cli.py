@@ -297,7 +297,7 @@ def info(args: argparse.Namespace) -> None:
 
     from cait_hf.checkpoints import find_checkpoint
     from cait_hf.configuration_cait import CaitConfig, as_pair
-    from cait_hf.model_card import macs
+    from cait_hf.macs import macs
     from cait_hf.modeling_cait import CaitForImageClassification
 
     try:

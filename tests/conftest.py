@@ -104,8 +104,8 @@ def repo_id(hub):
     """Name of a repository that no other test uses. The test creates it, and it is deleted after the test."""
     name = f"tester/repo-{uuid.uuid4().hex[:12]}"
     yield name
-    if ("models", name) in hub.repositories:
-        hub.delete(hub.repository(name))
+    if name in hub.repositories:
+        hub.delete(name)
 
 
 @pytest.fixture

@@ -27,13 +27,20 @@ def write_pth(file: Path, official) -> Path:
 
 def write_timm_folder(folder: Path, official, **config) -> Path:
     """As timm's `save_for_hf` writes it, for tests that run without timm."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     safetensors.torch.save_file(official, folder / "model.safetensors", metadata={"format": "pt"})
     model_args = {**TINY_TIMM, "mlp_ratio": 2.0, "mlp_ratio_token_only": 2.0}
     pretrained_cfg = {"input_size": [3, 32, 32], "interpolation": "bicubic", "crop_pct": 1.0, "num_classes": 5}
     config = {"architecture": "cait_xxs24_224", "model_args": model_args, "pretrained_cfg": pretrained_cfg, **config}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def write_xxs24_timm_folder(folder: Path) -> Path:
+    """timm's repository of XXS24_224, which leaves out what its name says, with random weights."""
+    weights = official_tensors(CaitConfig(num_labels=1000))
+    pretrained_cfg = {"tag": "fb_dist_in1k", "input_size": [3, 224, 224], "interpolation": "bicubic", "crop_pct": 1.0}
+    return write_timm_folder(folder, weights, num_classes=1000, model_args={}, pretrained_cfg=pretrained_cfg)
 
 
 def tiny_checkpoint(official_name: str, **overrides) -> CaitCheckpoint:

@@ -11,4 +11,4 @@ MODEL = CONFIGURATION | {
     "modeling_cait.py",
     "state_dict.py",
 }
-IMAGE_PROCESSORS = {"image_processing_cait.py", "image_processing_pil_cait.py"}
+IMAGE_PROCESSORS = {"image_processing_cait.py", "image_processing_pil_cait.py", "image_input.py"}

@@ -72,11 +72,6 @@ FLOAT32 = [
 ]
 
 
-@pytest.mark.parametrize("case", FLOAT32, ids=str)
-def test_float32_output_and_gradients(call, case):
-    assert too_large(call(errors, case), case) == {}
-
-
 HALF = [
     *(Case(heads, 17, dtype=dtype) for heads in (4, 16) for dtype in (torch.bfloat16, torch.float16)),
     *(Case(8, 33, 64, batch=2, dtype=dtype, weight_dtype=dtype) for dtype in (torch.bfloat16, torch.float16)),
@@ -86,8 +81,8 @@ HALF = [
 ]
 
 
-@pytest.mark.parametrize("case", HALF, ids=str)
-def test_half_precision_output_and_gradients(call, case):
+@pytest.mark.parametrize("case", FLOAT32 + HALF, ids=str)
+def test_output_and_gradients(call, case):
     assert too_large(call(errors, case), case) == {}
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cait_hf import CHECKPOINTS, CaitConfig, find_checkpoint
-from cait_hf.model_card import render_model_card
+from cait_hf.cards.checkpoint import render_model_card
 
 
 every_checkpoint = pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda checkpoint: checkpoint.official_name)

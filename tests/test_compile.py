@@ -150,13 +150,12 @@ def test_recorded_outputs(model, training):
 
 @torch.no_grad()
 def test_image_sizes_compile_once(model):
+    model.config.interpolate_pos_encoding = True
     call = compiled(model)
-    call(images(2, 48, 40), interpolate_pos_encoding=True)
+    call(images(2, 48, 40))
     with no_compilation():
         for height, width in ((64, 24), (40, 72), (56, 40)):
-            x = images(3, height, width)
-            logits = call(x, interpolate_pos_encoding=True).logits
-            torch.testing.assert_close(logits, model(x, interpolate_pos_encoding=True).logits, rtol=0, atol=1e-5)
+            check_logits(call, model, images(3, height, width))
 
 
 @pytest.mark.parametrize(

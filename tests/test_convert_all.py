@@ -17,6 +17,7 @@ from huggingface_hub import HfApi, ModelCard
 from official_files import tiny_checkpoint, tiny_official_tensors, write_pth, write_tiny_timm_folder
 
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, sources
+from cait_hf.conversion import convert
 from cait_hf.files import sha256_of
 from cait_hf.state_dict import convert_official_state_dict, convert_to_official_state_dict
 from cait_hf.verify import TOLERANCE
@@ -52,6 +53,11 @@ def downloads(checkpoints, tmp_path):
     return folder
 
 
+@pytest.fixture
+def output(tmp_path) -> Path:
+    return tmp_path / "new" / "output"
+
+
 def run(output_dir, *options) -> int:
     return convert_all.main(["--output_dir", str(output_dir), *map(str, options)])
 
@@ -60,8 +66,7 @@ def modified(output_dir) -> dict[str, int]:
     return {file.parent.name: file.stat().st_mtime_ns for file in output_dir.glob("*/model.safetensors")}
 
 
-def test_ten_files(checkpoints, downloads, tmp_path, capsys):
-    output = tmp_path / "output"
+def test_ten_files(checkpoints, downloads, output, tmp_path, capsys):
     assert run(output, "--source", downloads) == 0
     lines = capsys.readouterr().out.splitlines()
     for line, checkpoint in zip(lines[2:], checkpoints.values(), strict=True):
@@ -69,58 +74,53 @@ def test_ten_files(checkpoints, downloads, tmp_path, capsys):
         expected = convert_official_state_dict(torch.load(downloads / checkpoint.filename))
         stored = safetensors.torch.load_file(folder / "model.safetensors")
         assert stored.keys() == expected.keys() and all(torch.equal(stored[key], expected[key]) for key in expected)
-        name, parameters, difference, sha256, seconds = line.split()
-        assert (name, difference) == (checkpoint.official_name, "-")
-        assert parameters == f"{sum(tensor.numel() for tensor in stored.values()):,}"
-        assert sha256 == sha256_of(folder / "model.safetensors") and float(seconds) >= 0
+        parameters, sha256 = checkpoint.num_parameters, sha256_of(folder / "model.safetensors")
+        assert line.split()[:-1] == [checkpoint.official_name, f"{parameters:,}", "-", sha256]
+        assert sum(tensor.numel() for tensor in stored.values()) == parameters and float(line.split()[-1]) >= 0
         card = ModelCard.load(folder / "README.md")
         assert card.data.license == "apache-2.0" and checkpoint.official_name in card.text
-    assert sorted(file.name for file in output.iterdir()) == sorted(
-        ["conversion.json", *(checkpoint.hub_name for checkpoint in checkpoints.values())]
-    )
-    assert str(tmp_path) not in "".join(file.read_text() for file in output.glob("*/README.md"))
+        assert str(tmp_path) not in card.text
+    folders = [checkpoint.hub_name for checkpoint in checkpoints.values()]
+    assert sorted(file.name for file in output.iterdir()) == sorted(["conversion.json", *folders])
 
 
-def test_what_is_finished_is_not_done_again(checkpoints, downloads, tmp_path, capsys):
-    output = tmp_path / "output"
-    assert run(output, "--source", downloads, *TWO) == 0
+def test_what_is_finished_is_not_done_again(checkpoints, downloads, output, capsys):
+    options = ["--source", downloads, *TWO]
+    assert run(output, *options) == 0
     before = modified(output)
-    assert run(output, "--source", downloads, *TWO) == 0
+    assert run(output, *options) == 0
     assert modified(output) == before and capsys.readouterr().out.count("was finished") == 2
 
     (output / "cait-xxs24-224" / "config.json").write_text("{}")  # a file that is no longer the one written
     write_pth(downloads / "S24_224.pth", tiny_official_tensors(checkpoints["S24_224"], seed=99))  # another source
-    assert run(output, "--source", downloads, *TWO) == 0
+    assert run(output, *options) == 0
     after = modified(output)
     assert all(after[name] != before[name] for name in before)
     assert CaitConfig.from_pretrained(output / "cait-xxs24-224").hidden_size == 48
 
     (output / "conversion.json").write_text("not JSON")
-    assert run(output, "--source", downloads, *TWO) == 1  # folders that the record does not know are not replaced
+    assert run(output, *options) == 1  # folders that the record does not know are not replaced
     assert "is not empty" in capsys.readouterr().err and modified(output) == after
-    assert run(output, "--source", downloads, *TWO, "--overwrite") == 0
+    assert run(output, *options, "--overwrite") == 0
     assert "was finished" not in capsys.readouterr().out
 
 
-def test_goes_on_after_a_kill(downloads, tmp_path, capsys, monkeypatch):
-    output, convert_one = tmp_path / "output", convert_all.convert
-
+def test_resumes_after_a_kill(downloads, output, monkeypatch):
     def interrupted(source, *args):
-        if "S24_224" in source and "XXS" not in source:
+        if source.endswith("/S24_224.pth"):
             raise KeyboardInterrupt
-        return convert_one(source, *args)
+        return convert(source, *args)
 
-    monkeypatch.setattr(convert_all, "convert", interrupted)
-    assert run(output, "--source", downloads, *TWO) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(convert_all, "convert", interrupted)
+        assert run(output, "--source", downloads, *TWO) == 1
     before = modified(output)
     assert list(before) == ["cait-xxs24-224"]
-    monkeypatch.setattr(convert_all, "convert", convert_one)
     assert run(output, "--source", downloads, *TWO) == 0
-    assert modified(output)["cait-xxs24-224"] == before["cait-xxs24-224"] and len(modified(output)) == 2
+    assert modified(output).items() > before.items() and len(modified(output)) == 2
 
 
-def test_one_that_fails_does_not_stop_the_others(downloads, tmp_path, capsys):
-    output = tmp_path / "output"
+def test_one_that_fails_does_not_stop_the_others(downloads, output, capsys):
     (downloads / "XXS36_224.pth").write_bytes(b"damaged")
     (downloads / "M36_384.pth").unlink()
     (downloads / "S36_384.pth").write_bytes((downloads / "XS24_384.pth").read_bytes())  # another network
@@ -134,7 +134,7 @@ def test_one_that_fails_does_not_stop_the_others(downloads, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("where", ["folder", "timm"])
-def test_repositories_of_timm(where, hub, checkpoints, tmp_path):
+def test_repositories_of_timm(where, hub, checkpoints, output, tmp_path):
     source = tmp_path / "timm"
     source.mkdir()
     for name in TWO[1:]:
@@ -145,14 +145,14 @@ def test_repositories_of_timm(where, hub, checkpoints, tmp_path):
             hub.create(repository)
             hub.write(repository, {file.name: file.read_bytes() for file in folder.iterdir()})
     options = ["--source", source if where == "folder" else "timm", *TWO]
-    assert run(tmp_path / "output", *options) == 0
-    before = modified(tmp_path / "output")
+    assert run(output, *options) == 0
+    before = modified(output)
     assert len(before) == 2
-    assert run(tmp_path / "output", *options) == 0
-    assert modified(tmp_path / "output") == before
+    assert run(output, *options) == 0
+    assert modified(output) == before
 
 
-def test_files_from_the_network(checkpoints, downloads, tmp_path, monkeypatch):
+def test_files_from_the_network(checkpoints, downloads, output, tmp_path, monkeypatch):
     fetched = []
 
     def fetch(url, destination):
@@ -161,14 +161,12 @@ def test_files_from_the_network(checkpoints, downloads, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    assert run(tmp_path / "output", *TWO) == 0
-    assert run(tmp_path / "output", *TWO) == 0
+    assert run(output, *TWO) == run(output, *TWO) == 0
     assert fetched == [checkpoints[name].url for name in TWO[1:]]
 
 
-def test_difference_from_timm(downloads, tmp_path, capsys):
+def test_difference_from_timm(downloads, output, capsys):
     pytest.importorskip("timm", reason="the reference is timm's CaiT")
-    output = tmp_path / "output"
     assert run(output, "--source", downloads, *TWO) == 0
     capsys.readouterr()
     assert run(output, "--source", downloads, *TWO, "--verify") == 0  # done again: it was not verified
@@ -178,44 +176,36 @@ def test_difference_from_timm(downloads, tmp_path, capsys):
     assert all(0 <= record[name]["largest_difference"] <= TOLERANCE for name in TWO[1:])
 
 
-def test_too_little_room(checkpoints, downloads, tmp_path, capsys, monkeypatch):
-    """Nothing is begun; what is finished needs no room."""
-    free = 10**6
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(convert_all.shutil, "disk_usage", lambda path: usage(0, 0, free))
-    output = tmp_path / "new" / "output"
-    assert run(output, "--source", downloads) == 1
+def test_too_little_room(checkpoints, downloads, output, tmp_path, capsys, monkeypatch):
+    """Nothing is begun; what is finished needs no room. A download counts twice: in the cache, and converted."""
     needed = sum(4 * checkpoint.num_parameters + 2**20 for checkpoint in checkpoints.values())
-    error = capsys.readouterr().err
-    assert f"has 0.00 GB free, but {needed / 1e9:.2f} GB are needed for 10 checkpoints" in error
-    assert not output.parent.exists()
-    free = 10**12
+    free = 2 * needed - 1
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(convert_all.shutil, "disk_usage", lambda path: usage(0, 0, free))
+    assert run(output) == 1
+    assert f"but {2 * needed / 1e9:.2f} GB are needed" in capsys.readouterr().err
+    free = needed - 1
+    assert run(output, "--source", downloads) == 1
+    message = f"has {free / 1e9:.2f} GB free, but {needed / 1e9:.2f} GB are needed for 10 checkpoints"
+    assert message in capsys.readouterr().err and not output.parent.exists()
+    free = needed
     assert run(output, "--source", downloads, *TWO) == 0
     free = 0
     assert run(output, "--source", downloads, *TWO) == 0
 
 
-def test_downloads_count_twice(checkpoints, monkeypatch, tmp_path, capsys):
-    """The file in the cache and what is made of it."""
-    needed = sum(4 * checkpoint.num_parameters + 2**20 for checkpoint in checkpoints.values())
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(convert_all.shutil, "disk_usage", lambda path: usage(0, 0, 2 * needed - 1))
-    assert run(tmp_path / "output") == 1
-    assert f"but {2 * needed / 1e9:.2f} GB are needed" in capsys.readouterr().err
-
-
-def test_push_of_all(hub, downloads, tmp_path, capsys):
+def test_push_of_all(hub, downloads, output, capsys):
     options = ["--source", downloads, *TWO, "--push_to_hub", "tester", "--remote_code"]
     for name in ("cait-xxs24-224", "cait-s24-224"):
-        hub.repositories.pop(("models", f"tester/{name}"), None)
+        hub.repositories.pop(f"tester/{name}", None)
     hub.fail_next("POST /api/models/tester/cait-xxs24-224/commit", 403)
-    assert run(tmp_path / "output", *options) == 1
+    assert run(output, *options) == 1
     captured = capsys.readouterr()
     assert "FAILED" in captured.out and "could not be pushed" in captured.err and hub.token not in str(captured)
-    before = modified(tmp_path / "output")
-    assert run(tmp_path / "output", *options) == 0  # only the push is repeated
-    assert modified(tmp_path / "output") == before
+    before = modified(output)
+    assert run(output, *options) == 0  # only the push is repeated
+    assert modified(output) == before
     assert capsys.readouterr().out.count("was finished, pushed") == 2
     for name in ("cait-xxs24-224", "cait-s24-224"):
         assert len(HfApi().list_repo_commits(f"tester/{name}")) == 2  # the first one of the Hub, and ours
@@ -229,11 +219,11 @@ def test_push_of_all(hub, downloads, tmp_path, capsys):
         (["--checkpoints", "XXS99"], "name is 'XXS99', but the official CaiT checkpoints are"),
     ],
 )
-def test_refused(options, message, tmp_path, capsys):
-    assert run(tmp_path / "output", *options) == 1
+def test_refused(options, message, output, capsys):
+    assert run(output, *options) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
-    assert not (tmp_path / "output").exists()
+    assert not output.exists()
 
 
 PEAK = """

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""`device_map="auto"` with offload: every layer stays whole, and logits are those of the model in memory.
+"""`device_map="auto"` with offload: no layer is split, and logits are those of the model in memory.
 
 Without an accelerator the devices are memory ("cpu") and disk. Accelerate brings a module's own parameters when its
 forward begins, those of `CaitSelfAttention` (talking-heads projections) and `CaitEmbeddings` (class token, positions)
@@ -37,10 +37,10 @@ def offloaded(model_class, folder, layers_in_memory: float, **kwargs):
 def devices_of_layers(model) -> dict[str, str]:
     """Device by name of every module that must not be split, after it was seen that it is not."""
     assert set(model.hf_device_map.values()) == {"cpu", "disk"}
-    wholes = [name for name, module in model.named_modules() if type(module).__name__ in model._no_split_modules]
-    assert len(wholes) == 1 + len(model.base_model.layers) + len(getattr(model.base_model, "class_layers", ()))
+    unsplit = [name for name, module in model.named_modules() if type(module).__name__ in model._no_split_modules]
+    assert len(unsplit) == 1 + len(model.base_model.layers) + len(getattr(model.base_model, "class_layers", ()))
     devices = {}
-    for name in wholes:
+    for name in unsplit:
         places = [place for place in model.hf_device_map if name == place or name.startswith(f"{place}.")]
         assert len(places) == 1, f"{name} is split: {model.hf_device_map}"
         devices[name] = model.hf_device_map[places[0]]
@@ -108,7 +108,7 @@ def test_other_models(folder):
     assert torch.equal(model(inputs, masks).reconstruction, masked(inputs, masks).reconstruction)
 
 
-def test_offloaded_model_is_saved_whole(folder, tmp_path):
+def test_offloaded_model_is_saved_completely(folder, tmp_path):
     offloaded(CaitForImageClassification, folder, 2.5).save_pretrained(tmp_path / "again")
     saved, original = load_file(tmp_path / "again/model.safetensors"), load_file(folder / "model.safetensors")
     assert saved.keys() == original.keys()

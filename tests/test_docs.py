@@ -23,15 +23,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from official_files import official_tensors, write_pth, write_xxs24_timm_folder
 from PIL import Image
 from test_scripts import load_script, write_images
-from timm_format import write_timm_folder
 
 import cait_hf
 import cait_hf_cli
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification
 from cait_hf.checkpoints import README as AUTHORS_README
-from cait_hf.state_dict import convert_to_official_state_dict
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +58,11 @@ def commands() -> list[str]:
     return list(dict.fromkeys(" ".join(shlex.split(line, comments=True)) for line in lines))
 
 
+def arguments_of(program: str) -> list[list[str]]:
+    """Those of each command that runs it, the script included."""
+    return [shlex.split(command)[1:] for command in commands() if command.startswith(program)]
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
     """A working directory with what the pages take for granted: an image, folders of images, an official file."""
@@ -67,10 +71,8 @@ def workplace(tmp_path_factory) -> Path:
     Image.fromarray(noise).save(folder / "image.jpg")
     write_images(folder / "images" / "train", range(3), 5)
     write_images(folder / "images" / "validation", range(3), 2, skip=5)
-    write_timm_folder(folder / HUB_ID)
-    model = CaitForImageClassification(CaitConfig(num_labels=1000))
-    official = convert_to_official_state_dict(model.state_dict())
-    torch.save({"model": {f"module.{key}": value for key, value in official.items()}}, folder / "XXS24_224.pth")
+    write_xxs24_timm_folder(folder / HUB_ID)
+    write_pth(folder / "XXS24_224.pth", official_tensors(CaitConfig(num_labels=1000)))
     return folder
 
 
@@ -128,10 +130,9 @@ def test_int8_block_runs():
 
 def test_classification_commands_run(workplace):
     pytest.importorskip("timm", reason="the recipe has timm's augmentations")
-    ran = [command for command in commands() if command.startswith("python scripts/run_image_classification")]
+    ran = arguments_of("python scripts/run_image_classification")
     assert len(ran) == 3
-    for command in ran:
-        _, script, *flags = shlex.split(command)
+    for script, *flags in ran:
         results = load_script(Path(script).stem).main([*in_repository(flags), *FEW_STEPS.split()])
         assert 0 <= results["eval_top1"] <= 1
     for name in ("finetuned", "evaluated", "scratch"):
@@ -141,11 +142,11 @@ def test_classification_commands_run(workplace):
 def test_command_for_several_processes_runs(workplace):
     """Two processes on the CPU in the place of eight GPUs."""
     pytest.importorskip("timm", reason="the recipe has timm's augmentations")
-    (command,) = [command for command in commands() if command.startswith("accelerate launch --config_file")]
+    ((_, *command),) = arguments_of("accelerate launch --config_file")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--mixed_precision", "no"]
     loopback = next(interface for _, interface in socket.if_nameindex() if interface.startswith("lo"))
     environment = os.environ | {"GLOO_SOCKET_IFNAME": loopback, "ACCELERATE_USE_CPU": "true"}
-    flags = [*in_repository(shlex.split(command)[2:]), *FEW_STEPS.split()]
+    flags = [*in_repository(command), *FEW_STEPS.split()]
     finished = subprocess.run([*launch, *flags], env=environment, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr[-3000:]
     report = json.loads((workplace / "outputs" / "finetuned_on_several" / "metrics.json").read_text())
@@ -175,7 +176,7 @@ def test_export_commands_run(workplace):
         pytest.importorskip(package, reason=f"export to ONNX needs {package}")
     pytest.importorskip("transformers.exporters.metadata", reason="this Transformers has no exporters that save")
     model = CaitForImageClassification(CaitConfig(num_hidden_layers=1, num_class_attention_layers=1, num_labels=10))
-    ran = [shlex.split(command)[1:] for command in commands() if command.startswith("python scripts/export.py ")]
+    ran = arguments_of("python scripts/export.py ")
     assert len(ran) == 2
     for script, source, *rest in ran:
         model.save_pretrained(workplace / "to-export" / source)
@@ -187,9 +188,9 @@ def test_export_commands_run(workplace):
 
 
 def test_attention_commands_run(workplace):
-    ran = [shlex.split(c)[2:] for c in commands() if c.startswith("python scripts/visualize_attention.py ")]
+    ran = arguments_of("python scripts/visualize_attention.py ")
     assert len(ran) == 3
-    for arguments in ran:
+    for _, *arguments in ran:
         assert load_script("visualize_attention").main(arguments) == 0
     for name in ("attention.png", "rollout.gif"):
         with Image.open(workplace / name) as drawing:
@@ -205,20 +206,17 @@ def test_publishing_commands_run_against_the_loopback_hub(workplace, hub, monkey
         convert = load_script("convert_cait_to_hf", ROOT / "conversion")
         convert.main(["--source", "XXS24_224.pth", "--output_dir", "cait-xxs24-224"])
     published = ("cait-hf ", "python conversion/convert_all.py ", "python conversion/verify_checkpoint.py ")
-    ran = []
-    for command in commands():
-        if command.startswith(published):
-            program, *arguments = shlex.split(command.replace("your-name", "tester"))
-            if program == "cait-hf":
-                status = cait_hf_cli.main(arguments)
-            else:
-                status = load_script(Path(arguments[0]).stem, ROOT / "conversion").main(arguments[1:])
-            assert status == 0, command
-            ran.append(command)
+    ran = [command for command in commands() if command.startswith(published)]
     assert len(ran) == 6
+    for command in ran:
+        program, *arguments = shlex.split(command.replace("your-name", "tester"))
+        main = cait_hf_cli.main
+        if program == "python":
+            main = load_script(Path(arguments.pop(0)).stem, ROOT / "conversion").main
+        assert main(arguments) == 0, command
     printed = capsys.readouterr().out
     assert "M48_448" in printed and "image.jpg" in printed
-    assert hub.repository("tester/my-cait").tags
+    assert hub.repositories["tester/my-cait"].tags
     modeling = (ROOT / "src" / "cait_hf" / "modeling_cait.py").read_bytes()
     assert hub.read("tester/cait-xxs24-224", "modeling_cait.py") == modeling
 
@@ -226,10 +224,10 @@ def test_publishing_commands_run_against_the_loopback_hub(workplace, hub, monkey
 def test_evaluation_commands_are_understood(capsys):
     """They need ImageNet, so each ends where it is missing; test_evaluate_imagenet.py runs the script."""
     pytest.importorskip("timm", reason="the labels of ImageNet-Real come with timm")
-    ran = [command.partition(" scripts/evaluate_imagenet.py ")[2] for command in commands()]
-    ran = [shlex.split(arguments) for arguments in ran if arguments]
+    ran = [*arguments_of("python scripts/eval"), *arguments_of("accelerate launch scripts/eval")]
     assert len(ran) == 4
     for arguments in ran:
+        del arguments[: arguments.index("scripts/evaluate_imagenet.py") + 1]
         assert load_script("evaluate_imagenet").main(arguments) == 1
         data = next(flag for flag in ("--data_dir", "--dataset_name") if flag in arguments)
         assert arguments[arguments.index(data) + 1] in capsys.readouterr().err
@@ -238,11 +236,10 @@ def test_evaluation_commands_are_understood(capsys):
 def test_installed_extras_exist():
     (extras,) = re.findall(r"extras_require=\{(.*?)\n    \}", (ROOT / "setup.py").read_text(), re.DOTALL)
     ran = [command for command in commands() if command.startswith("pip install ")]
-    for command in ran:
-        asked = re.fullmatch(r"pip install --editable \.(?:\[(.+)\])?", command)
-        assert asked, command
-        assert {*filter(None, (asked[1] or "").split(","))} <= {*re.findall(r'^ +"(\w+)":', extras, re.M)}, command
-    assert len(ran) > 3
+    asked = [re.fullmatch(r"pip install --editable \.(?:\[(.+)\])?", command) for command in ran]
+    assert len(ran) > 3 and all(asked)
+    named = {extra for found in asked if found[1] for extra in found[1].split(",")}
+    assert named <= {*re.findall(r'^ +"(\w+)":', extras, re.M)}
 
 
 def test_every_command_is_run_or_has_a_reason():
@@ -278,19 +275,18 @@ def test_table_of_checkpoints():
     assert "\n".join(rows) in PAGES["README.md"]
 
 
-def test_pages_name_tests_that_exist():
+def test_named_tests_exist():
+    """Those that pages name with their file, and comments of the package by themselves."""
+    files = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")}
     named = {test for text in PAGES.values() for test in re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", text)}
-    missing = []
-    for file, name in sorted(named):
-        path = ROOT / "tests" / file
-        if not path.is_file() or name and f"def {name}(" not in path.read_text(encoding="utf-8"):
-            missing.append((file, name))
-    assert len(named) > 30 and missing == []
+    defined = {(name, test) for name, text in files.items() for test in ["", *re.findall(r"^def (\w+)", text, re.M)]}
+    assert named <= defined and len(named) > 30
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src" / "cait_hf").rglob("*.py"))
+    assert {*re.findall(r"`(test_\w+)`", code)} <= {test for _, test in defined}
 
 
 def test_every_feature_names_its_test():
-    rows = re.findall(r"^\| (.+?) \| (.*?) \|", PAGES["docs/compatibility.md"], re.MULTILINE)
-    rows = [row for row in rows if row[0] != "feature"]
+    rows = re.findall(r"^\| (?!feature)(.+?) \| (.*?) \|", PAGES["docs/compatibility.md"], re.MULTILINE)
     assert len(rows) > 30 and [row for row in rows if "`test_" not in row[1] and "`upstream/" not in row[1]] == []
 
 
@@ -308,13 +304,6 @@ def test_overridden_private_methods_are_listed():
                         overridden.add(name)
     listed = re.findall(r"^\| `(_\w+)` \|", PAGES["docs/design.md"], re.MULTILINE)
     assert len(overridden) > 5 and sorted(overridden) == sorted(listed)
-
-
-def test_code_names_tests_that_exist():
-    tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("test_*.py"))
-    for file in (ROOT / "src" / "cait_hf").rglob("*.py"):
-        for name in re.findall(r"`(test_\w+)`", file.read_text(encoding="utf-8")):
-            assert f"def {name}(" in tests, (file.name, name)
 
 
 def test_counts_of_the_shared_tests():

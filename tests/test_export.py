@@ -41,11 +41,6 @@ def model(folder) -> CaitForImageClassification:
     return CaitForImageClassification.from_pretrained(folder, dtype=torch.float32)
 
 
-@torch.no_grad()
-def logits_of(model, pixel_values: torch.Tensor) -> torch.Tensor:
-    return model(pixel_values, interpolate_pos_encoding=True).logits
-
-
 class Logits(torch.nn.Module):
     def __init__(self, model: CaitForImageClassification):
         super().__init__()
@@ -55,6 +50,27 @@ class Logits(torch.nn.Module):
         return self.model(pixel_values, interpolate_pos_encoding=True).logits
 
 
+@torch.no_grad()
+def assert_equal_logits(exported, model, sizes=SIZES):
+    for size in sizes:
+        logits = torch.as_tensor(exported(images(*size)))
+        torch.testing.assert_close(logits, Logits(model)(images(*size)), **TOLERANCE)
+
+
+@pytest.fixture
+def refused(folder, tmp_path, capsys):
+    """Checks that the script ends with one error message and leaves nothing."""
+
+    def check(message: str, flags: str, source: str = str(folder)):
+        before = sorted(tmp_path.rglob("*")), sorted(folder.iterdir())
+        assert export.main([source, *flags.split()]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and message in error and error.count("\n") == 1
+        assert before == (sorted(tmp_path.rglob("*")), sorted(folder.iterdir()))
+
+    return check
+
+
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
 def test_torch_export_leaves_batch_height_and_width_free(model, attn_implementation, tmp_path):
     model.set_attn_implementation(attn_implementation)
@@ -62,8 +78,7 @@ def test_torch_export_leaves_batch_height_and_width_free(model, attn_implementat
     program = torch.export.export(Logits(model), (images(2, 48, 40),), dynamic_shapes={"pixel_values": axes})
     torch.export.save(program, tmp_path / "model.pt2")
     exported = torch.export.load(tmp_path / "model.pt2").module()
-    for size in SIZES:
-        torch.testing.assert_close(exported(images(*size)), logits_of(model, images(*size)), **TOLERANCE)
+    assert_equal_logits(exported, model)
     with pytest.raises(AssertionError, match="Guard failed"):
         exported(images(2, 36, 40))  # not a multiple of the patch size
 
@@ -114,9 +129,7 @@ def test_script_writes_what_its_runtime_runs(export_format, dynamic_size, folder
     assert printed.count("\n") == 1
 
     run = RUNNERS[export_format](tmp_path / "exported")
-    for size in SIZES if dynamic_size else SIZES[:2]:
-        logits = torch.as_tensor(run(images(*size)))
-        torch.testing.assert_close(logits, logits_of(model, images(*size)), **TOLERANCE)
+    assert_equal_logits(run, model, SIZES if dynamic_size else SIZES[:2])
     if not dynamic_size:
         with pytest.raises(Exception, match="(?i)shape|size|dimension"):
             run(images(1, 40))
@@ -134,19 +147,15 @@ def test_script_takes_an_opset(folder, tmp_path):
 
 
 @pytest.mark.parametrize("opset", [5, -1, 99])
-def test_an_opset_that_cannot_be_written_ends_with_an_error_message(opset, folder, tmp_path, capsys):
+def test_an_opset_that_cannot_be_written(opset, tmp_path, refused):
     """The exporter warns and writes another one, for 99 with operators that this one does not have."""
     require("onnx")
-    assert export.main([str(folder), str(tmp_path / "exported"), f"--opset={opset}"]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: --opset is {opset}, with which the exporter cannot write this model (it took ")
-    assert error.count("\n") == 1 and list(tmp_path.iterdir()) == []
+    message = f"--opset is {opset}, with which the exporter cannot write this model (it took "
+    refused(message, f"{tmp_path / 'exported'} --opset={opset}")
 
 
 @pytest.mark.parametrize("export_format, file", [("onnx", "model.onnx"), ("torch", "model.pt2")])
-def test_a_program_that_does_not_load_ends_with_an_error_message(
-    export_format, file, folder, tmp_path, capsys, monkeypatch
-):
+def test_a_program_that_does_not_load(export_format, file, tmp_path, refused, monkeypatch):
     require(export_format)
     write = export.write
 
@@ -155,10 +164,7 @@ def test_a_program_that_does_not_load_ends_with_an_error_message(
         (target / file).write_bytes(b"no program")
 
     monkeypatch.setattr(export, "write", damaged)
-    assert export.main([str(folder), str(tmp_path / "exported"), "--format", export_format]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: The exported program does not run: ") and error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    refused("error: The exported program does not run: ", f"{tmp_path / 'exported'} --format {export_format}")
 
 
 def test_onnx_with_recorded_outputs(model, tmp_path):
@@ -180,51 +186,34 @@ def test_onnx_with_recorded_outputs(model, tmp_path):
         torch.testing.assert_close(found[name], expected[name], **TOLERANCE)
 
 
-def test_a_wrong_export_is_not_written(folder, tmp_path, capsys, monkeypatch):
+def test_a_wrong_export_is_not_written(tmp_path, refused, monkeypatch):
     require("torch")
-    load = export.load_model
+    load, write = export.load_model, export.write
 
     def another_model(source):  # what is compared is not what is written
-        model = load(source)
         monkeypatch.setattr(export, "write", lambda _, *args: write(randomize_(load(source).float(), seed=1), *args))
-        return model
+        return load(source)
 
-    write = export.write
     monkeypatch.setattr(export, "load_model", another_model)
-    assert export.main([str(folder), str(tmp_path / "exported"), "--format", "torch"]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: The logits differ from torch's by ") and error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    refused("error: The logits differ from torch's by ", f"{tmp_path / 'exported'} --format torch")
 
 
 WRONG_INPUT = {
-    "no source": ("absent {out} --format torch", "source is absent"),
-    "source is a file": (
-        "{weights} {out} --format torch",
-        "model.safetensors, a file, but it must be a folder or the id",
-    ),
-    "no classifier": ("{headless} {out} --format torch", "is 0, but it must be at least 1: there are no logits"),
-    "opset": ("{folder} {out} --format torch --opset 18", "--opset is 18, but --format torch has no opsets"),
-    "output is a file": ("{folder} {file} --format torch", "a file, but it must be a folder"),
-    "output is the source": ("{folder} {folder} --format torch", "must not be or hold the source"),
-    "output in use": ("{folder} {full} --format torch", "not empty; empty it or pass --overwrite"),
-    "missing packages": ("{folder} {out} --format onnx", "needs no_such, nor_this: pip install no_such nor_this."),
+    "no source": ("absent", "{out}/new --format torch", "source is absent"),
+    "source is a file": ("{folder}/config.json", "{out}/new --format torch", "config.json, a file, but it must"),
+    "no classifier": ("{out}/headless", "{out}/new --format torch", "is 0, but it must be at least 1"),
+    "opset": ("{folder}", "{out}/new --format torch --opset 18", "--opset is 18, but --format torch has no opsets"),
+    "output is a file": ("{folder}", "{out}/file --format torch", "a file, but it must be a folder"),
+    "output is the source": ("{folder}", "{folder} --format torch", "must not be or hold the source"),
+    "output in use": ("{folder}", "{out} --format torch", "not empty; empty it or pass --overwrite"),
+    "packages": ("{folder}", "{out}/new --format onnx", "needs no_such, nor_this: pip install no_such nor_this."),
 }
 
 
-@pytest.mark.parametrize("flags, message", WRONG_INPUT.values(), ids=WRONG_INPUT)
-def test_wrong_input_ends_with_an_error_message(flags, message, folder, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("source, flags, message", WRONG_INPUT.values(), ids=WRONG_INPUT)
+def test_wrong_input(source, flags, message, folder, tmp_path, refused, monkeypatch):
     require("torch")
     monkeypatch.setitem(export.PACKAGES, "onnx", ("no_such", "nor_this"))
     CaitForImageClassification(tiny_config(num_hidden_layers=1, num_labels=0)).save_pretrained(tmp_path / "headless")
     (tmp_path / "file").touch()
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "kept").touch()
-    before = sorted(folder.iterdir())
-    names = {name: tmp_path / name for name in ("out", "file", "full", "headless")}
-    names["weights"] = folder / "model.safetensors"
-    assert export.main(flags.format(folder=folder, **names).split()) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and message in error and error.count("\n") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full", "headless"]
-    assert sorted(folder.iterdir()) == before
+    refused(message, flags.format(folder=folder, out=tmp_path), source.format(folder=folder, out=tmp_path))

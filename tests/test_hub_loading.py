@@ -4,6 +4,7 @@
 The real client asks the loopback Hub. Remote code is loaded in `test_publish.py`.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -21,14 +22,7 @@ from random_weights import images, randomize_, tiny_config
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from cait_hf import (
-    CHECKPOINTS,
-    CaitConfig,
-    CaitForImageClassification,
-    CaitImageProcessorPil,
-    CaitModel,
-    find_checkpoint,
-)
+from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitImageProcessorPil, CaitModel
 from cait_hf.publish import push_folder
 
 
@@ -41,9 +35,13 @@ def save_model(folder, config, **kwargs) -> CaitForImageClassification:
     model = randomize_(CaitForImageClassification(config))
     model.save_pretrained(folder, **kwargs)
     size = config.image_size
-    processor = CaitImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-    processor.save_pretrained(folder)
+    CaitImageProcessorPil(size={"shortest_edge": size}, crop_size=size).save_pretrained(folder)
     return model
+
+
+def upload(folder, repo_id):
+    HfApi().create_repo(repo_id)
+    HfApi().upload_folder(repo_id=repo_id, folder_path=folder)
 
 
 @torch.no_grad()
@@ -84,23 +82,16 @@ def check_every_class(repo_id, model):
     assert best["score"] == pytest.approx(logits.softmax(-1).max().item(), rel=1e-3)
 
 
-def full_architecture(checkpoint) -> CaitConfig:
-    """The M models only 2 layers deep."""
-    kwargs = {**checkpoint.config_kwargs, "num_labels": 1000}
-    if checkpoint.official_name.startswith("M"):
-        kwargs["num_hidden_layers"] = 2
-    return CaitConfig(**kwargs)
-
-
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(checkpoint.official_name, marks=[pytest.mark.slow] if checkpoint != CHECKPOINTS[0] else [])
-        for checkpoint in CHECKPOINTS
-    ],
+    "checkpoint",
+    [CHECKPOINTS[0], *(pytest.param(checkpoint, marks=pytest.mark.slow) for checkpoint in CHECKPOINTS[1:])],
+    ids=lambda checkpoint: checkpoint.official_name,
 )
-def test_ten_checkpoints(name, hub, repo_id, tmp_path):
-    model = save_model(tmp_path / "model", full_architecture(find_checkpoint(name)))
+def test_ten_checkpoints(checkpoint, hub, repo_id, tmp_path):
+    """The M models only 2 layers deep."""
+    depth = 2 if checkpoint.official_name.startswith("M") else checkpoint.num_hidden_layers
+    config = CaitConfig(**checkpoint.config_kwargs | {"num_hidden_layers": depth}, num_labels=1000)
+    model = save_model(tmp_path / "model", config)
     push_folder(tmp_path / "model", repo_id)
     check_every_class(repo_id, model)
 
@@ -113,17 +104,13 @@ def test_sharded(hub, repo_id, tmp_path):
     assert hub.count(r"GET .*resolve/.*model-\d+-of-\d+\.safetensors") > 2
 
 
-def test_half_pushed_shards_do_not_load(hub, repo_id, tmp_path):
+def test_shards_that_are_missing_or_outside(hub, repo_id, tmp_path):
+    """What an index names outside the folder is neither asked from the Hub nor written outside the cache."""
     save_model(tmp_path / "model", tiny_config(), max_shard_size="100KB")
     next((tmp_path / "model").glob("model-00002-*")).unlink()
     push_folder(tmp_path / "model", repo_id)
     with pytest.raises(OSError, match="model-00002"):
         AutoModelForImageClassification.from_pretrained(repo_id)
-
-
-def test_index_of_shards_that_leaves_the_folder(hub, repo_id, tmp_path):
-    """What such an index names is neither asked from the Hub under that path nor written outside the cache."""
-    save_model(tmp_path / "model", tiny_config(), max_shard_size="100KB")
     index = tmp_path / "model" / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("model-00001", "../../../../evil-00001"))
     push_folder(tmp_path / "model", repo_id)
@@ -133,13 +120,11 @@ def test_index_of_shards_that_leaves_the_folder(hub, repo_id, tmp_path):
 
 
 @pytest.mark.parametrize("field", ["num_hidden_layers", "num_class_attention_layers", "hidden_size"])
-def test_configuration_of_a_billion(field, hub, repo_id, tmp_path):
-    save_model(tmp_path / "model", tiny_config())
-    file = tmp_path / "model" / "config.json"
-    value = getattr(tiny_config(), field)
-    file.write_text(file.read_text().replace(f'"{field}": {value}', f'"{field}": {10**9}'))
-    push_folder(tmp_path / "model", repo_id)
-    with pytest.raises(ValueError, match=f"{field} is 1000000000, but it must be"):
+def test_configuration_of_a_billion(field, hub, repo_id):
+    hub.create(repo_id)
+    config = tiny_config().to_dict() | {field: 10**9}
+    hub.write(repo_id, {"config.json": json.dumps(config).encode(), "model.safetensors": b"never read"})
+    with pytest.raises(ValueError, match=f"{field} is 1000000000"):
         AutoModelForImageClassification.from_pretrained(repo_id)
 
 
@@ -165,19 +150,13 @@ def test_offline_from_the_cache(hub, repo_id, tmp_path):
     """In a process with HF_HUB_OFFLINE=1, after an online load; the Hub is not asked anything."""
     save_model(tmp_path / "model", tiny_config())
     push_folder(tmp_path / "model", repo_id)
-    timm_folder = write_timm_folder(tmp_path / "timm", official_tensors(tiny_config()))
-    HfApi().create_repo(f"{repo_id}-timm")
-    HfApi().upload_folder(repo_id=f"{repo_id}-timm", folder_path=timm_folder)
+    upload(write_timm_folder(tmp_path / "timm", official_tensors(tiny_config())), f"{repo_id}-timm")
     AutoModelForImageClassification.from_pretrained(repo_id)
     AutoImageProcessor.from_pretrained(repo_id)
     CaitForImageClassification.from_pretrained(f"{repo_id}-timm")
     hub.requests.clear()
-    child = subprocess.run(
-        [sys.executable, "-c", OFFLINE, repo_id, f"{repo_id}-timm"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
+    command, offline = [sys.executable, "-c", OFFLINE, repo_id, f"{repo_id}-timm"], {"HF_HUB_OFFLINE": "1"}
+    child = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **offline})
     assert child.returncode == 0, child.stderr
     assert child.stdout.split() == ["CaitForImageClassification", "CaitForImageClassification", "refused"]
     assert hub.requests == []
@@ -185,9 +164,7 @@ def test_offline_from_the_cache(hub, repo_id, tmp_path):
 
 def test_timm_format_straight_from_the_hub(hub, repo_id, tmp_path):
     official = official_tensors(tiny_config())
-    folder = write_timm_folder(tmp_path / "timm", official, label_names=list("abcde"))
-    HfApi().create_repo(repo_id)
-    HfApi().upload_folder(repo_id=repo_id, folder_path=folder)
+    upload(write_timm_folder(tmp_path / "timm", official, label_names=list("abcde")), repo_id)
     config = CaitConfig.from_pretrained(repo_id)
     assert config.num_hidden_layers == TINY_TIMM["depth"] and list(config.id2label.values()) == list("abcde")
     model = randomize_(CaitForImageClassification(tiny_config()))
@@ -200,9 +177,8 @@ def test_timm_format_straight_from_the_hub(hub, repo_id, tmp_path):
     assert processor(image(32), return_tensors="pt").pixel_values.shape == (1, 3, 32, 32)
     revision = HfApi().model_info(repo_id).sha
     hub.write(repo_id, {"config.json": b"{}"})
-    assert_equal(
-        logits_of(CaitForImageClassification.from_pretrained(repo_id, revision=revision), 32), logits_of(model, 32)
-    )
+    loaded = CaitForImageClassification.from_pretrained(repo_id, revision=revision)
+    assert_equal(logits_of(loaded, 32), logits_of(model, 32))
 
 
 def test_round_trip_through_timm(hub, repo_id, tmp_path):
@@ -214,8 +190,7 @@ def test_round_trip_through_timm(hub, repo_id, tmp_path):
     expected = logits_of(model, 32)
     arguments = ["--source", str(tmp_path / "model"), "--output_dir", str(tmp_path / "timm")]
     assert convert_hf_to_timm.main(arguments) == 0
-    HfApi().create_repo(repo_id)
-    HfApi().upload_folder(repo_id=repo_id, folder_path=tmp_path / "timm")
+    upload(tmp_path / "timm", repo_id)
     timm_model = timm.create_model(f"hf-hub:{repo_id}", pretrained=True).eval()
     assert_equal(logits_of(timm_model, 32), expected)
 

@@ -3,8 +3,8 @@
 
 import pytest
 import torch
+from official_files import write_xxs24_timm_folder
 from random_weights import images, randomize_, tiny_config
-from timm_format import write_timm_folder
 from transformers import AutoModelForMaskedImageModeling
 
 from cait_hf import CaitForImageClassification, CaitForMaskedImageModeling, CaitModel
@@ -119,7 +119,7 @@ def test_wrong_masks_are_refused_with_an_error_message(model):
 @pytest.fixture(params=["ours", "timm"])
 def folder(request, tmp_path):
     if request.param == "timm":
-        return write_timm_folder(tmp_path / "cait_xxs24_224.fb_dist_in1k")
+        return write_xxs24_timm_folder(tmp_path / "cait_xxs24_224.fb_dist_in1k")
     randomize_(CaitForImageClassification(tiny_config())).save_pretrained(tmp_path / "classifier")
     return tmp_path / "classifier"
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Model cards: metadata, numbers, text and code that runs; and the count of MACs in them."""
+"""`cait_hf.cards`: metadata, numbers and text of each card, and code that runs."""
 
+import ast
 import os
 import re
 import subprocess
@@ -10,26 +11,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import transformers
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
+from jinja2 import UndefinedError
 from PIL import Image
 from random_weights import randomize_, tiny_config
-from torch.utils.flop_counter import FlopCounterMode
+from transformers import ViTConfig, ViTForImageClassification
 
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitImageProcessorPil, find_checkpoint
-from cait_hf.configuration_cait import as_pair
-from cait_hf.model_card import TEST_SETS, macs, render_model_card
+from cait_hf.cards import render, training
+from cait_hf.cards.checkpoint import TEST_SETS, render_model_card
+from cait_hf.cards.training import Dataset, write_model_card
+from cait_hf.macs import macs
 from cait_hf.publish import add_remote_code
+from cait_hf.training.report import environment
 
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "conversion"))
 
 import render_model_cards  # noqa: E402
-
-
-all_checkpoints = pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda checkpoint: checkpoint.hub_name)
 
 
 @cache
@@ -46,6 +47,19 @@ def rows(card: ModelCard) -> dict[str, list[str]]:
 
 def code_blocks(card: ModelCard) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", card.text, re.MULTILINE | re.DOTALL)
+
+
+def test_a_name_without_a_value_is_an_error():
+    with pytest.raises(UndefinedError, match="marker"):
+        render("training.md", ModelCardData())
+
+
+def test_no_name_breaks_the_code():
+    name = 'odd "name" \\'
+    blocks = code_blocks(ModelCard(render_model_card(tiny_config(), name)))
+    assert len(blocks) == 2
+    for block in blocks:
+        assert name in {node.value for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Constant)}
 
 
 # The files in model_cards/
@@ -65,61 +79,49 @@ def test_render_and_check(tmp_path, capsys):
     (tmp_path / "cait-m48-448.md").unlink()
     (tmp_path / "cait-b12-224.md").write_text("a checkpoint that does not exist")
     assert render_model_cards.main(["--check", "--output_dir", str(tmp_path)]) == 1
-    assert "cait-b12-224.md, cait-m48-448.md, cait-s24-224.md: run python" in capsys.readouterr().err
+    assert "cait-b12-224.md, cait-m48-448.md, cait-s24-224.md" in capsys.readouterr().err
 
 
 # Cards of the official checkpoints
 
 
-@all_checkpoints
-def test_metadata(checkpoint):
-    data = official_card(checkpoint).data
-    assert data.license == "apache-2.0" and data.library_name == "transformers"
-    assert data.pipeline_tag == "image-classification"
-    assert data.tags == ["cait", "vision", "image-classification"]
-    assert data.datasets == ["imagenet-1k"] and data.metrics == ["accuracy"]
-    assert data.base_model == checkpoint.timm_repo and data.model_name == checkpoint.hub_name
-
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda checkpoint: checkpoint.hub_name)
+def test_metadata_and_numbers(checkpoint):
+    """Each number is the checkpoint's, and those of others come with their source."""
+    card = official_card(checkpoint)
+    data, table = card.data, rows(card)
+    assert (data.license, data.library_name) == ("apache-2.0", "transformers")
+    assert (data.pipeline_tag, data.tags) == ("image-classification", ["cait", "vision", "image-classification"])
+    assert (data.datasets, data.metrics) == (["imagenet-1k"], ["accuracy"])
+    assert (data.base_model, data.model_name) == (checkpoint.timm_repo, checkpoint.hub_name)
     reported = {}
     for result in data.eval_results:
         assert result.task_type == "image-classification" and result.metric_type == "accuracy"
         assert "timm" in result.source_name and result.source_url.endswith(".csv")
         reported.setdefault(result.dataset_type, []).append(result.metric_value)
-    assert reported == {
-        test_set.type: list(getattr(checkpoint.timm_accuracy, test_set.field)) for test_set in TEST_SETS
-    }
+    assert reported == {each.type: list(getattr(checkpoint.timm_accuracy, each.field)) for each in TEST_SETS}
 
-
-@all_checkpoints
-def test_accuracy_table(checkpoint):
-    table = rows(official_card(checkpoint))
     for test_set in TEST_SETS:
         published, *measured = table[test_set.name]
         assert [float(value) for value in measured] == list(getattr(checkpoint.timm_accuracy, test_set.field))
         known = checkpoint.published_top1 if test_set.field == "imagenet" else None
         assert published == ("-" if known is None else str(known))
-
-
-@all_checkpoints
-def test_a_published_number_names_its_source(checkpoint):
-    card = official_card(checkpoint)
-    for sentence in (checkpoint.published_top1_source, checkpoint.published_gmacs_source):
-        assert sentence is None or sentence in card.text
+    assert checkpoint.published_top1_source is None or checkpoint.published_top1_source in card.text
     assert ("has no row for this checkpoint" in card.text) == (checkpoint.published_top1 is None)
     assert f"{checkpoint.published_gmacs} ({checkpoint.published_gmacs_source})" in card.text
     assert (f"{checkpoint.published_top5}, is in deit README_deit.md" in card.text) == bool(checkpoint.published_top5)
 
-
-@all_checkpoints
-def test_sizes(checkpoint):
-    card = official_card(checkpoint)
-    table = rows(card)
     config = CaitConfig(**checkpoint.config_kwargs, num_labels=1000)
     assert table["parameters"] == [f"{checkpoint.num_parameters:,}"]
     assert table["bytes of the parameters in float32"] == [f"{4 * checkpoint.num_parameters:,}"]
     assert table["MACs for one image"] == [f"{macs(config):,}"]
     assert table["the same by timm, in 1e9"] == [str(checkpoint.timm_gmacs)]
     assert f"the shortest edge to {checkpoint.image_size} pixels (bicubic)" in card.text
+
+    assert "rendered without a conversion" in card.text and "Converted from" not in card.text
+    hashes = re.findall(r"\b[0-9a-f]{64}\b", card.text)
+    assert hashes == [checkpoint.timm_file_sha256][: bool(checkpoint.timm_file_sha256)]
+    assert not hashes or f"({checkpoint.timm_file_sha256_source})" in card.text
 
 
 def test_what_only_some_cards_say():
@@ -131,30 +133,15 @@ def test_what_only_some_cards_say():
     assert having("The authors advise to evaluate this model in float32") == {"M48_448"}
     assert having("Fine-tuning at 448 pixels, with distillation") == {"M48_448"}
     assert having("where the paper's rule by depth gives 1e-6") == {"XXS36_224", "XXS36_384"}
-    assert having("`README_cait.md` does not list this checkpoint") == {name for name in texts if name[0] == "X"} - {
-        "XS24_384"
-    }
+    assert having("`README_cait.md` does not list this checkpoint") == {name for name in texts if name[:2] == "XX"}
     assert having("how the resolution of 384 pixels was reached") == {name for name in texts if "384" in name}
     for sentence in ("The teacher is not named there", "400 epochs", "crop ratio 1.0", "Apache-2.0", "issue 226"):
         assert having(sentence) == texts.keys()
-
-
-@all_checkpoints
-def test_nothing_is_claimed_that_time_has_overtaken(checkpoint):
-    claims = r"state[- ]of[- ]the[- ]art|SOTA|outperform|best|recent|currently|novel|new model"
-    assert re.findall(claims, official_card(checkpoint).text, re.IGNORECASE) == []
+    claims = r"state[- ]of[- ]the[- ]art|SOTA|outperform|best|recent|currently|novel|new model"  # overtaken by time
+    assert not any(re.search(claims, text, re.IGNORECASE) for text in texts.values())
 
 
 # Where the weights come from
-
-
-@all_checkpoints
-def test_card_without_a_conversion_invents_none(checkpoint):
-    card = official_card(checkpoint)
-    assert "rendered without a conversion" in card.text and "Converted from" not in card.text
-    hashes = re.findall(r"\b[0-9a-f]{64}\b", card.text)
-    assert hashes == [checkpoint.timm_file_sha256][: bool(checkpoint.timm_file_sha256)]
-    assert not hashes or f"({checkpoint.timm_file_sha256_source})" in card.text
 
 
 def test_card_of_a_conversion():
@@ -177,6 +164,112 @@ def test_card_of_weights_of_ones_own():
     assert rows(card)["image size in pixels"] == ["32 x 48"]
     file = ModelCard(render_model_card(config, "mine", **source | {"source_name": "model.safetensors"}))
     assert file.data.base_model is None
+
+
+# Cards of trainings
+
+
+LABELS = {"num_labels": 3, "id2label": dict(enumerate("abc"))}
+RAW = {"top1": 0.6, "mean_class_accuracy": 7 / 12, "loss": 0.5, "confusion_matrix": np.array([[2, 1], [1, 1]])}
+EMA = {**RAW, "top1": 1.0, "mean_class_accuracy": 1.0, "loss": float("nan")}
+
+
+def write_card(folder: Path, **changes) -> Path | None:
+    arguments = {
+        "model": CaitForImageClassification(tiny_config(**LABELS)),
+        "model_name": "owner/my-cait",
+        "base_model": "timm/cait_xxs24_224.fb_dist_in1k",
+        "dataset": Dataset("owner/images", config="large", split="test"),
+        "results": {"raw": RAW, "ema": EMA},
+        "settings": {"learning_rate": 5e-5, "seed": 3, "layers": None, "note": "a | b"},
+        "train_metrics": {"train_images_per_second": 12.345, "train_peak_memory_mib": 512.0},
+        "environment": environment(4),
+    }
+    return write_model_card(folder, **{**arguments, **changes})
+
+
+def test_card_states_what_was_measured(tmp_path):
+    path = write_card(tmp_path / "new")
+    card = ModelCard.load(path)
+    metadata, results, text = card.data.to_dict(), card.data.eval_results, card.text
+    assert metadata["library_name"] == "transformers" and metadata["pipeline_tag"] == "image-classification"
+    assert metadata["tags"] == ["cait", "image-classification", "vision", training.MARKER]
+    assert metadata["base_model"] == "timm/cait_xxs24_224.fb_dist_in1k"
+    assert metadata["datasets"] == ["owner/images"] and metadata["metrics"] == ["accuracy"]
+    assert {(result.metric_name, result.metric_value) for result in results} == {
+        ("top-1 accuracy", 0.6),
+        ("mean accuracy of the classes", 7 / 12),
+        ("top-1 accuracy, EMA", 1.0),
+        ("mean accuracy of the classes, EMA", 1.0),
+    }
+    identity = {(result.dataset_type, result.dataset_config, result.dataset_split) for result in results}
+    assert identity == {("owner/images", "large", "test")} and card.data.model_name == "my-cait"
+
+    assert "| as trained, in this repository | 60.00% | 58.33% | 0.5000 |" in text
+    assert "| their moving average (EMA) | 100.00% | 100.00% | nan |" in text
+    assert "Measured on 5 images of [owner/images]" in text and "and 3 classes: a, b, c." in text
+    assert "import cait_hf  # registers CaiT" in text and 'from_pretrained("owner/my-cait")' in text
+    assert "| learning_rate | `5e-05` |" in text and "| note | `a \\| b` |" in text and "| seed | `3` |" in text
+    assert "layers" not in text and "top-5" not in text and "license" not in text.lower()
+    assert "| images per second in training, all processes | 12.35 |" in text and "| processes | 4 |" in text
+    assert list(path.parent.iterdir()) == [path] and path.read_text().endswith("|\n")
+
+
+def test_card_of_another_model_without_hub_names(tmp_path):
+    (tmp_path / "beans/test").mkdir(parents=True)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    model = ViTForImageClassification(ViTConfig(**sizes, num_labels=50))
+    model.vit.requires_grad_(False)
+    path = write_card(
+        tmp_path / "out",
+        results={},
+        model=model,
+        model_name=str(tmp_path / "out"),
+        base_model=None,
+        dataset=Dataset(str(tmp_path / "beans")),
+        settings={"train_dir": tmp_path / "beans", "hub_token": "hf_secret", "average_tokens_across_devices": False},
+        command=["python", str(tmp_path / "run.py"), f"--train_dir={tmp_path / 'beans'}", "--hub_token", "hf_secret"]
+        + ["--push_token=hf_secret", "--seed", "-1", "--note", "two words --x"],
+    )
+    text, metadata = path.read_text(), ModelCard.load(path).data.to_dict()
+    assert str(tmp_path) not in text and "secret" not in text
+    assert "| average_tokens_across_devices | `False` |" in text  # no token of the Hub
+    flags = ("--train_dir=beans", "--hub_token ...", "--push_token=...", "--seed -1", "--note 'two words --x'")
+    assert " \\\n    ".join(("python run.py", *flags)) + "\n```" in text
+    assert metadata["tags"][0] == "vit"
+    assert not {"base_model", "datasets", "license", "metrics", "model-index"} & set(metadata)
+    assert "Nothing was measured" in text and "trained from random weights on `beans`" in text
+    assert "cait_hf" not in text and "of which 450 were trained" in text and "and 50 classes." in text
+    assert 'Image.open("image.jpg").convert("RGB")' in text  # its image processor takes RGB images alone
+
+
+def test_names_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs/finetuned").mkdir(parents=True)
+    assert training.is_hub_id("timm/cait_xxs24_224.fb_dist_in1k")
+    for local in (None, "imagefolder", "outputs/finetuned", str(tmp_path), "a/b/c", "../b", "a b/c"):
+        assert not training.is_hub_id(local), local
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# Mine\n", "---\ntags:\n- cait\n---\n# Mine\n", "---\ntags: 5\n---\n", "---\na: [\n---\n", "---\n- 1\n---\n"],
+)
+def test_card_of_the_user_stays(text, tmp_path, caplog):
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    assert write_card(tmp_path) is None
+    assert path.read_text() == text and list(tmp_path.iterdir()) == [path]
+    assert f"{path} is not a card that cait-hf wrote" in caplog.text
+
+
+def test_our_card_is_replaced(tmp_path):
+    write_card(tmp_path, results={})
+    path = write_card(tmp_path)
+    assert "Measured on 5 images" in path.read_text()
+    kept = path.read_text().replace(f"- {training.MARKER}\n", "")  # as its comment says
+    path.write_text(kept)
+    assert write_card(tmp_path, results={}) is None and path.read_text() == kept
 
 
 # The code on the cards
@@ -203,17 +296,24 @@ def save(folder: Path, image_processor: bool = True) -> Path:
     hasattr(transformers.AutoImageProcessor, "_backends"),
     reason="the cards' code needs torchvision in Transformers 5.17, where AutoImageProcessor is a stand-in without it",
 )
-def test_code_with_the_package(workplace, capsys):
+@pytest.mark.parametrize("kind", ["checkpoint", "training"])
+def test_code_with_the_package(kind, workplace, capsys):
     checkpoint = find_checkpoint("M48_448")
     save(workplace / checkpoint.hub_name)
-    blocks = code_blocks(official_card(checkpoint))
-    assert len(blocks) == 2
-    printed = []
-    for block in blocks:
-        exec(compile(block, "card", "exec"), {})
-        printed.append(capsys.readouterr().out)
-    assert printed[0].count("'score'") == 5 and re.fullmatch(r"class \d\n", printed[1])
-    assert f"'label': '{printed[1].strip()}'" in printed[0].partition("}")[0]
+    trained = {"model_name": checkpoint.hub_name}
+    card = official_card(checkpoint) if kind == "checkpoint" else ModelCard.load(write_card(workplace, **trained))
+    pipelined, stepwise = code_blocks(card)
+    exec(compile(pipelined, "card", "exec"), {})
+    scores = capsys.readouterr().out
+    exec(compile(stepwise, "card", "exec"), variables := {})
+    label = capsys.readouterr().out
+    assert scores.count("'score'") == 5 and re.fullmatch(r"class \d\n", label)
+    assert f"'label': '{label.strip()}'" in scores.partition("}")[0]
+
+    ramp = np.arange(50 * 61, dtype=np.uint16).reshape(50, 61) * 20  # 16 bits survive: no conversion that clips
+    Image.fromarray(ramp).save("image.jpg", format="PNG")
+    exec(compile(stepwise, "card", "exec"), variables)
+    assert variables["inputs"]["pixel_values"].unique().numel() > 100
 
 
 def test_code_without_an_image_processor(workplace, capsys):
@@ -237,41 +337,3 @@ def test_code_without_the_package(workplace):
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("'score'") == 5
-
-
-# MACs
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {},
-        {"num_hidden_layers": 1, "num_class_attention_layers": 1, "num_attention_heads": 3},
-        {"image_size": (24, 40), "patch_size": (4, 8), "num_channels": 1, "num_labels": 7},
-        {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 80, "num_class_attention_layers": 4},
-    ],
-    ids=["tiny", "one layer each", "not square", "wide"],
-)
-def test_macs_are_what_torch_counts(overrides):
-    assert_counted(tiny_config(**overrides))
-
-
-def test_macs_of_an_official_checkpoint():
-    assert_counted(CaitConfig(**find_checkpoint("XXS24_224").config_kwargs, num_labels=1000))
-
-
-def assert_counted(config: CaitConfig) -> None:
-    config._attn_implementation = "eager"
-    with torch.device("meta"):
-        model = CaitForImageClassification(config).eval().requires_grad_(False)
-        image = torch.zeros(1, config.num_channels, *as_pair(config.image_size))
-    with FlopCounterMode(display=False) as counter:
-        model(image)
-    assert counter.get_total_flops() == 2 * macs(config)
-
-
-@all_checkpoints
-def test_macs_agree_with_timm_and_with_the_published(checkpoint):
-    counted = macs(CaitConfig(**checkpoint.config_kwargs, num_labels=1000)) / 1e9
-    assert counted == pytest.approx(checkpoint.timm_gmacs, rel=0.01)
-    assert counted == pytest.approx(checkpoint.published_gmacs, rel=0.015)

@@ -91,57 +91,38 @@ def test_tuple_and_selected_outputs(model):
     assert model.config.return_dict is True
 
 
-def test_implementations_agree(model):
-    logits = []
-    for implementation in IMPLEMENTATIONS:
-        model.set_attn_implementation(implementation)
-        logits.append(model(images(2, 32)).logits)
-    torch.testing.assert_close(logits[0], logits[1], rtol=1e-5, atol=1e-5)
-
-
-def test_unknown_implementation_is_refused_with_an_error_message(model):
-    message = '`attn_implementation="magic"` is not supported, it must be one of eager, .*sdpa'
-    with pytest.raises(ValueError, match=message) as error:
-        CaitModel(tiny_config(attn_implementation="magic"))
-    assert "flash" not in str(error.value) and "flex" not in str(error.value)
-    with pytest.raises(ValueError, match=message):
-        model.set_attn_implementation("magic")
-
-
 FUSED = ("flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 FROM_THE_HUB = ("kernels-community/flash-attn2", "someone/attention@v1:forward")
 PAGED = ("paged|eager", "sdpa_paged", "paged|flash_attention_2")
+REASONS = {
+    **dict.fromkeys(FUSED + FROM_THE_HUB, ": talking heads mix .* before and after"),
+    **dict.fromkeys(PAGED, ": paged attention reads .* no cache"),
+    "magic": r"\.$",
+}
 
 
-@pytest.mark.parametrize("name", FUSED + FROM_THE_HUB + PAGED)
-def test_unusable_implementations_are_refused_with_the_reason(model, name, tmp_path):
+@pytest.mark.parametrize("value", [*REASONS, 3, True, ["eager"]], ids=str)
+def test_unusable_implementations_are_refused_with_the_reason(model, value, tmp_path):
     """With or without the packages installed, and before a kernel is fetched: the tests' Hub sees no request."""
-    message = rf'attn_implementation="{re.escape(name)}"` is not supported, it must be one of eager, [^:]*: ' + (
-        "paged attention reads .* no cache" if name in PAGED else "talking heads mix .* after"
+    quoted = f'"{value}"' if isinstance(value, str) else repr(value)
+    reason = REASONS[value] if isinstance(value, str) else r"\.$"
+    message = (
+        rf"attn_implementation={re.escape(quoted)}` is not supported, it must be one of eager, [^:]*sdpa[^:]*{reason}"
     )
     model.save_pretrained(tmp_path)
-    for ask in (
-        lambda: CaitModel(tiny_config(attn_implementation=name)),
-        lambda: model.set_attn_implementation(name),
-        lambda: AutoModelForImageClassification.from_pretrained(tmp_path, attn_implementation=name),
-    ):
+    attempts = [
+        lambda: CaitModel(tiny_config(attn_implementation=value)),
+        lambda: model.set_attn_implementation(value),
+    ]
+    if isinstance(value, str):
+        attempts.append(lambda: AutoModelForImageClassification.from_pretrained(tmp_path, attn_implementation=value))
+    for attempt in attempts:
         with pytest.raises(ValueError, match=message) as error:
-            ask()
-        allowed = re.search("must be one of ([^:]*): ", str(error.value))[1]
+            attempt()
+        allowed = re.search("must be one of ([^:.]*)", str(error.value))[1]
         assert not re.search("flash|flex|paged|/", allowed)
     assert model.config._attn_implementation == "sdpa"
     assert not (model._supports_flash_attn or model._supports_flex_attn)
-
-
-@pytest.mark.parametrize("value", [3, True, ["eager"]])
-def test_an_implementation_that_is_no_name_is_refused_with_an_error_message(model, value):
-    message = rf"`attn_implementation={re.escape(repr(value))}` is not supported, it must be one of eager, [^:]*\.$"
-    for ask in (
-        lambda: CaitModel(tiny_config(attn_implementation=value)),
-        lambda: model.set_attn_implementation(value),
-    ):
-        with pytest.raises(ValueError, match=message):
-            ask()
 
 
 # --- inputs
@@ -226,6 +207,7 @@ def test_resize_refuses_what_the_patches_do_not_divide(model):
         (torch.zeros(1, 1, 32, 32), ["(1, 1, 32, 32)", "(batch, 3, height, width)"]),
         (torch.zeros(1, 3, 40, 32), ["40 x 32", "image_size is 32 x 32", "interpolate_pos_encoding=True"]),
         (torch.zeros(1, 3, 36, 32), ["36 x 32", "multiples of the patch size 8 x 8"]),
+        (torch.zeros(1, 3, 32, 36), ["32 x 36", "multiples of the patch size 8 x 8"]),
     ],
 )
 def test_wrong_images_are_refused_with_an_error_message(model, pixel_values, words):
@@ -318,17 +300,17 @@ def test_one_label_is_a_regression():
 )
 def test_wrong_labels_are_refused_with_an_error_message(model, problem_type, labels):
     model.config.problem_type = problem_type
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=rf"labels has shape {re.escape(str(tuple(labels.shape)))} .* must be \(2,"):
         model(images(2, 32), labels=labels)
-    assert f"labels has shape {tuple(labels.shape)}" in str(error.value)
-    assert "must be (2," in str(error.value)
+    model.config.problem_type = "multilabel"
+    with pytest.raises(ValueError, match="problem_type is 'multilabel'"):
+        model(images(2, 32), labels=labels)
 
 
 @pytest.mark.parametrize("wrong", [5, -1, -101])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
 def test_class_indices_out_of_range_are_refused_with_an_error_message(model, wrong, dtype):
-    message = rf"labels contains {wrong}, but it must be in \[0, 5\) or -100\."
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"labels contains {wrong}, .* \[0, 5\) or -100"):
         model(images(3, 32), labels=torch.tensor([-100, wrong, 4], dtype=dtype))
 
 
@@ -336,14 +318,8 @@ def test_labels_need_a_classifier():
     model = CaitForImageClassification(tiny_config(num_labels=0))
     assert model(images(2, 32)).logits.shape == (2, 48)  # the features
     for labels in (torch.tensor([0, 1]), torch.zeros(2, 48)):
-        with pytest.raises(ValueError, match="num_labels is 0, a model without classifier: it must be at least 1"):
+        with pytest.raises(ValueError, match="num_labels is 0"):
             model(images(2, 32), labels=labels)
-
-
-def test_unknown_problem_type_is_refused(model):
-    model.config.problem_type = "multilabel"
-    with pytest.raises(ValueError, match="multilabel"):
-        model(images(2, 32), labels=torch.zeros(2, 5))
 
 
 def test_loss_does_not_depend_on_the_class_name():
@@ -354,13 +330,6 @@ def test_loss_does_not_depend_on_the_class_name():
     labels = torch.tensor([1, 3])
     outputs = model(images(2, 32), labels=labels)
     torch.testing.assert_close(outputs.loss, F.cross_entropy(outputs.logits, labels))
-
-
-def test_trainer_averages_accumulated_losses_itself(model):
-    assert CaitForImageClassification.accepts_loss_kwargs is False
-    labels = torch.tensor([1, 3])
-    plain = model(images(2, 32), labels=labels).loss
-    assert torch.equal(model(images(2, 32), labels=labels, num_items_in_batch=2).loss, plain)
 
 
 # --- training behavior
@@ -431,30 +400,16 @@ def test_dropout_is_in_the_patch_stage_only():
 def test_no_weight_decay_and_layer_groups(model):
     assert model.no_weight_decay() == {"cait.embeddings.position_embeddings", "cait.embeddings.cls_token"}
     assert model.cait.no_weight_decay() == {"embeddings.position_embeddings", "embeddings.cls_token"}
+    names = ["embeddings", *(f"layers.{i}" for i in range(3)), "class_layers.0", "class_layers.1", "head"]
     for candidate in (model, model.cait):
         groups = candidate.layer_groups()
-        assert list(groups) == [
-            "embeddings",
-            "layers.0",
-            "layers.1",
-            "layers.2",
-            "class_layers.0",
-            "class_layers.1",
-            "head",
-        ]
-        grouped = [(name, parameter) for group in groups.values() for name, parameter in group.items()]
-        assert len(grouped) == len(list(candidate.parameters()))
-        assert {name: id(parameter) for name, parameter in grouped} == {
-            name: id(parameter) for name, parameter in candidate.named_parameters()
-        }
+        assert list(groups) == names
+        grouped = [(name, id(parameter)) for group in groups.values() for name, parameter in group.items()]
+        assert sorted(grouped) == sorted((name, id(parameter)) for name, parameter in candidate.named_parameters())
     groups = model.layer_groups()
     assert "cait.embeddings.cls_token" in groups["class_layers.0"]
-    assert set(groups["head"]) == {
-        "cait.layernorm.weight",
-        "cait.layernorm.bias",
-        "classifier.weight",
-        "classifier.bias",
-    }
+    head = ("cait.layernorm.weight", "cait.layernorm.bias", "classifier.weight", "classifier.bias")
+    assert set(groups["head"]) == set(head)
 
 
 def test_subclasses_may_add_parameters():

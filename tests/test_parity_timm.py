@@ -10,8 +10,6 @@ worse: 1e-5, and 1e-4 for gradients, because these weights amplify rounding: tim
 from those in float64 by up to 4e-5.
 """
 
-import copy
-
 import pytest
 import torch
 from random_weights import images, randomize_, tiny_config
@@ -146,7 +144,7 @@ def test_every_parameter_matters():
     """Zeroing or permuting any tensor moves the logits by more than 100 times the float32 parity tolerance.
 
     Two kinds cannot: they add the same number to all scores of a row, which softmax ignores. These are the pre-softmax
-    mixing bias and the key bias (query . key_bias does not depend on the key, and mixing heads keeps that so).
+    bias and the key bias (query . key_bias does not depend on the key, and mixing heads keeps that so).
     """
     model = randomize_(CaitForImageClassification(tiny_config())).double()
     pixel_values = images(2, 32).double()
@@ -175,20 +173,7 @@ def test_initialization_follows_the_official_recipe():
             assert torch.equal(ours[name], expected), name
             continue
         count, spread = expected.numel(), expected.std().item()
-        assert ours[name].std().item() == pytest.approx(spread, rel=6 / (2 * count) ** 0.5), name
+        assert ours[name].std().item() == pytest.approx(spread, rel=min(0.9, 6 / (2 * count) ** 0.5)), name
         assert abs(ours[name].mean().item()) <= 6 * spread / count**0.5, name
         is_uniform = name.startswith("patch_embed")  # the convolution keeps PyTorch's default
         assert (ours[name].abs().max().item() <= 2 * spread) == is_uniform or count < 100, name
-
-
-def test_half_precision_stays_close():
-    """bfloat16 and float16 agree with float64 on a LayerScale-of-order-1 model to a few of their roundings."""
-    reference = randomize_(CaitForImageClassification(CaitConfig(num_hidden_layers=12, num_labels=1000))).double()
-    pixel_values = images(2, 224)
-    with torch.no_grad():
-        expected = reference(pixel_values.double()).logits
-        for dtype, tolerance in ((torch.bfloat16, 0.05), (torch.float16, 0.01)):
-            model = copy.deepcopy(reference).to(dtype)
-            logits = model(pixel_values).logits
-            assert logits.dtype == dtype
-            assert difference(logits.double(), expected) <= tolerance

@@ -116,8 +116,8 @@ def test_top1_agrees_on_real_images(quantization, trained, digits):
     linears = [m for m in model.cait.modules() if isinstance(m, nn.Linear)]
     assert len(linears) == LINEARS and all(map(is_quantized, linears))
     assert bytes_of(model) < 0.5 * bytes_of(original)
-    mixing = model.cait.layers[0].attention.proj_l_weight
-    assert torch.equal(mixing, original.cait.layers[0].attention.proj_l_weight)
+    attention, unquantized = model.cait.layers[0].attention, original.cait.layers[0].attention
+    assert torch.equal(attention.proj_l_weight, unquantized.proj_l_weight)
 
 
 def test_quantized_model_saves_and_reloads(trained, digits, tmp_path):

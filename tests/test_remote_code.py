@@ -27,7 +27,7 @@ MODELS = {
     "AutoModelForMaskedImageModeling": CaitForMaskedImageModeling,
     "AutoBackbone": CaitBackbone,
 }
-PROCESSORS = {"CaitImageProcessorPil": {"image_processing_pil_cait.py"}}
+PROCESSORS = {"CaitImageProcessorPil": {"image_processing_pil_cait.py", "image_input.py"}}
 if is_torchvision_available():
     PROCESSORS["CaitImageProcessor"] = remote_code.IMAGE_PROCESSORS
 

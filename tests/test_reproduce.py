@@ -44,27 +44,23 @@ def layers_of(model) -> torch.nn.ModuleList:
 def test_without_talking_heads_attention_is_plain(pixel_values):
     attention = layers_of(build(Variant("x", talking_heads=False)))[0].attention
     hidden_states = torch.randn(2, 16, variants.WIDTH)
-    query, key, value = (
-        projection(hidden_states).unflatten(-1, (4, -1)).transpose(1, 2)
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    plain = torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    qkv = (projection(hidden_states).unflatten(-1, (4, -1)).transpose(1, 2) for projection in projections)
+    plain = F.scaled_dot_product_attention(*qkv).transpose(1, 2).flatten(2)
     torch.testing.assert_close(attention(hidden_states)[0], attention.o_proj(plain))
     assert not attention.proj_w_weight.requires_grad and attention.q_proj.weight.requires_grad
 
 
-def test_residual_branches_are_what_they_are_called():
-    for scale, shape, value, trained in (
-        (None, (32,), 1.0, False),
-        (1e-4, (32,), 1e-4, True),
-        ("scalar", (1,), 0.0, True),
-    ):
-        model = build(Variant("x", depth=2, layer_scale=scale))
-        factors = [parameter for name, parameter in model.named_parameters() if name.endswith("lambda1")]
-        assert len(factors) == 8  # of two patch layers and two class layers
-        for factor in factors:
-            assert factor.shape == shape and factor.requires_grad == trained
-            assert torch.all(factor == value)
+@pytest.mark.parametrize(
+    "scale, shape, value, trained", [(None, (32,), 1.0, False), (1e-4, (32,), 1e-4, True), ("scalar", (1,), 0.0, True)]
+)
+def test_residual_branches_are_what_they_are_called(scale, shape, value, trained):
+    model = build(Variant("x", depth=2, layer_scale=scale))
+    factors = [parameter for name, parameter in model.named_parameters() if name.endswith("lambda1")]
+    assert len(factors) == 8  # of two patch layers and two class layers
+    for factor in factors:
+        assert factor.shape == shape and factor.requires_grad == trained
+        assert torch.all(factor == value)
 
 
 @pytest.mark.parametrize("where, joins_at", [("first", 0), ("late", 4)])
@@ -102,11 +98,8 @@ def test_heads_that_do_not_talk_cost_plain_attention():
 
 
 def test_drop_path_is_constant():
-    rates = [
-        module.drop_prob
-        for module in build(Variant("x", depth=3, drop_path=0.2)).modules()
-        if type(module).__name__ == "CaitDropPath"
-    ]
+    modules = build(Variant("x", depth=3, drop_path=0.2)).modules()
+    rates = [module.drop_prob for module in modules if type(module).__name__ == "CaitDropPath"]
     assert rates[:3] == 3 * [0.2] and set(rates[3:]) <= {0.0}
 
 
@@ -172,12 +165,9 @@ def test_numbers_of_the_report():
 
 def test_from_images_to_the_report(data, tmp_path, monkeypatch):
     """One step for each model; an experiment of two depths. A second call trains nothing again."""
-    depth = runner.EXPERIMENTS["depth"]
+    shallow = tuple(variant for variant in runner.EXPERIMENTS["depth"].variants if variant.depth in (12, 36))
+    experiments = {**runner.EXPERIMENTS, "depth": runner.Experiment(shallow)}
     for module in (runner, report):
-        experiments = {
-            **runner.EXPERIMENTS,
-            "depth": runner.Experiment(tuple(v for v in depth.variants if v.depth in (12, 36))),
-        }
         monkeypatch.setattr(module, "EXPERIMENTS", experiments)
     monkeypatch.setattr(report, "DEPTHS", (12, 36))
     flags = ["--data", data, "--output_dir", str(tmp_path / "results"), "--images", "64", "--seeds", "0"]
@@ -228,10 +218,14 @@ def test_not_finite_ends_a_training_early(pixel_values):
     assert len(losses) == 1 and not np.isfinite(losses[0])
 
 
-def test_missing_data_and_results_end_with_an_error_message(tmp_path):
-    with pytest.raises(SystemExit, match="train.parquet does not exist; write it by scripts/prepare_fashion_mnist.py"):
-        runner.main(["--data", str(tmp_path)])
-    with pytest.raises(SystemExit, match="--images is 100: 64 or more, and only with another --output_dir"):
-        runner.main(["--data", str(tmp_path), "--images", "100"])
-    with pytest.raises(SystemExit, match="has no result of .*; run scripts/reproduce/run.py first"):
-        report.main(["--results", str(tmp_path)])
+@pytest.mark.parametrize(
+    "script, flags, message",
+    [
+        (runner, "--data", "train.parquet does not exist"),
+        (runner, "--images 100 --data", "--images is 100"),
+        (report, "--results", "has no result of"),
+    ],
+)
+def test_missing_data_and_results_end_with_an_error_message(script, flags, message, tmp_path):
+    with pytest.raises(SystemExit, match=message):
+        script.main([*flags.split(), str(tmp_path)])

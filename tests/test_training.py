@@ -1,20 +1,19 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """`cait_hf.training.trainer` and what `scripts/run_image_classification.py` says when the loss is not finite."""
 
-import io
 import shutil
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from random_weights import images, randomize_, tiny_config
 from test_scripts import TINY, load_script, write_images
+from test_training_data import png
 from transformers import TrainingArguments
 
 from cait_hf import CaitForImageClassification
-from cait_hf.training.data import ImageStream
+from cait_hf.training.streaming import ImageStream
 from cait_hf.training.trainer import ImageClassificationTrainer
 from cait_hf.training.transforms import collate
 
@@ -66,12 +65,6 @@ def stream() -> ImageStream:
     return found
 
 
-def png(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, "png")
-    return file.getvalue()
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_training_stops_at_a_loss_that_is_not_finite(value, tmp_path):
     training = trainer(tmp_path, batches(value))
@@ -86,11 +79,15 @@ def test_training_stops_at_a_loss_that_is_not_finite(value, tmp_path):
 
 def test_finite_training_goes_on(tmp_path):
     assert trainer(tmp_path, batches(1.0)).train().global_step == 4
+    with pytest.raises(ValueError, match="label_smoothing_factor is 0.1, .* train_collator"):  # or none would smooth
+        trainer(tmp_path, batches(1.0), label_smoothing_factor=0.1)
 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_stream_resumes_at_the_last_checkpoint(named, tmp_path):
     """With its folder, or with `True` as plain `Trainer` allows."""
+    with pytest.raises(ValueError, match="No valid checkpoint"):
+        trainer(tmp_path, stream(), collate).train(resume_from_checkpoint=True)
     whole = trainer(tmp_path, stream(), collate)
     whole.train()
     for step in (3, 4):
@@ -114,12 +111,7 @@ def test_arguments_are_never_edited(hub, repo_id, tmp_path, monkeypatch):
     for folder in (tmp_path, tmp_path / "checkpoint-4"):
         kept = torch.load(folder / "training_args.bin", weights_only=False)
         assert {name: getattr(kept, name) for name in flags} == flags
-    assert ("models", repo_id) not in hub.repositories
-
-
-def test_resuming_a_stream_needs_a_checkpoint(tmp_path):
-    with pytest.raises(ValueError, match="No valid checkpoint"):
-        trainer(tmp_path, stream(), collate).train(resume_from_checkpoint=True)
+    assert repo_id not in hub.repositories
 
 
 def test_script_ends_with_an_error_message(tmp_path):

@@ -19,29 +19,29 @@ def parse_file(folder, text: str, *flags: str, name: str = "recipe.yaml") -> tup
     return parse_arguments([str(folder / name), *DO_TRAIN, *flags])
 
 
-VALUES = {
-    "a number that YAML takes for text": ("learning_rate: 5e-4", "learning_rate", 5e-4),
-    "a number": ("learning_rate: 0.25", "learning_rate", 0.25),
-    "a negative number": ("warmup_lr: -1e-6", "warmup_lr", -1e-6),
-    "a whole number": ("max_train_samples: 3", "max_train_samples", 3),
-    "a number as text": ("trainable: 2", "trainable", "2"),
-    "yes": ("do_eval: true", "do_eval", True),
-    "no": ("bf16: false", "bf16", False),
-    "nothing": ("ema_decay: null", "ema_decay", None),
-    "no as a word": ("eval_strategy: no", "eval_strategy", "no"),
-    "an empty list": ("report_to: []", "report_to", []),
-    "one logger": ("report_to: tensorboard", "report_to", ["tensorboard"]),
-    "no logger": ("report_to: none", "report_to", []),
-    "a list": ("report_to: [tensorboard, trackio]", "report_to", ["tensorboard", "trackio"]),
-    "a dictionary": ("lr_scheduler_kwargs: {num_cycles: 2}", "lr_scheduler_kwargs", {"num_cycles": 2}),
-    "a text with a space": ("run_name: 'my run = 1'", "run_name", "my run = 1"),
-}
+VALUES = [
+    ("learning_rate: 5e-4", 5e-4),  # which YAML takes for text
+    ("learning_rate: 0.25", 0.25),
+    ("warmup_lr: -1e-6", -1e-6),
+    ("max_train_samples: 3", 3),
+    ("trainable: 2", "2"),
+    ("do_eval: true", True),
+    ("bf16: false", False),
+    ("ema_decay: null", None),
+    ("eval_strategy: no", "no"),
+    ("report_to: []", []),
+    ("report_to: tensorboard", ["tensorboard"]),
+    ("report_to: none", []),
+    ("report_to: [tensorboard, trackio]", ["tensorboard", "trackio"]),
+    ("lr_scheduler_kwargs: {num_cycles: 2}", {"num_cycles": 2}),
+    ("run_name: 'my run = 1'", "my run = 1"),
+]
 
 
-@pytest.mark.parametrize("text, name, expected", VALUES.values(), ids=VALUES)
-def test_values_in_a_file(text, name, expected, tmp_path, monkeypatch):
+@pytest.mark.parametrize("text, expected", VALUES)
+def test_values_in_a_file(text, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: ["tensorboard", "trackio"])
-    parsed = parse_file(tmp_path, text)
+    name, parsed = text.partition(":")[0], parse_file(tmp_path, text)
     (value,) = {repr(getattr(part, name)): getattr(part, name) for part in parsed if hasattr(part, name)}.values()
     assert value == expected and isinstance(value, type(expected))
 
@@ -57,67 +57,63 @@ def test_later_files_and_flags_override(tmp_path):
     assert parse_arguments(files[::-1])[3].learning_rate == 1e-3
 
 
-BROKEN_FILES = {
-    "unknown flags": ("mixup: 1\nmix_up: 1\ndepth: 3", r"recipe.yaml sets mix_up, depth, but there are no such flags"),
-    "no names": ("- mixup", "recipe.yaml must hold names of flags with their values"),
-    "empty": ("", "recipe.yaml must hold names of flags with their values"),
-    "broken": ("mixup: [1", "recipe.yaml cannot be read as a file of flags: "),
-    "wrong value": ("mixup: much", "argument --mixup: invalid float value: 'much'"),
-    "wrong choice": ("save_strategy: often", "--save-strategy: invalid choice: 'often'"),
-    "not a truth value": ("do_eval: perhaps", "argument --do_eval.*got perhaps"),
-}
+BROKEN_FILES = [
+    (b"mixup: 1\nmix_up: 1\ndepth: 3", "recipe.yaml sets mix_up, depth, "),
+    (b"- mixup", "recipe.yaml must hold names"),
+    (b"", "recipe.yaml must hold names"),
+    (b"mixup: [1", "recipe.yaml cannot be read"),
+    ("run_name: é".encode("latin-1"), "recipe.yaml cannot be read"),
+    (b"mixup: much", "--mixup: .*'much'"),
+    (b"save_strategy: often", "--save-strategy: .*'often'"),
+    (b"do_eval: perhaps", "--do_eval.* perhaps"),
+]
 
 
-@pytest.mark.parametrize("text, message", BROKEN_FILES.values(), ids=BROKEN_FILES)
-def test_broken_files_end_with_an_error_message(text, message, tmp_path):
+@pytest.mark.parametrize("content, message", BROKEN_FILES)
+def test_broken_files_end_with_an_error_message(content, message, tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes(content)
     with pytest.raises(ValueError, match=message) as error:
-        parse_file(tmp_path, text)
+        parse_arguments([str(tmp_path / "recipe.yaml"), *DO_TRAIN])
     assert "\n" not in str(error.value)
 
 
 def test_files_that_cannot_be_read_end_with_an_error_message(tmp_path):
     with pytest.raises(ValueError, match="recipe.json cannot be read as a file of flags: Expecting"):
         parse_file(tmp_path, '{"mixup": ', name="recipe.json")
-    (tmp_path / "latin.yaml").write_bytes("run_name: é".encode("latin-1"))
-    with pytest.raises(ValueError, match="latin.yaml cannot be read as a file of flags: "):
-        parse_arguments([str(tmp_path / "latin.yaml"), *DO_TRAIN])
     with pytest.raises(OSError, match="absent.yaml"):
         parse_arguments([str(tmp_path / "absent.yaml"), *DO_TRAIN])
 
 
-CONFLICTS = {
-    "nothing to do": ("--output_dir x", "there is nothing to do: pass --do_train, --do_eval or both"),
-    "no model": ("--do_eval --output_dir x", "--do_eval without --do_train needs --model_name_or_path"),
-    "unknown flag": ("--do_train --output_dir x --no_such_flag 1", "no_such_flag"),
-    "wrong value": ("--do_train --output_dir x --seed one", "argument --seed: invalid int value: 'one'"),
-    "scratch": ("--do_train --model_name_or_path m --config_name c", "drop them or --model_name_or_path"),
-    "overrides": ("--do_train --model_name_or_path m --config_overrides a=1", "drop them or --model_name_or_path"),
-    "two sources": ("--do_train --dataset_name d --validation_dir v", "--dataset_name excludes"),
-    "fraction": ("--do_train --train_val_split 1", "--train_val_split is 1.0, but it must be between 0 and 1"),
-    "stream": ("--do_train --train_dir d --streaming", "--streaming needs --max_steps"),
-    "views": ("--do_train --repeated_augmentation 0", "--repeated_augmentation is 0, but it must be at least 1"),
-    "rank": ("--do_train --lora_rank 0", "--lora_rank is 0, but it must be at least 1"),
-    "LoRA and freezing": ("--do_train --lora_rank 2 --trainable head", "--lora_rank says what trains"),
-    "LoRA and layers": ("--do_train --lora_rank 2 --layer_decay 0.8", "--lora_rank says what trains"),
-    "warm-up": ("--do_train --warmup_epochs 1 --warmup_steps 5", "say the same: pass one of them"),
-    "rate": (
-        "--do_train --base_learning_rate 1e-3 --learning_rate 1e-3",
-        "--base_learning_rate gives --learning_rate",
-    ),
-    "no accumulation": (
-        "--do_train --gradient_accumulation_steps 0",
-        "--gradient_accumulation_steps is 0, but it must",
-    ),
-    "scaler": ("--do_train --fp16 --use_cpu", "--fp16 needs a GPU"),
-    "best of what": ("--do_train --save_strategy best --eval_strategy epoch", "needs --metric_for_best_model"),
-    "best when": ("--do_train --save_strategy best --metric_for_best_model eval_top1", "and --eval_strategy"),
-}
+# Without --do_train, which most of them have.
+CONFLICTS = [
+    ("--do_train false", "there is nothing to do: pass --do_train, --do_eval or both"),
+    ("--do_train false --do_eval", "--do_eval without --do_train needs --model_name_or_path"),
+    ("--no_such_flag 1", "no_such_flag"),
+    ("--seed one", "--seed: .*'one'"),
+    ("--model_name_or_path m --config_name c", "--config_name .*--model_name_or_path"),
+    ("--model_name_or_path m --config_overrides a=1", "--config_overrides .*--model_name_or_path"),
+    ("--dataset_name d --train_dir t", "--dataset_name excludes --train_dir"),
+    ("--dataset_name d --validation_dir v", "--dataset_name excludes .*--validation_dir"),
+    ("--train_val_split 1", "--train_val_split is 1.0, "),
+    ("--train_dir d --streaming", "--streaming needs --max_steps"),
+    ("--repeated_augmentation 0", "--repeated_augmentation is 0, "),
+    ("--lora_rank 0", "--lora_rank is 0, "),
+    ("--lora_rank 2 --trainable head", "--lora_rank .*--trainable"),
+    ("--lora_rank 2 --layer_decay 0.8", "--lora_rank .*--layer_decay"),
+    ("--warmup_epochs 1 --warmup_steps 5", "--warmup_epochs and --warmup_steps"),
+    ("--base_learning_rate 1e-3 --learning_rate 1e-3", "--base_learning_rate .*--learning_rate"),
+    ("--per_device_train_batch_size 0", "--per_device_train_batch_size is 0, "),
+    ("--gradient_accumulation_steps 0", "--gradient_accumulation_steps is 0, "),
+    ("--fp16 --use_cpu", "--fp16 needs a GPU"),
+    ("--save_strategy best --eval_strategy epoch", "--save_strategy best needs --metric_for_best_model"),
+    ("--save_strategy best --metric_for_best_model eval_top1", "--save_strategy best .*--eval_strategy"),
+]
 
 
-@pytest.mark.parametrize("flags, message", CONFLICTS.values(), ids=CONFLICTS)
+@pytest.mark.parametrize("flags, message", CONFLICTS)
 def test_conflicts_end_with_an_error_message(flags, message):
     with pytest.raises(ValueError, match=message):
-        parse_arguments(flags.split())
+        parse_arguments([*DO_TRAIN, *flags.split()])
 
 
 def test_base_learning_rate_is_for_512_images():

@@ -13,18 +13,17 @@ from cait_hf.training import progress
 from cait_hf.training.progress import StepTimer, TrainingProgress, peak_memory_mib
 
 
-class Clock:
-    seconds = 100.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-    def pass_(self, seconds: float):
-        self.seconds += seconds
-
-
 @pytest.fixture
-def clock() -> Clock:
+def clock():
+    class Clock:
+        seconds = 100.0
+
+        def __call__(self) -> float:
+            return self.seconds
+
+        def pass_(self, seconds: float):
+            self.seconds += seconds
+
     return Clock()
 
 
@@ -34,13 +33,19 @@ def test_by_hand(clock):
     clock.pass_(1000)  # loading the model
     timer.skip()
     for wait, work, count in ((20, 5, 8), (1, 3, 8), (2, 4, 4)):
-        with timer.waiting():
+        with pytest.raises(KeyError), timer.waiting():  # a failure is waited for, too
             clock.pass_(wait)
+            raise KeyError
         clock.pass_(work)
         timer.step(count)
-        clock.pass_(50)  # evaluation
+        if wait == 20:  # the first step counts if there is no other
+            assert timer.summary()["train_images_per_second"] == 2 * 8 / 25
+            assert timer.summary()["train_data_wait_fraction"] == 20 / 25
+        with timer.waiting():
+            clock.pass_(50)  # evaluation
         timer.skip()
     summary = timer.summary()
+    assert all(isinstance(value, float) for value in summary.values())
     assert summary.pop("train_peak_memory_mib", 1) > 0
     assert summary == {
         "train_images_per_second": 2 * 12 / 10,
@@ -48,32 +53,6 @@ def test_by_hand(clock):
         "train_first_step_seconds": 25.0,
     }
     assert (timer.postfix()["img/s"], timer.postfix()["data"]) == ("2.4", "30%")
-    assert all(isinstance(value, float) for value in timer.summary().values())
-
-
-def test_first_step_counts_if_there_is_no_other(clock):
-    timer = StepTimer(clock=clock)
-    with timer.waiting():
-        clock.pass_(1)
-    clock.pass_(3)
-    timer.step(8)
-    assert timer.summary()["train_images_per_second"] == 2 and timer.summary()["train_data_wait_fraction"] == 0.25
-
-
-def test_waiting_that_fails_and_waiting_that_is_left_out(clock):
-    timer = StepTimer(clock=clock)
-    timer.step(1)
-    with pytest.raises(KeyError), timer.waiting():
-        clock.pass_(1)
-        raise KeyError
-    clock.pass_(1)
-    timer.step(4)
-    with timer.waiting():
-        clock.pass_(5)
-    timer.skip()
-    clock.pass_(2)
-    timer.step(4)
-    assert timer.summary()["train_data_wait_fraction"] == 1 / 4 and timer.summary()["train_images_per_second"] == 2
 
 
 def test_batches_are_passed_on_timed_and_counted(clock):
@@ -131,20 +110,9 @@ class TimedTrainer(Trainer):
         return super().training_step(*args, **kwargs)
 
 
-class SlowEvents(TrainerCallback):
-    """Evaluation and saving take long."""
-
-    def __init__(self, clock: Clock):
-        self.clock = clock
-
-    def on_prediction_step(self, *args, **kwargs):
-        self.clock.pass_(1000)
-
-    def on_save(self, *args, **kwargs):
-        self.clock.pass_(1000)
-
-
 def train(folder, clock, resume=None, **arguments) -> StepTimer:
+    slow = TrainerCallback()  # evaluation and saving take long
+    slow.on_prediction_step = slow.on_save = lambda *args, **kwargs: clock.pass_(1000)
     data = [{"pixel_values": row, "labels": index % 5} for index, row in enumerate(images(10, 32))]
     trainer = TimedTrainer(
         model=randomize_(CaitForImageClassification(tiny_config(num_hidden_layers=1))),
@@ -163,7 +131,7 @@ def train(folder, clock, resume=None, **arguments) -> StepTimer:
         ),
         train_dataset=data,
         eval_dataset=data[:4],
-        callbacks=[SlowEvents(clock)],
+        callbacks=[slow],
     )
     trainer.clock, trainer.timer = clock, StepTimer(clock=clock)
     trainer.remove_callback(ProgressCallback)

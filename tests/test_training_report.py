@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""`cait_hf.evaluation.metrics`, `report` and `card`: metrics against scikit-learn and the metric, files as read."""
+"""`cait_hf.evaluation.metrics` and `training.report`: metrics against scikit-learn and the metric, files as read."""
 
 import importlib.metadata
 import json
@@ -9,10 +9,9 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import ModelCard
 from PIL import Image
 from random_weights import images, randomize_, tiny_config
-from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
+from transformers import Trainer, TrainingArguments
 
 from cait_hf import CaitForImageClassification, topk_accuracy
 from cait_hf.evaluation.metrics import (
@@ -21,9 +20,8 @@ from cait_hf.evaluation.metrics import (
     classification_metrics,
     scalars,
 )
-from cait_hf.training import card, report
-from cait_hf.training.card import Dataset, write_model_card
-from cait_hf.training.report import environment, write_report
+from cait_hf.training import report
+from cait_hf.training.report import write_report
 
 
 def random_logits(num_images: int, num_classes: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
@@ -234,110 +232,3 @@ def test_number_of_names_must_be_that_of_classes(tmp_path, results):
     with pytest.raises(ValueError, match=r"class_names has 2 names, but results\['raw'\] has 3 classes"):
         write_report(tmp_path / "out", results=results, class_names=NAMES[:2])
     assert not (tmp_path / "out").exists()
-
-
-def write_card(folder, results, model=None, **changes):
-    model = model or CaitForImageClassification(tiny_config(num_labels=3, id2label=dict(enumerate(["a", "b", "c"]))))
-    arguments = {
-        "model": model,
-        "model_name": "owner/my-cait",
-        "base_model": "timm/cait_xxs24_224.fb_dist_in1k",
-        "dataset": Dataset("owner/images", config="large", split="test"),
-        "results": results,
-        "settings": {"learning_rate": 5e-5, "seed": 3, "layers": None, "note": "a | b", "long": 300 * "x"},
-        "train_metrics": {"train_images_per_second": 12.345, "train_peak_memory_mib": 512.0},
-        "environment": environment(4),
-    }
-    return write_model_card(folder, **{**arguments, **changes})
-
-
-def test_card_states_what_was_measured(tmp_path, results):
-    path = write_card(tmp_path / "new", results)
-    written = ModelCard.load(path)
-    metadata = written.data.to_dict()
-    assert metadata["library_name"] == "transformers" and metadata["pipeline_tag"] == "image-classification"
-    assert metadata["tags"] == ["cait", "image-classification", "vision", card.MARKER]
-    assert metadata["base_model"] == "timm/cait_xxs24_224.fb_dist_in1k"
-    assert metadata["datasets"] == ["owner/images"] and metadata["metrics"] == ["accuracy"]
-    assert "license" not in metadata
-    assert [(result.metric_name, result.metric_value) for result in written.data.eval_results] == [
-        ("top-1 accuracy", 0.6),
-        ("mean accuracy of the classes", results["raw"]["mean_class_accuracy"]),
-        ("top-1 accuracy, EMA", 1.0),
-        ("mean accuracy of the classes, EMA", 1.0),
-    ]
-    identity = {(row.dataset_type, row.dataset_config, row.dataset_split) for row in written.data.eval_results}
-    assert identity == {("owner/images", "large", "test")} and written.data.model_name == "my-cait"
-
-    text = written.text
-    assert "| as trained, in this repository | 60.00% | 58.33% | 0.5000 |" in text
-    assert "| their moving average (EMA) | 100.00% | 100.00% | nan |" in text
-    averaged = write_card(tmp_path / "averaged", {"ema": results["ema"]}, saved="ema").read_text()
-    assert "| their moving average (EMA), in this repository | 100.00%" in averaged and "as trained" not in averaged
-    assert "Measured on 5 images of [owner/images]" in text and "and 3 classes: a, b, c." in text
-    assert "import cait_hf  # registers CaiT" in text and 'from_pretrained("owner/my-cait")' in text
-    assert "| learning_rate | `5e-05` |" in text and "| note | `a \\| b` |" in text and "| seed | `3` |" in text
-    assert "layers" not in text and "top-5" not in text and "license" not in text.lower()
-    assert "| images per second in training, all processes | 12.35 |" in text and "| processes | 4 |" in text
-    assert list(path.parent.iterdir()) == [path] and path.read_text().endswith("|\n")
-    for code in text.split("```python")[1:]:
-        compile(code.split("```")[0], "card", "exec")
-
-
-def test_card_of_another_model_without_hub_names(tmp_path, results):
-    (tmp_path / "beans/test").mkdir(parents=True)
-    model = ViTForImageClassification(
-        ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, num_labels=50)
-    )
-    model.vit.requires_grad_(False)
-    path = write_card(
-        tmp_path / "out",
-        {},
-        model,
-        model_name=str(tmp_path / "out"),
-        base_model=None,
-        dataset=Dataset(str(tmp_path / "beans")),
-        settings={"train_dir": tmp_path / "beans", "hub_token": "hf_secret", "average_tokens_across_devices": False},
-        command=["python", str(tmp_path / "run.py"), f"--train_dir={tmp_path / 'beans'}", "--hub_token", "hf_secret"]
-        + ["--push_token=hf_secret", "--seed", "-1", "--note", "two words --x"],
-        license="apache-2.0",
-    )
-    text = path.read_text()
-    assert str(tmp_path) not in text and "secret" not in text
-    assert "| average_tokens_across_devices | `False` |" in text  # no token of the Hub
-    flags = ("--train_dir=beans", "--hub_token ...", "--push_token=...", "--seed -1", "--note 'two words --x'")
-    assert " \\\n    ".join(("python run.py", *flags)) + "\n```" in text
-    metadata = ModelCard.load(path).data.to_dict()
-    assert metadata["license"] == "apache-2.0" and metadata["tags"][0] == "vit"
-    assert not {"base_model", "datasets", "metrics", "model-index"} & set(metadata)
-    assert "Nothing was measured" in text and "trained from random weights on `beans`" in text
-    assert "cait_hf" not in text and "of which 450 were trained" in text and "and 50 classes." in text
-
-
-def test_names_of_the_hub(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "outputs/finetuned").mkdir(parents=True)
-    assert card.is_hub_id("timm/cait_xxs24_224.fb_dist_in1k")
-    for local in (None, "imagefolder", "outputs/finetuned", str(tmp_path), "a/b/c", "../b", "a b/c"):
-        assert not card.is_hub_id(local), local
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["# Mine\n", "---\ntags:\n- cait\n---\n# Mine\n", "---\ntags: 5\n---\n", "---\na: [\n---\n", "---\n- 1\n---\n"],
-)
-def test_card_of_the_user_stays(text, tmp_path, results, caplog):
-    path = tmp_path / "README.md"
-    path.write_text(text)
-    assert write_card(tmp_path, results) is None
-    assert path.read_text() == text and list(tmp_path.iterdir()) == [path]
-    assert "README.md is not a card that cait-hf wrote" in caplog.text
-
-
-def test_our_card_is_replaced(tmp_path, results):
-    write_card(tmp_path, {})
-    path = write_card(tmp_path, results)
-    assert "Measured on 5 images" in path.read_text()
-    kept = path.read_text().replace(f"- {card.MARKER}\n", "")  # as its comment says
-    path.write_text(kept)
-    assert write_card(tmp_path, {}) is None and path.read_text() == kept

@@ -4,7 +4,6 @@
 The tests themselves are run by `make test-upstream`, which needs the package index; nothing here does.
 """
 
-import io
 import re
 import subprocess
 import sys
@@ -87,42 +86,22 @@ def test_without_network_there_is_one_error_message(cache, monkeypatch, capsys, 
     assert list(cache.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("platform", "variable", "expected"),
-    [
-        ("linux", "XDG_CACHE_HOME", "cait-hf/upstream"),
-        ("win32", "LOCALAPPDATA", "cait-hf/upstream"),
-        ("darwin", "HOME", "Library/Caches/cait-hf/upstream"),
-        ("linux", "HOME", ".cache/cait-hf/upstream"),
-    ],
-)
-def test_cache_is_where_the_platform_has_it(monkeypatch, tmp_path, platform, variable, expected):
-    for name in (archive.CACHE_VARIABLE, "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(archive.sys, "platform", platform)
-    monkeypatch.setenv(variable, str(tmp_path))
-    assert archive.cache_folder() == tmp_path / expected
-
-
-def test_hashes_are_hashes():
-    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in archive.SHA256.values())
+def test_cache_is_where_the_user_has_it(monkeypatch, tmp_path):
+    for name, folder in {"HOME": ".cache/cait-hf/upstream", "XDG_CACHE_HOME": "cait-hf/upstream"}.items():
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setenv(name, str(tmp_path))
+        assert archive.cache_folder() == tmp_path / folder
 
 
 def test_unpacking_takes_the_tests_and_adds_what_they_lack(tmp_path):
+    names = ("tests/test_modeling_common.py", "src/transformers/__init__.py", "tests/models/vit.py", "docs/conf.py")
+    (tmp_path / "file").write_bytes(CONTENT)
     with tarfile.open(tmp_path / "archive.tar.gz", "w:gz") as tar:
-        for name in (
-            "tests/test_modeling_common.py",
-            "src/transformers/__init__.py",
-            "tests/models/vit.py",
-            "setup.py",
-        ):
-            member = tarfile.TarInfo(f"transformers-9.9.9/{name}")
-            member.size = len(CONTENT)
-            tar.addfile(member, io.BytesIO(CONTENT))
+        for name in names:
+            tar.add(tmp_path / "file", f"transformers-9.9.9/{name}")
     run.unpack(tmp_path / "archive.tar.gz", tmp_path / "out")
-    assert (tmp_path / "out" / "tests" / "test_modeling_common.py").read_bytes() == CONTENT
     from_archive = [file for file in (tmp_path / "out").rglob("*.py") if file.read_bytes() == CONTENT]
-    assert len(from_archive) == 1
+    assert from_archive == [tmp_path / "out" / "tests" / "test_modeling_common.py"]
     assert (tmp_path / "out" / "tests" / "exporters" / "test_export.py").is_file()
 
 
@@ -162,29 +141,31 @@ def expected(tmp_path_factory, monkeypatch) -> run.Expected:
 def test_report_is_counted(tmp_path):
     (tmp_path / "report.xml").write_text(REPORT)
     outcome = run.read_report(tmp_path / "report.xml", 1)
-    assert outcome.passed == ["CaitModelTest.test_save_load"]
-    assert outcome.failed == {
-        "CaitModelTest.test_config": "differs",
-        "CaitModelTest.test_broken": "in setUp",
-        "CaitModelTest.test_subtests": "of another",
-    }
-    assert outcome.skipped == {"CaitModelTest.test_rope_0": "no RoPE"}
-    assert outcome.returncode == 1
+    failed = {"test_config": "differs", "test_broken": "in setUp", "test_subtests": "of another"}
+    assert outcome == run.Outcome(
+        ["CaitModelTest.test_save_load"],
+        {f"CaitModelTest.{name}": reason for name, reason in failed.items()},
+        {"CaitModelTest.test_rope_0": "no RoPE"},
+        returncode=1,
+    )
     assert str(outcome) == "executed 4, passed 1, failed 3, skipped 1"
 
 
-def outcome(passed=("test_save_load",), skipped=("test_rope_0", "test_axial", "test_on_gpu")) -> run.Outcome:
+def outcome(passed: str, skipped: str) -> run.Outcome:
     return run.Outcome(
-        passed=[f"CaitModelTest.{name}" for name in passed],
-        skipped={f"CaitModelTest.{name}": "a reason" for name in skipped},
+        passed=[f"CaitModelTest.test_{name}" for name in passed.split()],
+        skipped={f"CaitModelTest.test_{name}": "a reason" for name in skipped.split()},
     )
 
 
+USUAL = outcome("save_load", "rope_0 axial on_gpu")
+WITH_GPU = outcome("save_load on_gpu", "rope_0 axial")
+MORE = outcome("save_load new", "rope_0 axial on_gpu")
+
+
 def test_expected_is_what_happened(expected):
-    assert run.compare(expected, outcome()) == []
-    # what lacked something may run elsewhere
-    assert run.compare(expected, outcome(("test_save_load", "test_on_gpu"), ("test_rope_0", "test_axial"))) == []
-    assert run.summary(expected, outcome()).splitlines() == [
+    assert run.compare(expected, USUAL) == run.compare(expected, WITH_GPU) == []
+    assert run.summary(expected, USUAL).splitlines() == [
         "Cannot apply to CaiT: 2",
         "      2  Rotary positions.",
         "Lack something where they ran: 1",
@@ -192,45 +173,31 @@ def test_expected_is_what_happened(expected):
     ]
 
 
+UNEXPLAINED = "CaitModelTest.test_{} is skipped (a reason), but expected.yaml does not say why."
+EXECUTED = "CaitModelTest.test_{0} is executed, but expected.yaml says with 'test_{0}' that it cannot apply."
+UNKNOWN = "expected.yaml explains 'test_{}', but no test has such a name."
+
+
 @pytest.mark.parametrize(
-    ("happened", "message"),
+    ("installed", "happened", "errors"),
     [
-        (
-            outcome(skipped=("test_rope_0", "test_axial", "test_on_gpu", "test_new")),
-            "CaitModelTest.test_new is skipped (a reason), but expected.yaml does not say why.",
-        ),
-        (
-            outcome(("test_axial",), ("test_rope_0", "test_on_gpu")),
-            "CaitModelTest.test_axial is executed, but expected.yaml says with 'test_axial' that it cannot apply.",
-        ),
-        (
-            outcome(skipped=("test_axial", "test_on_gpu")),
-            "expected.yaml explains 'test_rope*', but no test has such a name.",
-        ),
-        (
-            outcome(skipped=("test_rope_0", "test_axial", "test_on_gpu", "test_later")),
-            "CaitModelTest.test_later is skipped (a reason), but expected.yaml does not say why.",
-        ),
+        ("9.9.9", outcome("save_load", "rope_0 axial on_gpu new"), [UNEXPLAINED.format("new")]),
+        ("9.9.9", outcome("save_load", "rope_0 axial on_gpu later"), [UNEXPLAINED.format("later")]),
+        ("9.9.9", outcome("axial", "rope_0 on_gpu"), [EXECUTED.format("axial")]),
+        ("9.9.9", outcome("save_load", "axial on_gpu"), [UNKNOWN.format("rope*")]),
+        ("10.0", USUAL, [UNKNOWN.format("later")]),
+        ("10.1.0.dev0", USUAL, [UNKNOWN.format("later")]),
+        ("10.1.0.dev0", outcome("save_load", "rope_0 axial on_gpu later"), []),
     ],
 )
-def test_expected_is_not_what_happened(expected, happened, message):
-    assert run.compare(expected, happened) == [message]
-
-
-@pytest.mark.parametrize("installed", ["10.0", "10.1.0.dev0"])
-def test_tests_that_only_some_versions_have(installed):
-    expected = run.read_expected(installed)
-    assert run.compare(expected, outcome()) == ["expected.yaml explains 'test_later', but no test has such a name."]
-    assert run.compare(expected, outcome(skipped=("test_rope_0", "test_axial", "test_on_gpu", "test_later"))) == []
+def test_expected_is_not_what_happened(installed, happened, errors):
+    assert run.compare(run.read_expected(installed), happened) == errors
 
 
 def test_counts(expected, capsys):
-    assert run.compare_counts(expected, "9.9.9", {"cait": outcome()}) == []
-    # with the accelerator, or without the test
-    happened = outcome(("test_save_load", "test_on_gpu"), ("test_rope_0", "test_axial"))
-    assert run.compare_counts(expected, "9.9.9", {"cait": happened}) == []
-    happened = outcome(passed=("test_save_load", "test_new"))
-    assert run.compare_counts(expected, "9.9.9", {"cait": happened, "vit": outcome()}) == [
+    assert run.compare_counts(expected, "9.9.9", {"cait": USUAL}) == []
+    assert run.compare_counts(expected, "9.9.9", {"cait": WITH_GPU}) == []
+    assert run.compare_counts(expected, "9.9.9", {"cait": MORE, "vit": USUAL}) == [
         "expected.yaml states {'passed': 1, 'skipped': 2} for cait with transformers 9.9.9, but it is "
         "{'passed': 2, 'skipped': 2}.",
         "expected.yaml states {'passed': 7, 'skipped': 9} for vit with transformers 9.9.9, but it is "
@@ -240,22 +207,18 @@ def test_counts(expected, capsys):
 
 
 def test_counts_of_an_unknown_version_are_printed(expected, capsys):
-    assert run.compare_counts(expected, "9.9.10", {"cait": outcome()}) == []
+    assert run.compare_counts(expected, "9.9.10", {"cait": USUAL}) == []
     assert '  9.9.10: {"cait": {"passed": 1, "skipped": 2}}' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("happened", "status", "said"),
     [
-        (outcome(), 0, ""),
+        (USUAL, 0, ""),
         (run.Outcome(["CaitModelTest.test_save_load"], returncode=1), 1, "exit status 1 for cait, but its report has"),
         (run.Outcome([], {"CaitModelTest.test_config": "differs"}, returncode=1), 1, "failed 1"),
-        (
-            outcome(passed=("test_save_load", "test_new")),
-            1,
-            "expected.yaml states {'passed': 1, 'skipped': 2} for cait",
-        ),
-        (outcome(skipped=("test_new",)), 1, "expected.yaml does not say why"),
+        (MORE, 1, "expected.yaml states {'passed': 1, 'skipped': 2} for cait"),
+        (outcome("save_load", "new"), 1, "expected.yaml does not say why"),
     ],
 )
 def test_exit_status(happened, status, said, monkeypatch, capsys):
@@ -291,6 +254,7 @@ def test_our_own_readme_and_expected(monkeypatch):
     readme, expected = run.README.read_text(encoding="utf-8"), run.read_expected()
     assert run.with_tables(readme, expected) == readme, "run tests/upstream/run.py --write_readme"
     assert expected.counts.keys() <= archive.SHA256.keys()
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in archive.SHA256.values())
     skips = expected.cannot_apply + expected.lacking
     patterns = [(pattern, entry.transformers) for entry in skips for pattern in entry.tests]
     assert len(patterns) == len(set(patterns))

@@ -6,6 +6,9 @@ The weights of that checkpoint are given by a formula (`write_synthetic_checkpoi
 """
 
 import json
+import math
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 import torch
 from random_weights import tiny_config
 from safetensors.torch import load_file, save_file
+from transformers import ViTConfig, ViTForImageClassification
 
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitImageProcessorPil
 from cait_hf.publish import add_remote_code
@@ -37,14 +41,10 @@ def formula_weights_(model: torch.nn.Module) -> torch.nn.Module:
         values = (7919 * index**2 + 104729 * index + 1299709 * number) % 65521
         values = (values.double() / 65521 - 0.5).view(parameter.shape)
         if "lambda1" in name or (parameter.ndim == 1 and name.endswith("weight")):
-            values = 1.0 + values
-        elif parameter.ndim == 1:
-            values = 0.3 * values
-        elif parameter.ndim == 3:
-            values = 3.0 * values
+            parameter.copy_(1.0 + values)
         else:
-            values = 5.0 * parameter[0].numel() ** -0.5 * values
-        parameter.copy_(values)
+            scale = {1: 0.3, 3: 3.0}.get(parameter.ndim) or 5.0 * parameter[0].numel() ** -0.5
+            parameter.copy_(scale * values)
     return model
 
 
@@ -78,7 +78,8 @@ def verify(*args) -> int:
 
 def change_weights(checkpoint: Path, key: str, change) -> None:
     weights = load_file(checkpoint / "model.safetensors")
-    weights[key] = change(weights[key])
+    changed = change(weights.pop(key))
+    weights |= {} if changed is None else {key: changed}
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -86,26 +87,27 @@ def change_json(path: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def assert_refused(exit_code: int, capsys, *texts: str) -> None:
-    printed = capsys.readouterr()
-    assert exit_code == 1 and printed.out == ""
-    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
-    for text in texts:
-        assert text in printed.err
+@pytest.fixture
+def refused(checkpoint, capsys):
+    """Checks that the script ends with one error message that contains the texts."""
+
+    def check(*texts: str, options=(), source: Path = checkpoint) -> None:
+        assert verify(source, *options) == 1
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
+        assert [text for text in texts if text not in printed.err] == []
+
+    return check
 
 
 # The file
 
 
 def test_entries_are_the_ten_and_the_synthetic_one():
-    architectures = {
-        checkpoint.hub_name: verify_checkpoint.architecture(CaitConfig(**checkpoint.config_kwargs, num_labels=1000))
-        for checkpoint in CHECKPOINTS
-    }
-    assert {name: entry["architecture"] for name, entry in entries().items()} == {
-        **architectures,
-        SYNTHETIC: verify_checkpoint.architecture(tiny_config()),
-    }
+    configs = {each.hub_name: CaitConfig(**each.config_kwargs, num_labels=1000) for each in CHECKPOINTS}
+    expected = {name: verify_checkpoint.architecture(config) for name, config in configs.items()}
+    expected[SYNTHETIC] = verify_checkpoint.architecture(tiny_config())
+    assert {name: entry["architecture"] for name, entry in entries().items()} == expected
 
 
 def test_entries_have_logits_or_a_reason():
@@ -134,46 +136,49 @@ def test_synthetic_checkpoint_has_the_recorded_logits(checkpoint, capsys):
     assert "the logits differ from those recorded for synthetic-tiny by at most" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "cait.embeddings.position_embeddings",
-        "cait.layers.1.attention.proj_l_weight",
-        "cait.layers.2.layer_scale1.lambda1",
-        "cait.class_layers.0.attention.v_proj.bias",
-        "classifier.weight",
-    ],
-)
-def test_other_weights_are_noticed(checkpoint, key, capsys):
-    change_weights(checkpoint, key, lambda tensor: 1.05 * tensor)
-    assert_refused(
-        verify(checkpoint), capsys, "differ from those recorded for synthetic-tiny", "than the 1e-04 allowed"
-    )
+DIFFERENT = ["differ from those recorded for synthetic-tiny", "than the 1e-04 allowed"]
+NO_ENTRY = ["expected_logits.json has no entry for", "num_labels 6", "--against timm"]
+OTHER_SIZE = ["makes images of shape (2, 3, 40, 40)", "needs (2, 3, 32, 32)"]
+LACKING = ["lacks 1 tensors, the first are cait.layernorm.weight"]
+VIT_SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
 
 
-def test_weights_that_are_not_numbers_are_noticed(checkpoint, capsys):
-    change_weights(checkpoint, "classifier.bias", lambda tensor: tensor * float("nan"))
-    assert_refused(verify(checkpoint), capsys, "by at most nan")
+def prepared(**changes):
+    return lambda folder: change_json(folder / "preprocessor_config.json", **changes)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"image_mean": [0.5, 0.5, 0.5]},
-        {"size": {"shortest_edge": 36}},  # as crop ratio 0.9 would have it
-        {"resample": 2},
-        {"do_rescale": False},
-    ],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_other_preprocessing_is_noticed(checkpoint, changes, capsys):
-    change_json(checkpoint / "preprocessor_config.json", **changes)
-    assert_refused(verify(checkpoint), capsys, "differ from those recorded")
+def weights(key: str, change=lambda tensor: 1.05 * tensor):
+    return lambda folder: change_weights(folder, key, change)
 
 
-def test_images_of_another_size_are_refused(checkpoint, capsys):
-    change_json(checkpoint / "preprocessor_config.json", crop_size={"height": 40, "width": 40})
-    assert_refused(verify(checkpoint), capsys, "makes images of shape (2, 3, 40, 40)", "needs (2, 3, 32, 32)")
+def model(make):
+    return lambda folder: make().save_pretrained(folder)
+
+
+OTHERS = {
+    "positions": (weights("cait.embeddings.position_embeddings"), DIFFERENT),
+    "talking heads": (weights("cait.layers.1.attention.proj_l_weight"), DIFFERENT),
+    "LayerScale": (weights("cait.layers.2.layer_scale1.lambda1"), DIFFERENT),
+    "class layers": (weights("cait.class_layers.0.attention.v_proj.bias"), DIFFERENT),
+    "classifier": (weights("classifier.weight"), DIFFERENT),
+    "not a number": (weights("classifier.bias", lambda tensor: tensor * math.nan), ["by at most nan"]),
+    "missing tensor": (weights("cait.layernorm.weight", lambda tensor: None), LACKING),
+    "mean": (prepared(image_mean=[0.5, 0.5, 0.5]), DIFFERENT),
+    "size": (prepared(size={"shortest_edge": 36}), DIFFERENT),  # as crop ratio 0.9 would have it
+    "resample": (prepared(resample=2), DIFFERENT),
+    "rescale": (prepared(do_rescale=False), DIFFERENT),
+    "crop": (prepared(crop_size={"height": 40, "width": 40}), OTHER_SIZE),
+    "labels": (model(lambda: formula_weights_(CaitForImageClassification(tiny_config(num_labels=6)))), NO_ENTRY),
+    "ViT": (model(lambda: ViTForImageClassification(ViTConfig(**VIT_SIZES))), ["is a ViTForImageClassification"]),
+    "truncated": (lambda folder: os.truncate(folder / "model.safetensors", 1000), ["cannot be loaded"]),
+    "absent": (shutil.rmtree, ["checkpoint"]),
+}
+
+
+@pytest.mark.parametrize("damage, texts", OTHERS.values(), ids=OTHERS)
+def test_other_checkpoint_is_noticed(checkpoint, damage, texts, refused):
+    damage(checkpoint)
+    refused(*texts)
 
 
 def test_remote_code_in_the_folder_is_not_run(checkpoint):
@@ -186,7 +191,7 @@ def test_remote_code_in_the_folder_is_not_run(checkpoint):
 # What cannot be compared
 
 
-def test_official_architecture_without_recorded_logits(tmp_path, capsys, monkeypatch):
+def test_official_architecture_without_recorded_logits(tmp_path, refused, monkeypatch):
     """Before anything is computed; with few layers, and the entry made to fit, since the ten are large."""
     config = CaitConfig(num_hidden_layers=1, num_labels=1000)
     CaitForImageClassification(config).save_pretrained(tmp_path)
@@ -194,62 +199,26 @@ def test_official_architecture_without_recorded_logits(tmp_path, capsys, monkeyp
     content["checkpoints"]["cait-xxs24-224"]["architecture"]["num_hidden_layers"] = 1
     (tmp_path / "expected.json").write_text(json.dumps(content))
     monkeypatch.setattr(verify_checkpoint, "prepare_images", None)
-    exit_code = verify(tmp_path, "--expected", tmp_path / "expected.json")
-    assert_refused(exit_code, capsys, "has no logits for cait-xxs24-224", "official weights", "pass --against timm.")
-
-
-def test_unknown_architecture(checkpoint, capsys):
-    formula_weights_(CaitForImageClassification(tiny_config(num_labels=6))).save_pretrained(checkpoint)
-    assert_refused(
-        verify(checkpoint), capsys, "expected_logits.json has no entry for", "num_labels 6", "--against timm"
-    )
+    texts = ("has no logits for cait-xxs24-224", "official weights", "pass --against timm.")
+    refused(*texts, options=("--expected", tmp_path / "expected.json"), source=tmp_path)
 
 
 @pytest.mark.parametrize(
     "content",
-    ["not JSON", "[]", '{"checkpoints": {"a": {"logits": null}}}', '{"checkpoints": 1}'],
-    ids=["no JSON", "list", "no architecture", "no entries"],
+    ["not JSON", "[]", '{"checkpoints": {"a": {"logits": null}}}', '{"checkpoints": 1}', None],
+    ids=["no JSON", "list", "no architecture", "no entries", "no file"],
 )
-def test_damaged_file_of_expected_logits(checkpoint, expected_file, content, capsys):
-    expected_file.write_text(content)
-    assert_refused(verify(checkpoint, "--expected", expected_file), capsys, "but it must be JSON with an architecture")
+def test_damaged_file_of_expected_logits(expected_file, content, refused):
+    expected_file.write_text(content) if content else expected_file.unlink()
+    refused("JSON with an architecture" if content else "expected.json", options=("--expected", expected_file))
 
 
 @pytest.mark.parametrize("change", [{"logits": [["a"]]}, {"tolerance": None}], ids=lambda change: next(iter(change)))
-def test_entry_of_no_numbers(checkpoint, expected_file, change, capsys):
+def test_entry_of_no_numbers(expected_file, change, refused):
     content = json.loads(expected_file.read_text())
     content["checkpoints"][SYNTHETIC] |= change
     expected_file.write_text(json.dumps(content))
-    assert_refused(verify(checkpoint, "--expected", expected_file), capsys, "for synthetic-tiny that are not numbers")
-
-
-def test_missing_file_of_expected_logits(checkpoint, tmp_path, capsys):
-    assert_refused(verify(checkpoint, "--expected", tmp_path / "absent.json"), capsys, "absent.json")
-
-
-def test_absent_checkpoint(tmp_path, capsys):
-    assert_refused(verify(tmp_path / "absent"), capsys, "absent")
-
-
-def test_missing_tensor(checkpoint, capsys):
-    weights = load_file(checkpoint / "model.safetensors")
-    del weights["cait.layernorm.weight"]
-    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
-    assert_refused(verify(checkpoint), capsys, "lacks 1 tensors, the first are cait.layernorm.weight")
-
-
-def test_damaged_weights(checkpoint, capsys):
-    file = checkpoint / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:1000])
-    assert_refused(verify(checkpoint), capsys, "cannot be loaded")
-
-
-def test_another_model(tmp_path, capsys):
-    from transformers import ViTConfig, ViTForImageClassification
-
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-    ViTForImageClassification(ViTConfig(**sizes, image_size=32)).save_pretrained(tmp_path)
-    assert_refused(verify(tmp_path), capsys, "is a ViTForImageClassification")
+    refused("for synthetic-tiny that are not numbers", options=("--expected", expected_file))
 
 
 # Against timm, and recording
@@ -261,7 +230,7 @@ def test_against_timm(checkpoint, capsys):
     assert "differ from timm's by at most" in capsys.readouterr().out
 
 
-def test_against_timm_notices_a_wrong_model(checkpoint, capsys, monkeypatch):
+def test_against_timm_notices_a_wrong_model(refused, monkeypatch):
     """As if the package computed something else than timm with the same weights."""
     pytest.importorskip("timm", reason=NEEDS_TIMM)
     forward = CaitForImageClassification.forward
@@ -272,16 +241,16 @@ def test_against_timm_notices_a_wrong_model(checkpoint, capsys, monkeypatch):
         return outputs
 
     monkeypatch.setattr(CaitForImageClassification, "forward", wrong)
-    assert_refused(verify(checkpoint, "--against", "timm"), capsys, "The logits differ from timm's")
+    refused("The logits differ from timm's", options=("--against", "timm"))
 
 
-def test_timm_that_cannot_be_imported(checkpoint, capsys, monkeypatch):
+def test_timm_that_cannot_be_imported(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.setitem(sys.modules, "timm.models.cait", None)
-    assert_refused(verify(checkpoint, "--against", "timm"), capsys, "needs timm, which cannot be imported")
+    refused("needs timm, which cannot be imported", options=("--against", "timm"))
 
 
-def test_record(checkpoint, expected_file, capsys):
+def test_record(checkpoint, expected_file):
     pytest.importorskip("timm", reason=NEEDS_TIMM)
     before = json.loads(expected_file.read_text())["checkpoints"]
     change_weights(checkpoint, "classifier.weight", lambda tensor: 1.5 * tensor)
@@ -290,19 +259,17 @@ def test_record(checkpoint, expected_file, capsys):
     assert verify(checkpoint, "--expected", expected_file) == 0
 
     after = json.loads(expected_file.read_text())["checkpoints"]
-    assert after[SYNTHETIC]["logits"] != before[SYNTHETIC]["logits"]
-    assert after[SYNTHETIC]["recorded"]["checkpoint"] == "checkpoint"
-    assert {name: entry for name, entry in after.items() if name != SYNTHETIC} == {
-        name: entry for name, entry in before.items() if name != SYNTHETIC
-    }
+    entry = after.pop(SYNTHETIC)
+    assert entry["logits"] != before.pop(SYNTHETIC)["logits"] and entry["recorded"]["checkpoint"] == "checkpoint"
+    assert after == before
     assert list(expected_file.parent.glob(".expected.json*")) == []
 
 
-def test_nothing_is_recorded_of_a_model_that_disagrees(checkpoint, expected_file, capsys, monkeypatch):
+def test_nothing_is_recorded_of_a_model_that_disagrees(expected_file, refused, monkeypatch):
     pytest.importorskip("timm", reason=NEEDS_TIMM)
     before = expected_file.read_bytes()
     monkeypatch.setattr(verify_checkpoint, "timm_logits", lambda *args: torch.ones(2, 5))
-    assert_refused(verify(checkpoint, "--expected", expected_file, "--record"), capsys, "differ from timm's")
+    refused("differ from timm's", options=("--expected", expected_file, "--record"))
     assert expected_file.read_bytes() == before
 
 

@@ -9,16 +9,11 @@ import numpy as np
 import pytest
 import torch
 import warm_process
+from official_files import write_xxs24_timm_folder
 from PIL import Image
 from random_weights import randomize_, tiny_config
-from timm_format import write_timm_folder
 
-from cait_hf import (
-    CaitForImageClassification,
-    CaitForMaskedImageModeling,
-    CaitImageProcessorPil,
-    CaitModel,
-)
+from cait_hf import CaitForImageClassification, CaitForMaskedImageModeling, CaitImageProcessorPil, CaitModel
 from cait_hf.visualization import attention_rollout
 
 
@@ -62,6 +57,11 @@ def grid_size(images: list[tuple[int, int]], columns: int, lines: int = 1, panel
     return 32 + (columns + 1) * (panel + 8) - 8, 36 + 32 - 8 + lines * sum(heights)
 
 
+def draw(folder: Path, *arguments: str) -> int:
+    """Run the script; it writes `drawing.png` into the folder unless it is told otherwise."""
+    return script.main(["--output", str(folder / "drawing.png"), *map(str, arguments)])
+
+
 def test_a_process_of_its_own_draws_an_image_that_is_not_square(tmp_path):
     output = tmp_path / "attention.png"
     finished = warm_process.run_script(SCRIPT, "model", "wide.png", "high.png", "--output", output)
@@ -87,10 +87,7 @@ def test_a_process_of_its_own_draws_an_image_that_is_not_square(tmp_path):
     ],
 )
 def test_what_is_drawn(tmp_path, arguments, columns, lines, frames):
-    arguments = arguments.format(tmp_path / "drawing").split()
-    if "--output" not in arguments:
-        arguments += ["--output", str(tmp_path / "drawing.png")]
-    assert script.main(["model", "wide.png", *arguments]) == 0
+    assert draw(tmp_path, "model", "wide.png", *arguments.format(tmp_path / "drawing").split()) == 0
     (file,) = tmp_path.iterdir()
     panel = 384 if file.suffix == ".gif" else 192
     assert size_and_frames(file) == (grid_size([(90, 60)], columns, lines, panel), frames)
@@ -98,23 +95,20 @@ def test_what_is_drawn(tmp_path, arguments, columns, lines, frames):
 
 @pytest.mark.parametrize("what", ["class", "rollout", "patch --patch 1 2"])
 def test_base_model_with_wide_patches_and_one_channel(what, tmp_path):
-    output = tmp_path / "drawing.png"
-    assert script.main(["wide-patches", "high.png", "--output", str(output), "--what", *what.split()]) == 0
-    assert output.is_file()
+    assert draw(tmp_path, "wide-patches", "high.png", "--what", *what.split()) == 0
+    assert os.listdir(tmp_path) == ["drawing.png"]
 
 
 def test_folder_of_timm(tmp_path):
-    write_timm_folder(tmp_path / "timm")
-    arguments = [str(tmp_path / "timm"), "wide.png", "--output", str(tmp_path / "drawing.png"), "--image_size", "48"]
-    assert script.main(arguments) == 0
+    write_xxs24_timm_folder(tmp_path / "timm")
+    assert draw(tmp_path, tmp_path / "timm", "wide.png", "--image_size", "48") == 0
     assert size_and_frames(tmp_path / "drawing.png") == (grid_size([(90, 60)], columns=5, lines=2), 1)
 
 
 def test_model_for_masked_images_has_patches_only(tmp_path, capsys):
-    output = ["--output", str(tmp_path / "drawing.png")]
-    assert script.main(["masked", "wide.png", *output, "--what", "patch", "--patch", "0", "0"]) == 0
+    assert draw(tmp_path, "masked", "wide.png", "--what", "patch", "--patch", "0", "0") == 0
     assert "masked has no image processor" in capsys.readouterr().err
-    assert script.main(["masked", "wide.png", "--output", str(tmp_path / "other.png")]) == 1
+    assert draw(tmp_path, "masked", "wide.png", "--output", tmp_path / "other.png") == 1
     assert "MODEL is masked, which has no class-attention" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["drawing.png"]
 
@@ -143,13 +137,11 @@ def test_a_lit_corner_of_a_whole_image_is_its_corner(tmp_path, monkeypatch):
     image = np.zeros((60, 90, 3), dtype=np.uint8)
     image[40:, 70:] = 255
     Image.fromarray(image).save(tmp_path / "corner.png")
-    output = tmp_path / "drawing.png"
-    arguments = ["model", str(tmp_path / "corner.png"), "--what", "rollout", "--whole", "--output", str(output)]
-    assert script.main(arguments) == 0
+    assert draw(tmp_path, "model", tmp_path / "corner.png", "--what", "rollout", "--whole") == 0
     assert given["pixel_values"].shape == (1, 3, 32, 48)
     assert given["pixel_values"][0, 0, -8:, -8:].min() > given["pixel_values"][0, 0, :16, :24].max()
-    drawing = np.asarray(Image.open(output).convert("RGB"), dtype=int)[52 + 18 :, 16 + 200 : 16 + 392]
-    drawing = drawing[:128]
+    drawing = Image.open(tmp_path / "drawing.png").convert("RGB").crop((216, 70, 408, 198))
+    drawing = np.asarray(drawing, dtype=int)
     lit = np.argwhere((drawing[..., 0] - drawing[..., 2]) > 80)  # pale yellow
     assert lit[:, 0].min() > 80 and lit[:, 1].min() > 120 and lit[:, 0].max() >= 110 and lit[:, 1].max() >= 175
 
@@ -158,14 +150,11 @@ def test_16_bits_and_exif_orientation(tmp_path):
     ramp = np.linspace(0, 255, 40 * 60).astype(np.uint8).reshape(40, 60)
     exif = Image.Exif()
     exif[0x0112] = 3
-    Image.fromarray(ramp[::-1, ::-1]).save(tmp_path / "image.png")
     drawings = []
-    for values in (ramp, ramp.astype(np.uint16) * 257):
-        if values.dtype == np.uint16:
-            Image.fromarray(values).save(tmp_path / "image.png", exif=exif)
-        output = tmp_path / f"{values.dtype}.png"
-        assert script.main(["model", str(tmp_path / "image.png"), "--output", str(output)]) == 0
-        drawings.append(np.asarray(Image.open(output)))
+    for image, options in ((ramp[::-1, ::-1], {}), (ramp.astype(np.uint16) * 257, {"exif": exif})):
+        Image.fromarray(image).save(tmp_path / "image.png", **options)
+        assert draw(tmp_path, "model", tmp_path / "image.png") == 0
+        drawings.append(np.asarray(Image.open(tmp_path / "drawing.png")))
     assert np.array_equal(*drawings)
 
 
@@ -192,10 +181,7 @@ def test_16_bits_and_exif_orientation(tmp_path):
     ],
 )
 def test_wrong_input_ends_with_an_error_message_and_no_file(tmp_path, capsys, arguments, message):
-    arguments = arguments.format(tmp_path).split()
-    if "--output" not in arguments:
-        arguments += ["--output", str(tmp_path / "drawing.png")]
-    assert script.main(arguments) == 1
+    assert draw(tmp_path, *arguments.format(tmp_path).split()) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert os.listdir(tmp_path) == []

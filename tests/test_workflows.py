@@ -26,22 +26,19 @@ def values(job: dict, text: str) -> set[str]:
     return {*matrix.get(name, ()), *(row[name] for row in matrix.get("include", ()) if name in row)}
 
 
+def settings(workflow: str, find) -> set[str]:
+    """All values that `find` gets out of the steps of a workflow."""
+    jobs = WORKFLOWS[workflow]["jobs"].values()
+    return {value for job in jobs for step in job["steps"] for text in find(step) for value in values(job, text)}
+
+
 def make_targets(workflow: str) -> set[str]:
-    found = set()
-    for job in WORKFLOWS[workflow]["jobs"].values():
-        for step in job["steps"]:
-            for target in MAKE.findall(step.get("run", "")):
-                found |= values(job, target)
-    return found
+    return settings(workflow, lambda step: MAKE.findall(step.get("run", "")))
 
 
 def pythons(workflow: str) -> set[tuple[int, ...]]:
-    found = set()
-    for job in WORKFLOWS[workflow]["jobs"].values():
-        for step in job["steps"]:
-            if "python-version" in step.get("with", {}):
-                found |= values(job, step["with"]["python-version"])
-    return {tuple(map(int, version.split("."))) for version in found}
+    versions = settings(workflow, lambda step: [step["with"]["python-version"]] if "setup-python" in str(step) else [])
+    return {tuple(map(int, version.split("."))) for version in versions}
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)

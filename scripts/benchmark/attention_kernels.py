@@ -25,11 +25,12 @@ from pathlib import Path
 from statistics import geometric_mean
 
 import torch
-from report import CUDA_SIZES, read_json, write_json
+from report import CUDA_SIZES, read_json
 
 from cait_hf import CHECKPOINTS, attention_triton
 from cait_hf.attention_cait import talking_heads_attention_forward
 from cait_hf.attention_triton import Launch
+from cait_hf.files import write_json
 
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -234,7 +235,7 @@ def check(args: argparse.Namespace) -> bool:
             }
         )
         print(f"{case}: {rows[-1]['failure'] or f'exact, largest error {max(found.values()):.1e}'}", flush=True)
-        write_json(args.output, {"cases": rows, "planned": len(cases)})
+        write_json(args.output, {"cases": rows, "planned": len(cases)}, indent=1)
     return not any(row["failure"] for row in rows)
 
 
@@ -297,7 +298,7 @@ def check_candidates(args: argparse.Namespace) -> bool:
         row = {"heads": case.heads, "patches": case.patches, "kernel": kernel, "launch": launch, "failure": failure}
         rows.append(row)
         print(f"H{case.heads} N{case.patches} {kernel} {launch}: {failure or 'exact'}", flush=True)
-        write_json(args.output, rows)
+        write_json(args.output, rows, indent=1)
     return any(row["failure"] is None for row in rows)
 
 
@@ -314,7 +315,7 @@ def search(args: argparse.Namespace) -> bool:
                 rights.setdefault(row["kernel"], []).append(Launch(*row["launch"]))
         result["shapes"].append(search_shape(case, rights))
         result["entries"] = entries(result["shapes"])
-        write_json(args.output, result)
+        write_json(args.output, result, indent=1)
     print("\nFor attention_triton.LAUNCHES:\n" + ("\n".join(result["entries"]) or "nothing: the defaults are fastest"))
     return any(shape["kernels"] for shape in result["shapes"])
 

@@ -22,7 +22,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from cait_hf import CaitImageProcessorPil
-from cait_hf.training.arguments import DataArguments
+from cait_hf.training.arguments import DataArguments, RecipeArguments
 from cait_hf.training.data import load_data
 from cait_hf.training.randomness import Randomness
 from cait_hf.training.sampling import TrainSampler
@@ -76,7 +76,8 @@ def our_loader(folder: str, args: argparse.Namespace) -> Callable[[int], float]:
     images, _ = load_data(DataArguments(train_dir=folder), train=True)
     randomness = Randomness(0)
     processor = CaitImageProcessorPil(size=args.image_size, crop_size=args.image_size)
-    transform = TrainTransform(processor, randomness, auto_augment=POLICY, random_erasing=ERASING)
+    recipe = RecipeArguments(auto_augment=POLICY, random_erasing=ERASING)
+    transform = TrainTransform(processor, randomness, recipe)
     images.prepare(transform, {name: index for index, name in enumerate(images.class_names)})
     loader = DataLoader(
         images,

@@ -10,12 +10,13 @@ none could run.
 """
 
 import importlib.metadata
+import json
 import os
 import re
 import sys
 from pathlib import Path
 
-from report import GPU_PARTS, read_json, write_json
+from report import GPU_PARTS, read_json
 
 
 # of setup.py, where it has one
@@ -52,7 +53,8 @@ def plan(folder: Path, asked: list[str]) -> list[str]:
         parts[letter] = {"status": "skipped" if reason else "planned", "reason": reason, "seconds": 0}
         say(f"part {letter}, {GPU_PARTS[letter]}: {f'SKIPPED, {reason}' if reason else 'will run'}")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "gpu.json", {"packages": packages, "device": device, "parts": parts})
+    content = {"packages": packages, "device": device, "parts": parts}
+    (folder / "gpu.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     return [letter for letter, part in parts.items() if part["status"] == "planned"]
 
 
@@ -106,7 +108,7 @@ def summary(folder: Path, ended: Path) -> int:
     for part in result["parts"].values():
         if part["status"] == "planned":
             part |= {"status": "failed", "reason": "it never ended"}
-    write_json(folder / "gpu.json", result)
+    (folder / "gpu.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     for letter, part in result["parts"].items():
         reason = f": {part['reason']}" if part["reason"] else ""
         say(f"part {letter}, {GPU_PARTS[letter]}: {part['status']} after {part['seconds']} s{reason}")

@@ -20,7 +20,9 @@ import time
 from pathlib import Path
 
 import yaml
-from report import read_json, write_json
+from report import read_json
+
+from cait_hf.files import write_json
 
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -101,7 +103,7 @@ def speed(args: argparse.Namespace, folder: Path) -> bool:
         run |= {key: metrics[key] for key in METRICS if key in metrics}
         result["runs"].append(run)
         print(f"{script}, {name}: {run['failure'] or f'{run[METRICS[1]]:.0f} images/s'}", flush=True)
-        write_json(args.output, result)
+        write_json(args.output, result, indent=1)
     return not any(run["failure"] for run in result["runs"])
 
 
@@ -128,7 +130,7 @@ def fashion_mnist(args: argparse.Namespace, folder: Path) -> bool:
     if tried["failure"] is None:
         metrics = train(TRAINER, trained, [*flags, "--num_train_epochs", epochs])
     metrics = {"epochs": epochs, "seconds": round(time.perf_counter() - start, 1), **metrics}
-    write_json(args.output, metrics)
+    write_json(args.output, metrics, indent=1)
     if metrics["failure"]:
         return False
     with tarfile.open(args.output.with_suffix(".tar.gz"), "w:gz") as archive:

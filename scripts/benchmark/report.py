@@ -372,24 +372,15 @@ def draw_charts(results: dict, folder: Path) -> list[Path]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    style = {
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titleweight": "bold",
-        "axes.titlesize": 11,
-        "axes.axisbelow": True,
-        "grid.color": "#dddddd",
-        "legend.frameon": False,
-        "savefig.dpi": 150,
-        "savefig.bbox": "tight",
-    }
+    from cait_hf.files import replacing
+    from cait_hf.training.report import STYLE
+
     groups, scaling = {}, {}
     for row in in_order([row for row in results["rows"] if row["samples"]]):
         target = scaling if work_of(row).model == SCALING_MODEL else groups
         target.setdefault((row["mode"], row["device"], row["dtype"]), []).append(row)
     written = []
-    with pyplot.rc_context(style):
+    with pyplot.rc_context(STYLE):
         figures = {"_".join(key): bar_chart(rows) for key, rows in groups.items()}
         machines = {key[1:] for key in scaling}
         for machine in machines:
@@ -397,10 +388,10 @@ def draw_charts(results: dict, folder: Path) -> list[Path]:
             figures["_".join(("scaling", *machine))] = scaling_chart(of_machine, ", ".join(machine))
         for name, figure in figures.items():
             figure.text(0, -0.02, hardware_text(results), fontsize=6, color="#666666", va="top", wrap=True)
-            temporary = folder / f".{name}.png"
-            figure.savefig(temporary)
+            written.append(folder / f"{name}.png")
+            with replacing(written[-1]) as temporary:
+                figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
             pyplot.close(figure)
-            written.append(temporary.replace(folder / f"{name}.png"))
     return written
 
 
@@ -481,13 +472,6 @@ def scaling_chart(rows_by_mode: dict[str, list[dict]], machine: str):
 
 def read_json(path: Path):
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_json(path: Path, content):
-    """Under a temporary name first: an interruption leaves what was there."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def as_row(work: Work, **measured) -> dict:

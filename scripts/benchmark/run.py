@@ -49,12 +49,12 @@ from report import (
     sample_text,
     tables,
     work_of,
-    write_json,
 )
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 import cait_hf
+from cait_hf.files import write_json
 
 
 SCALING_IMAGE_SIZES = (224, 320, 448, 640, 832, 1024)  # 196 to 4096 patches
@@ -197,7 +197,7 @@ def run(args: argparse.Namespace):
             new = measure(work, names, args)
             print_row(new)
             results["rows"] = [other for other in results["rows"] if other is not row] + [new]
-            write_json(path, results)
+            write_json(path, results, indent=1)
             measured += 1
     except KeyboardInterrupt:
         sys.exit(f"\nInterrupted: {len(results['rows'])} complete rows, {measured} of them new, are in {path}.")

@@ -2,10 +2,10 @@
 """Exact talking-heads attention on a CPU, a block at a time, so that the (heads, N, N) maps stay in the cache.
 
 The arithmetic that talking heads add is small: two products of an (H, H) matrix with an (H, N * N) one. What costs is
-memory traffic, because the maps of a whole batch are written and read five or more times, and kept for the backward
-pass. Here the maps of a few images, or of some query rows of one image, are made, mixed, normalized, mixed again
-and multiplied with the values before the next ones are begun, always in the same buffers; the backward pass makes them
-again from queries, keys and values.
+memory traffic, because the maps of a batch are written and read five or more times, and kept for the backward pass.
+Here the maps of a few images, or of some query rows of one image, are computed, projected, normalized, projected again
+and multiplied with the values before the next ones, always in the same buffers; the backward pass recomputes them from
+queries, keys and values.
 
 The mathematics is that of `talking_heads_attention_forward` in `attention_cait.py`, with two exact shortcuts: the
 pre-softmax bias has no influence (softmax ignores what is the same for all keys), and the post-softmax bias adds
@@ -39,15 +39,15 @@ def forward(
     """Attended values `(B, N, H, D)` of query, key and value `(B, H, N, D)`, in the dtype of the query."""
     batch_size, heads, patches, head_dim = query.shape
     output = query.new_empty(batch_size, patches, heads, head_dim)
-    query, key, value, mix_l, mix_w, bias_w = _compute(query, key, value, proj_l_weight, proj_w_weight, proj_w_bias)
-    mix_l = mix_l * scaling
+    query, key, value, proj_l, proj_w, bias_w = _compute(query, key, value, proj_l_weight, proj_w_weight, proj_w_bias)
+    proj_l = proj_l * scaling
     from_bias = (bias_w[:, None] * value.sum(2))[:, None]  # (B, 1, H, D)
 
     for images, rows, (first, second) in _blocks(query, buffers=2):
         _products(query[images, :, rows], key[images].transpose(2, 3), out=first)
-        _mix(mix_l, first, out=second)
+        _mix(proj_l, first, out=second)
         torch.softmax(second, -1, out=second)
-        _mix(mix_w, second, out=first)
+        _mix(proj_w, second, out=first)
         v, bias, out = value[images], from_bias[images], output[images, rows]
         for image, maps in enumerate(first):
             torch.add(torch.bmm(maps, v[image]).transpose(0, 1), bias[image], out=out[image])
@@ -64,46 +64,46 @@ def backward(
     proj_w_bias: torch.Tensor,
     scaling: float,
 ) -> tuple[torch.Tensor, ...]:
-    """Gradients of query, key, value, both mixing matrices and the post-softmax bias, from that of the output.
+    """Gradients of query, key, value, both talking-heads projections and the post-softmax bias.
 
-    In the names below the output is `mixed @ value` (and the bias's part), `mixed = mix_w probabilities`,
-    `probabilities = softmax(logits)`, `logits = mix_l scores`, `scores = query @ key^T`.
+    In the names below the output is `weights @ value` (and the bias's part), `weights = proj_w probabilities`,
+    `probabilities = softmax(logits)`, `logits = proj_l scores`, `scores = query @ key^T`.
     """
     inputs = (query, key, value, proj_l_weight, proj_w_weight, proj_w_bias)
-    query, key, value, mix_l, mix_w, bias_w = _compute(*inputs)
+    query, key, value, proj_l, proj_w, bias_w = _compute(*inputs)
     grad_output = grad_output.to(query.dtype).transpose(1, 2)  # (B, H, N, D)
-    mix_l = mix_l * scaling
+    proj_l = proj_l * scaling
 
     grad_sum = grad_output.sum(2)  # (B, H, D)
     grad_bias_w = (grad_sum * value.sum(2)).sum((0, 2))
     grad_query = _empty_like(query)
     grad_key = _empty_like(query).zero_()
     grad_value = _empty_like(query).copy_((bias_w[:, None] * grad_sum)[:, :, None])
-    grad_mix_l, grad_mix_w = torch.zeros_like(mix_l), torch.zeros_like(mix_w)
+    grad_proj_l, grad_proj_w = torch.zeros_like(proj_l), torch.zeros_like(proj_w)
 
     for images, rows, (scores, probabilities, third, fourth) in _blocks(query, buffers=4):
         q, k, v, grad = query[images, :, rows], key[images], value[images], grad_output[images, :, rows]
         _products(q, k.transpose(2, 3), out=scores)
-        _mix(mix_l, scores, out=probabilities)
+        _mix(proj_l, scores, out=probabilities)
         torch.softmax(probabilities, -1, out=probabilities)
 
-        mixed = _mix(mix_w, probabilities, out=third)
-        for total, maps, g in zip(grad_value[images], mixed, grad, strict=True):
+        weights = _mix(proj_w, probabilities, out=third)
+        for total, maps, g in zip(grad_value[images], weights, grad, strict=True):
             total += torch.bmm(maps.transpose(1, 2), g)
-        grad_mixed = _products(grad, v.transpose(2, 3), out=third)
-        _add_mixing_gradient(grad_mix_w, grad_mixed, probabilities)
-        grad_probabilities = _mix(mix_w.t(), grad_mixed, out=fourth)
+        grad_weights = _products(grad, v.transpose(2, 3), out=third)
+        _add_projection_gradient(grad_proj_w, grad_weights, probabilities)
+        grad_probabilities = _mix(proj_w.t(), grad_weights, out=fourth)
         grad_logits = torch.ops.aten._softmax_backward_data.out(
             grad_probabilities, probabilities, -1, query.dtype, grad_input=third
         )
-        _add_mixing_gradient(grad_mix_l, grad_logits, scores)
-        grad_scores = _mix(mix_l.t(), grad_logits, out=fourth)
+        _add_projection_gradient(grad_proj_l, grad_logits, scores)
+        grad_scores = _mix(proj_l.t(), grad_logits, out=fourth)
         for total, maps, keys in zip(grad_query[images, :, rows], grad_scores, k, strict=True):
             total.copy_(torch.bmm(maps, keys))
         for total, maps, queries in zip(grad_key[images], grad_scores, q, strict=True):
             total += torch.bmm(maps.transpose(1, 2), queries)
 
-    gradients = (grad_query, grad_key, grad_value, grad_mix_l * scaling, grad_mix_w, grad_bias_w)
+    gradients = (grad_query, grad_key, grad_value, grad_proj_l * scaling, grad_proj_w, grad_bias_w)
     return tuple(gradient.to(tensor.dtype) for gradient, tensor in zip(gradients, inputs, strict=True))
 
 
@@ -119,9 +119,9 @@ def _empty_like(query: torch.Tensor) -> torch.Tensor:
 
 
 def _blocks(query: torch.Tensor, buffers: int) -> Iterator[tuple[slice, slice, list[torch.Tensor]]]:
-    """Blocks of about equal size: slices of images and query rows, and so many buffers `(b, H, r, N)` to work in.
+    """Blocks of about equal size: slices of images and query rows, and as many buffers `(b, H, r, N)`.
 
-    A block has whole images while they fit a buffer, else some rows of one image. All share the buffers' memory.
+    A block has complete images while they fit a buffer, else some rows of one image. All share the buffers' memory.
     """
     batch_size, heads, patches, _ = query.shape
     if query.numel() == 0:
@@ -137,9 +137,9 @@ def _blocks(query: torch.Tensor, buffers: int) -> Iterator[tuple[slice, slice, l
             yield slice(image, image + shape[0]), slice(row, row + shape[2]), views
 
 
-def _equal_parts(whole: int, most: int) -> int:
-    """The size of the fewest about equal parts of `whole` that have at most `most` (at least 1) each."""
-    return math.ceil(whole / math.ceil(whole / max(1, most)))
+def _equal_parts(total: int, most: int) -> int:
+    """The size of the fewest about equal parts of `total` that have at most `most` (at least 1) each."""
+    return math.ceil(total / math.ceil(total / max(1, most)))
 
 
 def _products(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -155,6 +155,6 @@ def _mix(weight: torch.Tensor, maps: torch.Tensor, out: torch.Tensor) -> torch.T
     return out
 
 
-def _add_mixing_gradient(total: torch.Tensor, grad_mixed: torch.Tensor, maps: torch.Tensor) -> None:
-    """`total[h, g] += sum over b, r and N of grad_mixed[b, h] * maps[b, g]` for maps `(b, H, r, N)`."""
-    total += torch.bmm(grad_mixed.flatten(2), maps.flatten(2).transpose(1, 2)).sum(0)
+def _add_projection_gradient(total: torch.Tensor, grad_weights: torch.Tensor, maps: torch.Tensor) -> None:
+    """`total[h, g] += sum over b, r and N of grad_weights[b, h] * maps[b, g]` for maps `(b, H, r, N)`."""
+    total += torch.bmm(grad_weights.flatten(2), maps.flatten(2).transpose(1, 2)).sum(0)

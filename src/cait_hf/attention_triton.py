@@ -16,9 +16,9 @@ and backwards, with dO given:
     dQ = dS K,  dK = dS^T Q,  dV = A^T dO + proj_w_bias sum(dO) over the queries
     d_proj_l = scaling dM S^T,  d_proj_w = dA P^T,  d_proj_w_bias = sum(dO) sum(V)
 
-The bias of the pre-softmax projection is no argument: it adds one number to a whole row, which the softmax does not
-see. Every head of P enters every head of O, so a running softmax cannot be corrected afterwards as in FlashAttention:
-one kernel finds the row sums, the next computes the scores again.
+The bias of the pre-softmax projection is no argument: it adds one number to a row of scores, which the softmax
+ignores. Every head of P enters every head of O, so a running softmax cannot be corrected afterwards as in
+FlashAttention: one kernel finds the row sums, the next computes the scores again.
 
 Shapes in comments: B images, H heads, N patches, D channels of a head. A program holds a block of BQ queries, or of
 BK keys, of one image, with all heads. HP and DP are H and D rounded up to powers of two.
@@ -85,7 +85,7 @@ def forward(
     Returns:
         The attended values `(B, N, H, D)`, contiguous, in the dtype of `query`.
     """
-    proj_l, proj_w = _mixing_weights(proj_l_weight, proj_w_weight, scaling)
+    proj_l, proj_w = _scaled_projections(proj_l_weight, proj_w_weight, scaling)
     bias_term = proj_w_bias.float()[:, None] * value.sum(dim=2, dtype=torch.float32)  # (B, H, D)
     logsumexp, _ = _statistics(query, key, value, None, proj_l, proj_w)
 
@@ -122,7 +122,7 @@ def backward(
     """
     grad_output = grad_output.transpose(1, 2)  # (B, H, N, D)
     inputs = _with_strides(query, key, value, grad_output)
-    proj_l, proj_w = _mixing_weights(proj_l_weight, proj_w_weight, scaling)
+    proj_l, proj_w = _scaled_projections(proj_l_weight, proj_w_weight, scaling)
     logsumexp, delta = _statistics(query, key, value, grad_output, proj_l, proj_w)
 
     d_query = _empty_heads_last(query)
@@ -136,7 +136,7 @@ def backward(
             *(partial, proj_l, proj_w, logsumexp, delta, query.shape[2]),
             **options,
         )
-    d_proj_l, d_proj_w = _unfold_mixing(partial.sum(dim=0), query.shape[1])
+    d_proj_l, d_proj_w = _unfold_projections(partial.sum(dim=0), query.shape[1])
 
     d_key, d_value = _empty_heads_last(key), _empty_heads_last(value)
     grad_sum = grad_output.sum(dim=2, dtype=torch.float32)  # (B, H, D)
@@ -182,7 +182,7 @@ def _statistics(
     return logsumexp, delta
 
 
-def _mixing_weights(
+def _scaled_projections(
     proj_l_weight: torch.Tensor, proj_w_weight: torch.Tensor, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """float32 and contiguous, the first with `scaling` and with log2(e): GPUs have 2^x, so M counts in log 2."""
@@ -190,8 +190,8 @@ def _mixing_weights(
     return proj_l.contiguous(), proj_w_weight.float().contiguous()
 
 
-def _unfold_mixing(folded: torch.Tensor, heads: int) -> torch.Tensor:
-    """Gradients `(2, H, H)` of two mixing matrices from those `(2, 16, 16)` of what `_load_mixing` makes of them."""
+def _unfold_projections(folded: torch.Tensor, heads: int) -> torch.Tensor:
+    """Gradients `(2, H, H)` of both projections from those `(2, 16, 16)` of what `_load_projection` makes of them."""
     repeat = 16 // _padded_heads(heads)
     unfolded = folded.view(2, 16 // repeat, repeat, 16 // repeat, repeat).diagonal(dim1=2, dim2=4).sum(-1)
     return unfolded[:, :heads, :heads]
@@ -308,10 +308,10 @@ def _statistics_kernel(
 ):  # fmt: skip
     image, rows = _program(N, BQ)
     q = _load(query, query_strides, image, rows, N, H, D, HP, DP)
-    weight_l = _load_mixing(proj_l, H, HP, False)
+    weight_l = _load_projection(proj_l, H, HP, False)
     if WITH_DELTA:
         grad = _load(grad_output, grad_strides, image, rows, N, H, D, HP, DP)
-        weight_w_transposed = _load_mixing(proj_w, H, HP, True)
+        weight_w_transposed = _load_projection(proj_w, H, HP, True)
 
     maximum = tl.full((HP, BQ), float("-inf"), tl.float32)
     total = tl.zeros((HP, BQ), tl.float32)
@@ -345,8 +345,8 @@ def _output_kernel(
 ):  # fmt: skip
     image, rows = _program(N, BQ)
     q = _load(query, query_strides, image, rows, N, H, D, HP, DP)
-    weight_l = _load_mixing(proj_l, H, HP, False)
-    weight_w = _load_mixing(proj_w, H, HP, False)
+    weight_l = _load_projection(proj_l, H, HP, False)
+    weight_w = _load_projection(proj_w, H, HP, False)
     lse = _load_rows(logsumexp, image, rows, N, H, HP)[:, :, None]
 
     out = tl.zeros((HP, BQ, DP), tl.float32)
@@ -376,9 +376,9 @@ def _query_gradient_kernel(
     grad = _load(grad_output, grad_strides, image, rows, N, H, D, HP, DP)
     lse = _load_rows(logsumexp, image, rows, N, H, HP)[:, :, None]
     row_delta = _load_rows(delta, image, rows, N, H, HP)[:, :, None]
-    weight_l = _load_mixing(proj_l, H, HP, False)
-    weight_l_transposed = _load_mixing(proj_l, H, HP, True)
-    weight_w_transposed = _load_mixing(proj_w, H, HP, True)
+    weight_l = _load_projection(proj_l, H, HP, False)
+    weight_l_transposed = _load_projection(proj_l, H, HP, True)
+    weight_w_transposed = _load_projection(proj_w, H, HP, True)
 
     d_q = tl.zeros((HP, BQ, DP), tl.float32)
     # in parts of at least 16 terms, one for each warp if there are so many
@@ -396,8 +396,8 @@ def _query_gradient_kernel(
         d_m = p * (_mix(weight_w_transposed, d_a, PRECISION) - row_delta)
         d_s = _mix(weight_l_transposed, d_m, PRECISION)
         d_q = tl.dot(d_s.to(k.dtype), k, d_q, input_precision=PRECISION)
-        d_weight_l = _add_mixing_gradient(d_weight_l, d_m, s, PRECISION)
-        d_weight_w = _add_mixing_gradient(d_weight_w, d_a, p, PRECISION)
+        d_weight_l = _add_projection_gradient(d_weight_l, d_m, s, PRECISION)
+        d_weight_w = _add_projection_gradient(d_weight_w, d_a, p, PRECISION)
 
     # proj_l came with log2(e), so dS comes with it
     _store(d_query, d_query_strides, d_q * 0.6931471805599453, image, rows, N, H, D, HP, DP)
@@ -418,10 +418,10 @@ def _key_value_gradient_kernel(
     image, columns = _program(N, BK)
     k = _load(key, key_strides, image, columns, N, H, D, HP, DP)
     v = _load(value, value_strides, image, columns, N, H, D, HP, DP)
-    weight_l = _load_mixing(proj_l, H, HP, False)
-    weight_w = _load_mixing(proj_w, H, HP, False)
-    weight_l_transposed = _load_mixing(proj_l, H, HP, True)
-    weight_w_transposed = _load_mixing(proj_w, H, HP, True)
+    weight_l = _load_projection(proj_l, H, HP, False)
+    weight_w = _load_projection(proj_w, H, HP, False)
+    weight_l_transposed = _load_projection(proj_l, H, HP, True)
+    weight_w_transposed = _load_projection(proj_w, H, HP, True)
 
     d_k = tl.zeros((HP, BK, DP), tl.float32)
     d_v = tl.zeros((HP, BK, DP), tl.float32)
@@ -459,8 +459,8 @@ def _scores(x, y, PRECISION: tl.constexpr):
 
 
 @jit
-def _load_mixing(weight, H: tl.constexpr, HP: tl.constexpr, TRANSPOSED: tl.constexpr):
-    """A mixing matrix `(H, H)` as one of `(16, 16)`, the smallest that tensor cores multiply.
+def _load_projection(weight, H: tl.constexpr, HP: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """A talking-heads projection `(H, H)` as a matrix `(16, 16)`, the smallest that tensor cores multiply.
 
     HP < 16 heads are no reason to multiply with zeros: maps `(HP, X)` are read as `(16, X HP / 16)`, every head in
     16 / HP pieces, and each piece takes the same piece of the other heads.
@@ -479,14 +479,14 @@ def _load_mixing(weight, H: tl.constexpr, HP: tl.constexpr, TRANSPOSED: tl.const
 
 @jit
 def _mix(weight, maps, PRECISION: tl.constexpr):
-    """Mixes the heads of maps `(HP, rows, columns)` by a weight of `_load_mixing`."""
+    """Mixes the heads of maps `(HP, rows, columns)` by a weight of `_load_projection`."""
     SIZE: tl.constexpr = maps.shape[0] * maps.shape[1] * maps.shape[2]
     mixed = tl.dot(weight, tl.reshape(maps, (16, SIZE // 16)), input_precision=PRECISION)
     return tl.reshape(mixed, maps.shape)
 
 
 @jit
-def _add_mixing_gradient(total, d_mixed, maps, PRECISION: tl.constexpr):
+def _add_projection_gradient(total, d_mixed, maps, PRECISION: tl.constexpr):
     """Adds to total `(parts, 16, 16)` the gradient of the weight of a `_mix`."""
     PARTS: tl.constexpr = total.shape[0]
     SIZE: tl.constexpr = maps.shape[0] * maps.shape[1] * maps.shape[2] // (16 * PARTS)

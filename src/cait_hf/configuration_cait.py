@@ -5,7 +5,6 @@ Defaults are those of the smallest official checkpoint, `XXS24_224` (facebookres
 """
 
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,7 +48,8 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
             Initial value of the LayerScale vectors of both stages. `None` takes the rule of the paper by
             `num_hidden_layers`: 0.1 up to 18, 1e-5 up to 24, 1e-6 deeper; the number found is what is saved.
         initializer_range (`float`, defaults to 0.02):
-            Standard deviation of the truncated normal that draws linears, mixing matrices, class token and positions.
+            Standard deviation of the truncated normal that draws linears, talking-heads projections, class token and
+            positions.
         layer_norm_eps (`float`, defaults to 1e-6):
             Epsilon of every LayerNorm.
         image_size (`int` or `(height, width)`, defaults to 224):
@@ -91,14 +91,14 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
     ```"""
 
     model_type = "cait"
-    # FSDP2: every layer is gathered when it runs; the final norm, whose output each head reads, stays whole.
+    # FSDP2: every layer is gathered when it runs; the final norm, whose output each head reads, stays gathered.
     base_model_fsdp_plan = {
         "layers.*": "free_full_weight",
         "class_layers.*": "free_full_weight",
         "layernorm": "keep_full_weight",
     }
-    # Tensor parallelism splits the MLPs alone. Attention is split by heads elsewhere, but talking heads are mixtures
-    # of all heads, before the softmax and again after it: a process with some of them would have to send whole maps.
+    # Tensor parallelism splits the MLPs alone. Attention is usually split by heads, but the talking-heads projections
+    # mix all heads before and after the softmax: processes would have to exchange complete maps.
     base_model_tp_plan = {
         "layers.*.mlp.fc1": "colwise",
         "layers.*.mlp.fc2": "rowwise",
@@ -132,53 +132,34 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_labels(kwargs.get("num_labels"))
         for name, largest in _LARGEST.items():
-            value = getattr(self, name)
-            _require(1 <= value <= largest, name, value, f"an integer from 1 to {largest}")
-        for name in _RATES:
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a rate in [0, 1)")
+            self._require(name, 1 <= getattr(self, name) <= largest, f"an integer from 1 to {largest}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
+            self._require(name, 0 <= getattr(self, name) < 1, "a rate in [0, 1)")
         for name in ("initializer_range", "layer_norm_eps"):
-            value = getattr(self, name)
-            _require(0 < value < math.inf, name, value, "a finite number > 0")
+            self._require(name, 0 < getattr(self, name) < math.inf, "a finite number > 0")
         for name in ("image_size", "patch_size"):
-            setattr(self, name, _int_or_pair(name, getattr(self, name)))
-
-        _require(
-            self.hidden_size % self.num_attention_heads == 0,
-            "hidden_size",
-            self.hidden_size,
-            f"a multiple of num_attention_heads ({self.num_attention_heads})",
-        )
-        _require(self.hidden_act in ACT2FN, "hidden_act", repr(self.hidden_act), f"one of {', '.join(sorted(ACT2FN))}")
-        _require(
-            max(as_pair(self.patch_size)) <= _LARGEST_PATCH,
-            "patch_size",
-            self.patch_size,
-            f"at most {_LARGEST_PATCH} pixels",
-        )
-        _require(
-            all(size % patch == 0 for size, patch in zip(as_pair(self.image_size), as_pair(self.patch_size))),
-            "image_size",
-            self.image_size,
-            f"a multiple of patch_size ({self.patch_size}) in height and width",
-        )
-
-        rows, columns = (size // patch for size, patch in zip(as_pair(self.image_size), as_pair(self.patch_size)))
-        _require(rows * columns <= _MOST_PATCHES, "image_size", self.image_size, f"of at most {_MOST_PATCHES} patches")
-        _require(
-            self.problem_type in (None, *PROBLEM_TYPES),
-            "problem_type",
-            repr(self.problem_type),
-            f"None or one of {', '.join(PROBLEM_TYPES)}",
-        )
-
+            pair = as_pair(getattr(self, name))
+            self._require(name, len(pair) == 2 and min(pair) >= 1, "a number of pixels >= 1 or (height, width)")
+            if not isinstance(getattr(self, name), int):
+                setattr(self, name, pair)
         if self.layer_scale_init_value is None:
             self.layer_scale_init_value = default_layer_scale_init_value(self.num_hidden_layers)
-        _require(
-            0 <= self.layer_scale_init_value < math.inf,
-            "layer_scale_init_value",
-            self.layer_scale_init_value,
-            "a finite number >= 0, or None for the paper's rule by depth",
-        )
+
+        heads, image, patch = self.num_attention_heads, as_pair(self.image_size), as_pair(self.patch_size)
+        rows, columns = image[0] // patch[0], image[1] // patch[1]
+        divisible = image == (rows * patch[0], columns * patch[1])
+        scale, types = self.layer_scale_init_value, (None, *PROBLEM_TYPES)
+        for name, condition, allowed in (
+            ("hidden_size", self.hidden_size % heads == 0, f"a multiple of num_attention_heads ({heads})"),
+            ("hidden_act", self.hidden_act in ACT2FN, f"one of {', '.join(sorted(ACT2FN))}"),
+            ("patch_size", max(patch) <= _LARGEST_PATCH, f"at most {_LARGEST_PATCH} pixels"),
+            ("image_size", divisible, f"a multiple of patch_size ({self.patch_size}) in height and width"),
+            ("image_size", rows * columns <= _MOST_PATCHES, f"of at most {_MOST_PATCHES} patches"),
+            ("problem_type", self.problem_type in types, f"one of {', '.join(map(str, types))}"),
+            ("layer_scale_init_value", 0 <= scale < math.inf, "a finite number >= 0, or None for the rule by depth"),
+        ):
+            self._require(name, condition, allowed)
+
         kwargs.pop("stage_names", None)  # of a configuration file: they follow the depth
         self.set_output_features_output_indices(
             out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
@@ -187,23 +168,21 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         if self.label2id is None:
             self.label2id: dict[str, int] = {label: index for index, label in self.id2label.items()}
 
+    def _require(self, name: str, condition: bool, allowed: str) -> None:
+        if not condition:
+            raise ValueError(_message(name, getattr(self, name), allowed))
+
     def _check_labels(self, num_labels: int | None) -> None:
         """Raise ValueError unless those of `num_labels`, `id2label` and `label2id` that are given fit each other."""
-        _require(num_labels is None or 0 <= num_labels <= 2**20, "num_labels", num_labels, f"from 0 to {2**20}")
+        if num_labels is not None and not 0 <= num_labels <= 2**20:
+            raise ValueError(_message("num_labels", num_labels, f"from 0 to {2**20}"))
         if self.id2label is None:
             return
-        _require(
-            num_labels in (None, len(self.id2label)),
-            "num_labels",
-            num_labels,
-            f"the number of labels in id2label ({len(self.id2label)}), or left out",
-        )
-        _require(
-            self.label2id is None or _is_inverse(self.label2id, self.id2label),
-            "label2id",
-            self.label2id,
-            f"the inverse of id2label ({self.id2label}), or left out",
-        )
+        if num_labels not in (None, len(self.id2label)):
+            allowed = f"the number of labels in id2label ({len(self.id2label)}), or left out"
+            raise ValueError(_message("num_labels", num_labels, allowed))
+        fits = self.label2id is None or _is_inverse(self.label2id, self.id2label)
+        self._require("label2id", fits, f"the inverse of id2label ({self.id2label}), or left out")
 
     @property
     def stage_names(self) -> list[str]:
@@ -228,39 +207,28 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         Raises:
             ValueError: unless they name stages of this model, at least one, in order and the same.
         """
-        self._check_stages(out_features, out_indices)
-        super().set_output_features_output_indices(
-            out_features=None if out_features is None else list(out_features),
-            out_indices=None if out_indices is None else list(out_indices),
-        )
-
-    def verify_out_features_out_indices(self) -> None:
-        """Raise ValueError unless `out_features` and `out_indices` name stages of this model, in order and the same.
-
-        The base class lets a negative index pass that counts beyond the first stage.
-        """
-        self._check_stages(self._out_features, self._out_indices)
-        super().verify_out_features_out_indices()
-
-    def _check_stages(self, out_features: Sequence[str] | None, out_indices: Sequence[int] | None) -> None:
         last = self.num_hidden_layers
         for name, value, is_stage, allowed in (
             ("out_features", out_features, self.stage_names.__contains__, f"names from stem, stage1 to stage{last}"),
             (
                 "out_indices",
                 out_indices,
+                # the base class lets a negative index pass that counts beyond the first stage
                 lambda index: type(index) is int and -last - 1 <= index <= last,
                 f"integers from 0 (the stem) to {last}, or from {-last - 1} to -1 counted from the end",
             ),
         ):
             is_list = isinstance(value, list | tuple) and len(value) > 0
-            _require(
-                value is None or (is_list and all(map(is_stage, value))), name, repr(value), f"a list of {allowed}"
-            )
+            if not (value is None or (is_list and all(map(is_stage, value)))):
+                raise ValueError(_message(name, value, f"a list of {allowed}"))
+        super().set_output_features_output_indices(
+            out_features=None if out_features is None else list(out_features),
+            out_indices=None if out_indices is None else list(out_indices),
+        )
 
     @property
     def output_attentions(self) -> bool | None:
-        """`bool`: whether every call returns the attention maps, as if `output_attentions=True` were passed to it."""
+        """`bool`: whether every call returns the attention maps."""
         return self._output_attentions
 
     @output_attentions.setter
@@ -268,34 +236,20 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         self._output_attentions = value
 
     def validate_output_attentions(self) -> None:
-        """Accepts `output_attentions` with every attention implementation.
+        """Accept `output_attentions` with every attention implementation, as the setter does.
 
-        The base class, here and in the setter, wants "eager" for it; CaiT's layers compute the maps eagerly whenever
-        they are asked for.
+        The base class requires "eager"; CaiT's layers compute the maps eagerly whenever they are requested.
         """
-
-    @classmethod
-    def get_config_dict(
-        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read `config.json`; timm's own Hub format (`timm/cait_*`) is translated to the fields of this class."""
-        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        return cls._translated(config_dict), kwargs
-
-    @classmethod
-    def _translated(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
-        if not is_timm_config_dict(config_dict):
-            return config_dict
-        return {"model_type": cls.model_type, **config_kwargs_from_timm(config_dict)}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "CaitConfig":
-        """Build the configuration from a dictionary; `kwargs` that are fields override it and are validated with it.
+        """Build the configuration from a dictionary, also timm's; `kwargs` that are fields override it.
 
         Raises:
-            ValueError: if the dictionary is the configuration of another model.
+            ValueError: if the dictionary is the configuration of another model, or with the overrides no CaiT's.
         """
-        config_dict = cls._translated(config_dict)
+        if is_timm_config_dict(config_dict):
+            config_dict = config_kwargs_from_timm(config_dict)
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
@@ -344,17 +298,12 @@ def _is_inverse(label2id: dict[str, Any], id2label: dict[Any, str]) -> bool:
 
 # Far above any model, and low enough that a damaged or hostile file is refused before memory is asked for.
 _LARGEST = {
-    "hidden_size": 2**20,
-    "num_hidden_layers": 2**10,
-    "num_class_attention_layers": 2**10,
-    "num_attention_heads": 2**20,
-    "intermediate_size": 2**20,
-    "num_channels": 2**20,
+    **dict.fromkeys(("hidden_size", "num_attention_heads", "intermediate_size", "num_channels"), 2**20),
+    **dict.fromkeys(("num_hidden_layers", "num_class_attention_layers"), 2**10),
 }
 _LARGEST_PATCH = 2**10
 _MOST_PATCHES = 2**20
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
-_RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
 
 
 def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
@@ -363,15 +312,8 @@ def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)  # type: ignore[return-value]
 
 
-def _int_or_pair(name: str, size: int | Sequence[int]) -> int | tuple[int, int]:
-    pair = as_pair(size)
-    _require(len(pair) == 2 and min(pair) >= 1, name, size, "a number of pixels >= 1 or (height, width)")
-    return size if isinstance(size, int) else pair
-
-
-def _require(condition: bool, name: str, value: Any, allowed: str) -> None:
-    if not condition:
-        raise ValueError(f"CaitConfig: {name} is {value}, but it must be {allowed}.")
+def _message(name: str, value: Any, allowed: str) -> str:
+    return f"CaitConfig: {name} is {value!r}, but it must be {allowed}."
 
 
 __all__ = ["CaitConfig"]

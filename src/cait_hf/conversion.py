@@ -8,11 +8,11 @@ not at all. The sources are those of `cait_hf.sources`, the map of tensors is `c
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cards.checkpoint import render_model_card
 from .checkpoints import CaitCheckpoint
 from .configuration_cait import CaitConfig
-from .files import new_folder, sha256_of
+from .files import new_folder, sha256_of, write_text
 from .loading import build_model, read_weights
-from .model_card import render_model_card
 from .publish import add_remote_code
 from .sources import load_source
 from .verify import compare_with_timm, require_timm
@@ -77,5 +77,5 @@ def convert(
             has_image_processor=loaded.image_processor is not None,
             remote_code=remote_code,
         )
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        write_text(folder / "README.md", card)
     return Converted(loaded.config, loaded.image_processor is not None, num_parameters, source_sha256, difference)

@@ -1,14 +1,12 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """CaiT image processor on torchvision: the pipeline of `image_processing_pil_cait.py` on tensors, on any device."""
 
-from typing import Any
-
 import PIL.Image
 import torch
 from transformers.image_processing_backends import TorchvisionBackend
-from transformers.image_utils import ChannelDimension, SizeDict
+from transformers.image_utils import SizeDict
 
-from .image_processing_pil_cait import CaitImageProcessorKwargs, CaitImageProcessorMixin, pil_resize, to_pixels
+from .image_processing_pil_cait import CaitImageProcessorKwargs, CaitImageProcessorMixin, pil_resize
 
 
 # The filters that torchvision has for tensors and that agree with Pillow's, which does the others on the CPU.
@@ -36,22 +34,6 @@ class CaitImageProcessor(CaitImageProcessorMixin, TorchvisionBackend):
     ```"""
 
     valid_kwargs = CaitImageProcessorKwargs  # Transformers' shared tests look the class up in this module
-
-    def process_image(
-        self,
-        image: Any,
-        do_exif_transpose: bool | None = None,
-        do_convert_rgb: bool | None = None,
-        input_data_format: str | ChannelDimension | None = None,
-        device: str | torch.device | None = None,
-        name: str = "images",
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        """Pixels of one image as uint8 or float32 (channels, height, width); `name` is for error messages."""
-        return to_pixels(image, name, do_convert_rgb, input_data_format, do_exif_transpose).to(device)
-
-    def _from_tensor(self, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels
 
     def _resize_full(
         self, pixels: torch.Tensor, height: int, width: int, resample: PIL.Image.Resampling

@@ -1,18 +1,13 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """CaiT, "Going deeper with Image Transformers" (Touvron et al. 2021, arXiv 2103.17239), as a Transformers model.
 
-Same mathematics as `cait_models.py` of facebookresearch/deit and as timm's `cait.py`, in the names and with the
+Same mathematics as `cait_models.py` of facebookresearch/deit and timm's `cait.py`, in the names and with the
 mechanisms of Transformers' own vision models. Shapes in comments: B images, N patches, C `hidden_size`.
 
-The authors advise float32 for M48. In half precision this code scales queries before their products with keys, so that
-float16 does not overflow, and computes every softmax, the resizing of positions and the loss in float32 (on a CPU the
-whole talking-heads operator), as PyTorch's kernels do the sums of a matrix product and of LayerNorm. What is rounded
-is the stream of residuals, once a branch; `torch.autocast` over float32 weights keeps that in float32 too.
-`tests/test_precision.py` tests the scaling (`test_large_scores_do_not_overflow_in_float16`) and autocast
-(`test_autocast_agrees`), and bounds what remains up to 448 pixels (`test_formats_agree`), there at M48's depth
-(`test_48_layers_at_448_pixels`), and at its depth and width (`test_m48_in_half_precision`).
-`tests/test_modeling_cait.py` tests the softmax (`test_softmax_runs_in_float32_or_wider`), the positions
-(`test_positions_are_interpolated_bicubically_over_the_grid`) and the loss (`test_inputs_are_cast_to_the_weights`).
+The authors advise float32 for M48. In half precision queries are scaled before their products with keys, so that
+float16 does not overflow, and every softmax, the resizing of position embeddings and the loss run in float32 or wider.
+What is rounded is the residual stream, which `torch.autocast` over float32 weights keeps in float32 too;
+`tests/test_precision.py` bounds the difference.
 """
 
 import copy
@@ -71,7 +66,7 @@ class CaitModelOutput(BaseModelOutputWithPooling):
             `num_hidden_layers` maps `(batch, heads, patches, patches)`: the weights that multiply the values, after
             the post-softmax projection; their rows need not sum to 1.
         class_attentions (`tuple(torch.FloatTensor)`, with `output_attentions=True` or `output_class_attentions=True`):
-            `num_class_attention_layers` maps `(batch, heads, 1, 1 + patches)`: what the class token looks at.
+            `num_class_attention_layers` maps `(batch, heads, 1, 1 + patches)`: the attention of the class token.
         class_hidden_states (`tuple(torch.FloatTensor)`, with `output_class_hidden_states=True`):
             `num_class_attention_layers` tensors `(batch, 1, hidden_size)`: the class token after every class layer.
     """
@@ -106,18 +101,16 @@ class CaitPatchEmbeddings(nn.Module):
         )
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        if pixel_values is None:
-            raise ValueError("pixel_values is None, but it must be a tensor (batch, channels, height, width).")
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.num_channels:
+        shape = None if pixel_values is None else tuple(pixel_values.shape)
+        if shape is None or len(shape) != 4 or shape[1] != self.num_channels:
             raise ValueError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}, but it must be "
+                f"pixel_values {'is None' if shape is None else f'has shape {shape}'}, but it must be a tensor "
                 f"(batch, {self.num_channels}, height, width)."
             )
-        height, width = pixel_values.shape[-2:]
-        if height % self.patch_size[0] or width % self.patch_size[1]:
+        if shape[2] % self.patch_size[0] or shape[3] % self.patch_size[1]:
             raise ValueError(
-                f"pixel_values has height and width {height} x {width}, but both must be multiples of the patch size "
-                f"{self.patch_size[0]} x {self.patch_size[1]}."
+                f"pixel_values has height and width {shape[2]} x {shape[3]}, but both must be multiples of the patch "
+                f"size {self.patch_size[0]} x {self.patch_size[1]}."
             )
         return self.projection(pixel_values.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)
 
@@ -125,8 +118,8 @@ class CaitPatchEmbeddings(nn.Module):
 class CaitEmbeddings(nn.Module):
     """Patch embeddings with learned positions, and the class token, which has no position (paper, section 3).
 
-    Models without a class stage have no class token. A mask token takes the place of masked patches before the
-    positions are added, as in SimMIM (arXiv 2111.09886) and Transformers' ViT.
+    A mask token takes the place of masked patches before the positions are added, as in SimMIM (arXiv 2111.09886) and
+    Transformers' ViT.
     """
 
     def __init__(self, config: CaitConfig, use_class_token: bool = True, use_mask_token: bool = False) -> None:
@@ -135,8 +128,8 @@ class CaitEmbeddings(nn.Module):
         self.image_size = as_pair(config.image_size)
         self.patch_size = as_pair(config.patch_size)
         self.patch_embeddings = CaitPatchEmbeddings(config)
-        height, width = self.grid_size
-        self.position_embeddings = nn.Parameter(torch.zeros(1, height * width, config.hidden_size))
+        num_patches = math.prod(self.grid_size)
+        self.position_embeddings = nn.Parameter(torch.zeros(1, num_patches, config.hidden_size))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if use_class_token else None
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if use_mask_token else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -147,11 +140,10 @@ class CaitEmbeddings(nn.Module):
         return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
 
     def interpolate_pos_encoding(self, height: int, width: int) -> torch.Tensor:
-        """The position embeddings `(1, N, C)` for an image of `height` x `width` pixels, resized if it has another
-        grid.
+        """The position embeddings `(1, N, C)` for images of `height` x `width` pixels.
 
         Bicubic, `align_corners=False`, as the official fine-tuning does (facebookresearch/deit, `main.py`); computed
-        in float32 or wider, returned in the table's dtype.
+        in float32 or wider, returned in the dtype of the parameter.
         """
         table = self.position_embeddings
         grid = (height // self.patch_size[0], width // self.patch_size[1])
@@ -169,9 +161,17 @@ class CaitEmbeddings(nn.Module):
         interpolate_pos_encoding: bool | None = None,
         bool_masked_pos: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        patch_embeddings = self.patch_embeddings(pixel_values)
+        hidden_states = self.patch_embeddings(pixel_values)
         if bool_masked_pos is not None:
-            patch_embeddings = self._masked(patch_embeddings, bool_masked_pos)
+            if self.mask_token is None:
+                raise ValueError("bool_masked_pos is given, but this model has no mask token: build it with one.")
+            if bool_masked_pos.shape != hidden_states.shape[:2]:
+                raise ValueError(
+                    f"bool_masked_pos has shape {tuple(bool_masked_pos.shape)}, but it must be (batch, patches), here "
+                    f"{tuple(hidden_states.shape[:2])}."
+                )
+            hidden_states = torch.where(bool_masked_pos.bool()[..., None], self.mask_token, hidden_states)
+
         height, width = pixel_values.shape[-2:]
         if interpolate_pos_encoding is None:
             interpolate_pos_encoding = self.config.interpolate_pos_encoding
@@ -189,17 +189,7 @@ class CaitEmbeddings(nn.Module):
         if self.cls_token is not None:
             # A copy, not a view: FSDP2 frees the memory of this module's parameters when its forward ends.
             class_token = self.cls_token.expand(pixel_values.shape[0], -1, -1).clone()
-        return self.dropout(patch_embeddings + position_embeddings), class_token
-
-    def _masked(self, patch_embeddings: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
-        if self.mask_token is None:
-            raise ValueError("bool_masked_pos is given, but this model has no mask token: build it with one.")
-        if bool_masked_pos.shape != patch_embeddings.shape[:2]:
-            raise ValueError(
-                f"bool_masked_pos has shape {tuple(bool_masked_pos.shape)}, but it must be (batch, patches), here "
-                f"{tuple(patch_embeddings.shape[:2])}."
-            )
-        return torch.where(bool_masked_pos.bool()[..., None], self.mask_token, patch_embeddings)
+        return self.dropout(hidden_states + position_embeddings), class_token
 
 
 class CaitSelfAttention(nn.Module):
@@ -324,7 +314,7 @@ class CaitLayerScale(nn.Module):
 
 
 class CaitDropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): in training, drops a residual branch for whole images of the batch."""
+    """Stochastic depth (arXiv 1603.09382): in training, drops a residual branch for complete images of the batch."""
 
     def __init__(self, drop_prob: float) -> None:
         super().__init__()
@@ -387,6 +377,10 @@ class CaitClassLayer(GradientCheckpointingLayer):
         return self.layer_scale2(self.mlp(self.layernorm_after(class_token)), class_token)
 
 
+def _patch_layers(config: CaitConfig) -> nn.ModuleList:
+    return nn.ModuleList([CaitLayer(config) for _ in range(config.num_hidden_layers)])
+
+
 _Model = TypeVar("_Model", bound="CaitPreTrainedModel")
 
 
@@ -408,16 +402,16 @@ class CaitPreTrainedModel(PreTrainedModel):
         "class_attentions": CaitClassAttention,
         "class_hidden_states": CaitClassLayer,
     }
-    # The loss is a mean over the batch whatever keyword arguments come: Trainer must average it over accumulated
-    # batches itself.
+    # The loss is the mean over the batch: Trainer must average it over accumulated batches itself.
     accepts_loss_kwargs = False
 
     def post_init(self) -> None:
         super().post_init()
         if not any(isinstance(module, CaitClassLayer) for module in self.modules()):
-            # the plans of the configuration are those of a whole model: a rule that fits nothing is warned of
-            self._tp_plan: dict[str, str] = _without_class_layers(self._tp_plan)
-            self._fsdp_plan: dict[str, str] = _without_class_layers(self._fsdp_plan)
+            # The configuration's plans are those of a complete model: Transformers warns of a rule that fits nothing.
+            for name in ("_tp_plan", "_fsdp_plan"):
+                plan = getattr(self, name)
+                setattr(self, name, {rule: style for rule, style in plan.items() if "class_layers." not in rule})
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
         """Refuse, with an error message, what Transformers does not have or talking heads cannot use."""
@@ -432,11 +426,11 @@ class CaitPreTrainedModel(PreTrainedModel):
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Conv2d:
-        """The projection of the patches, the first layer with weights that an image meets."""
+        """The projection of the patches."""
         return self.base_model.embeddings.patch_embeddings.projection
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Put another projection of the patches in the place of the present one."""
+        """Replace the projection of the patches."""
         self.base_model.embeddings.patch_embeddings.projection = value
 
     @torch.no_grad()
@@ -454,18 +448,13 @@ class CaitPreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, CaitEmbeddings):
-            init.trunc_normal_(module.position_embeddings, std=std)
-            if module.cls_token is not None:
-                init.trunc_normal_(module.cls_token, std=std)
-            if module.mask_token is not None:
-                init.trunc_normal_(module.mask_token, std=std)
+            for parameter in module.parameters(recurse=False):  # positions, class token, mask token
+                init.trunc_normal_(parameter, std=std)
         elif isinstance(module, CaitSelfAttention):
-            for weight, bias in (
-                (module.proj_l_weight, module.proj_l_bias),
-                (module.proj_w_weight, module.proj_w_bias),
-            ):
-                init.trunc_normal_(weight, std=std)
-                init.zeros_(bias)
+            init.trunc_normal_(module.proj_l_weight, std=std)
+            init.zeros_(module.proj_l_bias)
+            init.trunc_normal_(module.proj_w_weight, std=std)
+            init.zeros_(module.proj_w_bias)
         elif isinstance(module, CaitLayerScale):
             init.constant_(module.lambda1, self.config.layer_scale_init_value)
         else:
@@ -481,9 +470,9 @@ class CaitPreTrainedModel(PreTrainedModel):
     ) -> _Model:
         """Load a checkpoint in this package's format or in timm's (the files of the `timm/cait_*` repositories).
 
-        Beyond [`~transformers.PreTrainedModel.from_pretrained`], whose arguments all hold: with an `image_size` other
-        than the checkpoint's (as an argument or in `config`), the weights are loaded at the stored size and the
-        position embeddings are then resized, see [`~CaitPreTrainedModel.resize_position_embeddings`].
+        Takes all arguments of [`~transformers.PreTrainedModel.from_pretrained`]. With another `image_size` than the
+        checkpoint's (as an argument or in `config`) the weights are loaded at the stored size and the position
+        embeddings are then resized, see [`~CaitPreTrainedModel.resize_position_embeddings`].
 
         Raises:
             ValueError: if the checkpoint's configuration is another model's, or timm's weights do not fit a CaiT.
@@ -513,58 +502,48 @@ class CaitPreTrainedModel(PreTrainedModel):
             (loaded[0] if isinstance(loaded, tuple) else loaded).load_adapter(source)
             return loaded
 
+        stored = cls.config_class.from_dict(config_dict)
+        if given is None:
+            held_back = {name: kwargs.pop(name) for name in _NOT_OF_THE_CONFIG if name in kwargs}
+            given, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **kwargs)
+            kwargs |= held_back | hub_kwargs
+        to_load: CaitConfig = copy.deepcopy(given)
+        requested_size = kwargs.pop("image_size", to_load.image_size)
+        to_load.image_size = stored.image_size
         is_timm = is_timm_config_dict(config_dict)
-        stored_config = cls.config_class.from_dict(config_dict)
-        requested_size = kwargs.pop("image_size", stored_config.image_size if given is None else given.image_size)
-        label_kwargs = {name: kwargs[name] for name in ("num_labels", "id2label", "label2id") if name in kwargs}
-        requested_config = cls.config_class.from_dict(config_dict, **label_kwargs) if given is None else given
-        to_load = copy.deepcopy(given)
-        if to_load is not None:
-            to_load.image_size = stored_config.image_size
         if is_timm:
             refused = [name for name in ("state_dict", "gguf_file", "variant") if kwargs.get(name) is not None]
             if refused:
                 raise ValueError(f"{refused[0]} is given, but timm's repositories load without it.")
-            state_dict = _load_timm_state_dict(source, kwargs.pop("use_safetensors", None), hub_kwargs)
-            if to_load is None:
-                held_back: dict[str, Any] = {
-                    name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs
-                }
-                to_load, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **kwargs)
-                kwargs |= held_back
-            kwargs["state_dict"] = state_dict
+            kwargs["state_dict"] = _load_timm_state_dict(source, kwargs.pop("use_safetensors", None), hub_kwargs)
         try:
             loaded = super().from_pretrained(None if is_timm else source, *model_args, config=to_load, **kwargs)
         except RuntimeError as error:
-            stored, requested = stored_config.num_labels, requested_config.num_labels
-            if requested == stored or "ignore_mismatched_sizes" not in str(error):
+            if to_load.num_labels == stored.num_labels or "ignore_mismatched_sizes" not in str(error):
                 raise
             raise RuntimeError(  # the class that Transformers' shared tests ask for
-                f"num_labels is {requested}, but {source} contains {stored} labels: pass ignore_mismatched_sizes=True "
-                "to start with a new classifier."
+                f"num_labels is {to_load.num_labels}, but {source} contains {stored.num_labels} labels: pass "
+                "ignore_mismatched_sizes=True to start with a new classifier."
             ) from error
 
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info=True
         if is_timm:
             model.name_or_path = model.config.name_or_path = str(source)
-        if as_pair(requested_size) != as_pair(stored_config.image_size):
+        if as_pair(requested_size) != as_pair(stored.image_size):
             model.resize_position_embeddings(requested_size)
         return loaded
 
     @torch.no_grad()
     def resize_position_embeddings(self, image_size: int | tuple[int, int]) -> None:
-        """Make another image size the model's own: resize the stored position embeddings and set `config.image_size`.
+        """Resize the stored position embeddings to another image size, and set `config.image_size`.
+
+        See [`~CaitEmbeddings.interpolate_pos_encoding`]. They are a new parameter: make an optimizer afterwards.
 
         Args:
             image_size (`int` or `(height, width)`): pixels, multiples of the patch size.
 
-        The table is resized as the official fine-tuning at a higher resolution does (facebookresearch/deit,
-        `main.py`): bicubic over the grid of patches, `align_corners=False`; the class token has no position.
-
-        The table is a new parameter: make an optimizer afterwards.
-
         Raises:
-            ValueError: if `image_size` is not a multiple of the patch size, or the table is offloaded.
+            ValueError: if `image_size` is not a multiple of the patch size, or the position embeddings are offloaded.
         """
         embeddings = self.base_model.embeddings
         new_config = CaitConfig(image_size=image_size, patch_size=self.config.patch_size)  # validates the size
@@ -585,9 +564,8 @@ class CaitPreTrainedModel(PreTrainedModel):
         """Names of the parameters with two or more axes that the official recipe exempts from weight decay.
 
         These are the position embeddings and the class token (`no_weight_decay` of the official code), and the mask
-        token, which SimMIM's code exempts. The official optimizer also exempts every parameter with one axis
-        (LayerScale, LayerNorm, biases). Plain `Trainer` knows neither rule; the Trainer in `cait_hf.training` follows
-        both.
+        token, as in SimMIM's code. Parameters with one axis (LayerScale, LayerNorm, biases) are exempt as well.
+        Transformers' `Trainer` follows neither rule, the one of `cait_hf.training` both.
         """
         exempt = (".position_embeddings", ".cls_token", ".mask_token")
         return {name for name, _ in self.named_parameters() if name.endswith(exempt)}
@@ -596,10 +574,9 @@ class CaitPreTrainedModel(PreTrainedModel):
         """All parameters in the order in which an image meets them, every one in exactly one group.
 
         The groups are `"embeddings"`, `"layers.0"`, ..., `"class_layers.0"`, ..., `"head"` (final LayerNorm and
-        classifier), each a dictionary from the names of `named_parameters()` to the parameters; models without a
-        class stage have no group for it. Freeze a prefix of the
-        groups, or give a group `decay ** (groups after it)` of the learning rate. The class token belongs to the
-        first class layer, where it enters; timm groups it with the embeddings.
+        classifier), each a dictionary from the names of `named_parameters()` to the parameters; empty ones are left
+        out. Freeze the first groups, or give a group `decay ** (groups after it)` of the learning rate. The class
+        token belongs to the first class layer, where it enters; timm groups it with the embeddings.
         """
         config = self.config
         groups: dict[str, dict[str, nn.Parameter]] = {"embeddings": {}}
@@ -618,34 +595,24 @@ class CaitPreTrainedModel(PreTrainedModel):
         return {group: parameters for group, parameters in groups.items() if parameters}
 
 
-def _without_class_layers(plan: dict[str, str]) -> dict[str, str]:
-    return {rule: style for rule, style in plan.items() if "class_layers." not in rule}
-
-
 def _why_unusable(attn_implementation: str) -> str:
     """Why CaiT cannot use an implementation of this name, empty where nothing speaks against it."""
     if "paged" in attn_implementation:
         return "paged attention reads keys and values of earlier tokens, and CaiT generates none and keeps no cache"
     if any(sign in attn_implementation for sign in ("flash", "flex", "/")):  # with a slash: a repository of kernels
         return (
-            "talking heads mix the attention maps of all heads before and after the softmax, and such kernels work on "
-            "each head by itself and never form its map"
+            "talking heads mix the attention maps of all heads before and after the softmax, but such kernels process "
+            "each head separately"
         )
     return ""
 
 
-# What the checkpoint of a classifier contains beyond the patch stage: of no use to the models that stop there.
+# What the checkpoint of a classifier contains beyond the patch stage.
 _KEYS_BEYOND_THE_PATCH_STAGE = [r"(^|\.)class_layers\.", r"(^|\.)embeddings\.cls_token$", r"^classifier\."]
 
-_HUB_KWARGS = (
-    "cache_dir",
-    "force_download",
-    "local_files_only",
-    "proxies",
-    "revision",
-    "subfolder",
-    "token",
-)
+_HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# Arguments of `from_pretrained` that a configuration would take for its own.
+_NOT_OF_THE_CONFIG = ("dtype", "torch_dtype", "quantization_config")
 
 
 def _load_timm_state_dict(
@@ -682,20 +649,18 @@ def _class_attentions_with_attentions(forward: Callable[..., CaitModelOutput]) -
 
     @wraps(forward)
     def wrapper(self: "CaitModel", *args: Any, **kwargs: Any) -> CaitModelOutput:
-        output_attentions = kwargs.get("output_attentions")
-        if output_attentions is None:
-            kwargs["output_attentions"] = output_attentions = self.config.output_attentions
+        if kwargs.get("output_attentions") is None:
+            kwargs["output_attentions"] = self.config.output_attentions
         if kwargs.get("output_class_attentions") is None:
-            kwargs["output_class_attentions"] = output_attentions or getattr(
-                self.config, "output_class_attentions", False
-            )
+            in_config = getattr(self.config, "output_class_attentions", False)
+            kwargs["output_class_attentions"] = kwargs["output_attentions"] or in_config
         return forward(self, *args, **kwargs)
 
     return wrapper
 
 
 class CaitModel(CaitPreTrainedModel):
-    """CaiT without a head: a patch stage, then a class stage in which the class token gathers what it needs.
+    """CaiT without a head: a stage of patch layers, then a stage of class layers that update the class token alone.
 
     Args:
         config ([`CaitConfig`]): architecture and regularization.
@@ -717,7 +682,7 @@ class CaitModel(CaitPreTrainedModel):
     def __init__(self, config: CaitConfig, add_class_stage: bool = True, use_mask_token: bool = False) -> None:
         super().__init__(config)
         self.embeddings = CaitEmbeddings(config, use_class_token=add_class_stage, use_mask_token=use_mask_token)
-        self.layers = nn.ModuleList([CaitLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layers = _patch_layers(config)
         num_class_layers = config.num_class_attention_layers if add_class_stage else 0
         self.class_layers = nn.ModuleList([CaitClassLayer(config) for _ in range(num_class_layers)])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -751,12 +716,11 @@ class CaitModel(CaitPreTrainedModel):
                 Whether to return a [`CaitModelOutput`] (the default) or a tuple.
 
         Output-capturing hooks are installed on the first call that requests outputs, under a lock that
-        `torch.compile(fullgraph=True)` cannot trace: run one such call before compiling. Before that call a model can
-        be pickled, as by `torch.save(model, ...)`; afterwards only its `state_dict` can.
+        `torch.compile(fullgraph=True)` cannot trace: run one such call before compiling. Afterwards the model can no
+        longer be pickled, only its `state_dict`.
 
         Raises:
-            ValueError: if `pixel_values` is missing, has a wrong shape, or a size the position embeddings do not
-            cover.
+            ValueError: if `pixel_values` is missing, or has a shape or a size that does not fit the model.
         """
         hidden_states, class_token = self.embeddings(pixel_values, interpolate_pos_encoding, bool_masked_pos)
         for layer in self.layers:
@@ -830,12 +794,10 @@ class CaitForImageClassification(CaitPreTrainedModel):
 class CaitForMaskedImageModeling(CaitPreTrainedModel):
     """CaiT that reconstructs the pixels of masked patches: SimMIM (arXiv 2111.09886), as Transformers' ViT has it.
 
-    A linear layer reads the pixels of every patch off its final hidden state; the loss is their mean absolute error
-    over the masked patches. Masking starts at the patch embeddings, with a token of its own, and ends in the patch
-    stage. The class stage, which does not change the patches, has no part in it: it is not built, so that every
-    parameter gets a gradient (DistributedDataParallel demands that). From the checkpoint of a classifier its weights
-    are left out, and mask token and decoder start fresh; a classifier loaded from this model's checkpoint starts with
-    a fresh class stage.
+    A linear layer predicts the pixels of every patch from its final hidden state; the loss is the mean absolute error
+    over the masked patches. The class stage, which does not change the patches, is not built, so that every parameter
+    gets a gradient, as DistributedDataParallel requires. Loaded from the checkpoint of a classifier, mask token and
+    decoder start from scratch; so does the class stage of a classifier that is loaded from this model's checkpoint.
 
     Example:
 
@@ -907,18 +869,17 @@ class CaitBackbone(BackboneMixin, CaitPreTrainedModel):
     """The patch stage of CaiT as the backbone of models for dense prediction, such as Transformers' UperNet.
 
     Feature maps are those of `config.out_features`: the patch embeddings (`"stem"`) and the output of any patch layer
-    (`"stage1"`, ...), all of one resolution. There is no class stage, whose layers do not change the patches: neither
-    class layers nor class token are built, and those of a checkpoint are left out. So models that read a class token
-    off the front of every feature map (DPT, Depth Anything) cannot stand on this backbone.
+    (`"stage1"`, ...), all of one resolution. The class stage, which does not change the patches, is not built, and
+    that of a checkpoint is left out. Models that expect a class token in every feature map (DPT, Depth Anything)
+    cannot use this backbone.
 
-    With `config.apply_layernorm` (the default, as in DINOv2) every map goes through the final LayerNorm, which all
-    stages share: the last map is then what [`CaitModel`] returns of the patches as `last_hidden_state`. A classifier
-    trained that norm's scale and shift on the class token alone. Without, the maps are the raw hidden states, and no
-    norm is built.
+    With `config.apply_layernorm` (the default, as in DINOv2) every map goes through the final LayerNorm: the last map
+    contains the patches of [`CaitModel`]'s `last_hidden_state`. A classifier trained that norm on the class token
+    alone. Without it the maps are the hidden states, and no norm is built.
 
     Images of another size than `config.image_size` need `config.interpolate_pos_encoding`, since the models around
-    a backbone pass pixels alone. From a local folder load with `CaitBackbone.from_pretrained(folder, out_indices=...)`
-    (`AutoBackbone.from_pretrained` takes the folder for the name of a repository on the Hub).
+    a backbone pass pixels alone. Load local folders with `CaitBackbone.from_pretrained(folder, out_indices=...)`:
+    `AutoBackbone.from_pretrained` takes a folder for the name of a repository on the Hub.
 
     Example:
 
@@ -939,7 +900,7 @@ class CaitBackbone(BackboneMixin, CaitPreTrainedModel):
         super().__init__(config)
         self.num_features = [config.hidden_size] * len(config.stage_names)
         self.embeddings = CaitEmbeddings(config, use_class_token=False)
-        self.layers = nn.ModuleList([CaitLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layers = _patch_layers(config)
         if config.apply_layernorm:
             self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         else:

@@ -18,12 +18,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .files import replacing
-from .image_processing_pil_cait import to_rgb
+from .image_input import to_rgb
 
 
 # Colors of an overlay from the lowest to the highest attention: dark violet, red, orange, pale yellow.
 _RAMP = np.array([(48, 18, 96), (176, 38, 84), (240, 110, 40), (255, 238, 150)], dtype=np.float32)
 _SEEN, _UNSEEN = 0.7, 0.25  # brightness of an image under its map, and beside it
+_MARGIN, _LINE = 16, 18  # pixels around the drawings of a grid, and of a line of text
 _INK, _MUTED, _CORRECT, _INCORRECT, _PAPER = "#1f2328", "#8a919a", "#1a7f37", "#cf222e", "#ffffff"
 
 
@@ -83,11 +84,7 @@ def patch_attention_maps(
     """
     rows, columns = _grid(model, pixel_values)
     row, column = patch
-    if not (0 <= row < rows and 0 <= column < columns):
-        raise ValueError(
-            f"patch is ({row}, {column}), but the row must be from 0 to {rows - 1} and the column from 0 to "
-            f"{columns - 1}."
-        )
+    _check_patch(patch, (rows, columns))
     maps = []
     for image in pixel_values.split(1):
         outputs = _run(model, image, interpolate_pos_encoding, output_attentions=True)
@@ -200,6 +197,13 @@ def _grid(model: torch.nn.Module, pixel_values: torch.Tensor) -> tuple[int, int]
     return pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width
 
 
+def _check_patch(patch: tuple[int, int], grid: tuple[int, int]) -> None:
+    (row, column), (rows, columns) = patch, grid
+    if not (0 <= row < rows and 0 <= column < columns):
+        allowed = f"the row must be from 0 to {rows - 1} and the column from 0 to {columns - 1}"
+        raise ValueError(f"patch is ({row}, {column}), but {allowed}.")
+
+
 def _class_layers(model: torch.nn.Module, outputs: Any) -> Sequence[torch.Tensor]:
     layers = getattr(outputs, "class_attentions", None)
     if not layers:
@@ -297,33 +301,22 @@ def prediction_grid(
     Raises:
         ValueError: if there is no image, or a sequence is not as long as `images`.
     """
-    if not images:
-        raise ValueError("images is empty, but the grid needs at least one image.")
-    for name, values in (("predictions", predictions), ("references", references), ("overlays", overlays)):
-        if values is not None and len(values) != len(images):
-            raise ValueError(f"{name} has {len(values)} entries, but there are {len(images)} images.")
+    _check_lengths("images", images, predictions=predictions, references=references, overlays=overlays)
 
-    margin, line = 16, 18
     panels = 2 if overlays is not None else 1
-    cell_width, cell_height = panels * (image_size + 4) - 4, image_size + 3 * line + 8
+    cell_width, cell_height = panels * (image_size + 4) - 4, image_size + 3 * _LINE + 8
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    header = 2 * line if title else 0
-    canvas = Image.new(
-        "RGB",
-        (columns * (cell_width + margin) + margin, header + rows * (cell_height + margin) + margin),
-        _PAPER,
-    )
-    draw = ImageDraw.Draw(canvas)
-    draw.text((margin, margin), title, fill=_INK, font=ImageFont.load_default(line))
+    width = columns * (cell_width + _MARGIN) + _MARGIN
+    canvas, draw, top = _canvas(title, width, rows * (cell_height + _MARGIN) + _MARGIN)
     for index, image in enumerate(images):
-        x = margin + (index % columns) * (cell_width + margin)
-        y = header + margin + (index // columns) * (cell_height + margin)
+        x = _MARGIN + (index % columns) * (cell_width + _MARGIN)
+        y = top + (index // columns) * (cell_height + _MARGIN)
         _paste(canvas, image, (x, y), image_size)
         if overlays is not None:
             _paste(canvas, overlays[index], (x + image_size + 4, y), image_size)
         reference = None if references is None else references[index]
-        _draw_bars(draw, predictions[index][:3], reference, (x, y + image_size + 6), cell_width, line)
+        _draw_bars(draw, predictions[index][:3], reference, (x, y + image_size + 6), cell_width)
     return canvas
 
 
@@ -348,19 +341,14 @@ def outline_patch(
         ValueError: if the grid has no such patch.
     """
     (row, column), (rows, columns) = patch, map_shape
-    if not (0 <= row < rows and 0 <= column < columns):
-        raise ValueError(f"patch is ({row}, {column}), but the grid has {rows} rows and {columns} columns, from 0.")
+    _check_patch(patch, map_shape)
     image = to_rgb(image).copy()
     left, top, width, height = _seen_part(image.size, map_shape, patch_size)
-    box = (
-        left + round(column * width / columns),
-        top + round(row * height / rows),
-        left + round((column + 1) * width / columns) - 1,
-        top + round((row + 1) * height / rows) - 1,
-    )
-    draw = ImageDraw.Draw(image)
-    draw.rectangle([box[0] - 2, box[1] - 2, max(box[0], box[2]) + 2, max(box[1], box[3]) + 2], outline="#000000")
-    draw.rectangle([box[0] - 1, box[1] - 1, max(box[0], box[2]) + 1, max(box[1], box[3]) + 1], outline="#ffffff")
+    x, x_end = (left + round(place * width / columns) for place in (column, column + 1))
+    y, y_end = (top + round(place * height / rows) for place in (row, row + 1))
+    for distance, color in ((2, "#000000"), (1, "#ffffff")):
+        corners = (x - distance, y - distance, max(x, x_end - 1) + distance, max(y, y_end - 1) + distance)
+        ImageDraw.Draw(image).rectangle(corners, outline=color)
     return image
 
 
@@ -390,42 +378,26 @@ def attention_grid(
     Raises:
         ValueError: if there is no image or no overlay, or a sequence is not as long as it has to be.
     """
-    if not images or not captions:
-        raise ValueError(f"The grid needs images and captions, but has {len(images)} and {len(captions)}.")
-    for name, values in (("overlays", overlays), ("names", names)):
-        if values is not None and len(values) != len(images):
-            raise ValueError(f"{name} has {len(values)} entries, but there are {len(images)} images.")
-    for index, row in enumerate(overlays):
-        if len(row) != len(captions):
-            raise ValueError(f"overlays[{index}] has {len(row)} entries, but there are {len(captions)} captions.")
+    _check_lengths("images", images, overlays=overlays, names=names)
+    _check_lengths("captions", captions, **{f"overlays[{index}]": row for index, row in enumerate(overlays)})
 
-    margin, line, gap = 16, 18, 8
+    gap = 8
     columns = max(1, min(columns, len(captions)))
-    header = 2 * line if title else 0
     panels = [[_fit(panel, panel_size) for panel in (image, *row)] for image, row in zip(images, overlays)]
-    heights = [max(panel.height for panel in row) + line + gap for row in panels]  # wide images need less
+    heights = [max(panel.height for panel in row) + _LINE + gap for row in panels]  # wide images need less
     lines = -(-len(captions) // columns)
-    canvas = Image.new(
-        "RGB",
-        (2 * margin + (columns + 1) * (panel_size + gap) - gap, header + 2 * margin - gap + lines * sum(heights)),
-        _PAPER,
-    )
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(line - 5)
-    width = canvas.width - 2 * margin
-    title_font = ImageFont.load_default(line)
-    draw.text((margin, margin), _shorten(draw, title, title_font, width), fill=_INK, font=title_font)
-
-    y = margin + header
+    width = 2 * _MARGIN + (columns + 1) * (panel_size + gap) - gap
+    canvas, draw, y = _canvas(title, width, 2 * _MARGIN - gap + lines * sum(heights))
+    font = ImageFont.load_default(_LINE - 5)
     for index, (row, height) in enumerate(zip(panels, heights)):
         labels = ["" if names is None else names[index], *captions]
         for position, (panel, label) in enumerate(zip(row, labels)):
             below, right = (0, 0) if position == 0 else divmod(position - 1, columns)
-            x = margin + (right + (position > 0)) * (panel_size + gap)
+            x = _MARGIN + (right + (position > 0)) * (panel_size + gap)
             corner = (x, y + below * height)
             color = _INK if position == 0 else _MUTED
             draw.text(corner, _shorten(draw, label, font, panel_size), fill=color, font=font)
-            canvas.paste(panel, (x, corner[1] + line))
+            canvas.paste(panel, (x, corner[1] + _LINE))
         y += lines * height
     return canvas
 
@@ -499,6 +471,23 @@ def _color(heat: np.ndarray) -> np.ndarray:
     return np.concatenate([np.interp(heat, stops, _RAMP[:, channel]) for channel in range(3)], axis=-1)
 
 
+def _check_lengths(items: str, values: Sequence, **others: Sequence | None) -> None:
+    if not values:
+        raise ValueError(f"{items} is empty, but the grid needs at least one.")
+    for name, other in others.items():
+        if other is not None and len(other) != len(values):
+            raise ValueError(f"{name} has {len(other)} entries, but there are {len(values)} {items}.")
+
+
+def _canvas(title: str, width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
+    """Paper with a title above `height` pixels; the last number is where the drawings begin."""
+    header = 2 * _LINE if title else 0
+    canvas = Image.new("RGB", (width, header + height), _PAPER)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_LINE)
+    draw.text((_MARGIN, _MARGIN), _shorten(draw, title, font, width - 2 * _MARGIN), fill=_INK, font=font)
+    return canvas, draw, _MARGIN + header
+
+
 def _fit(image: Image.Image, size: int) -> Image.Image:
     """The image at its own aspect ratio, its longer edge `size` pixels."""
     return ImageOps.contain(to_rgb(image), (size, size), Image.Resampling.BICUBIC)
@@ -515,25 +504,23 @@ def _draw_bars(
     reference: str | None,
     corner: tuple[int, int],
     width: int,
-    line: int,
 ) -> None:
     x, y = corner
     label_width = width * 2 // 5
+    font = ImageFont.load_default(_LINE - 5)
     for rank, prediction in enumerate(predictions):
         color = _INK if rank == 0 else _MUTED
         if prediction["label"] == reference:
             color = _CORRECT
         elif rank == 0 and reference is not None:
             color = _INCORRECT
-        font = ImageFont.load_default(line - 5)
         label = _shorten(draw, prediction["label"], font, label_width - 4)
         draw.text((x, y), label, fill=color, font=font)
         bar_width = width - label_width - 38
-        draw.rectangle(
-            (x + label_width, y + 4, x + label_width + bar_width * prediction["score"], y + line - 5), color
-        )
+        bar = (x + label_width, y + 4, x + label_width + bar_width * prediction["score"], y + _LINE - 5)
+        draw.rectangle(bar, color)
         draw.text((x + width, y), f"{prediction['score']:.0%}", fill=color, font=font, anchor="ra")
-        y += line
+        y += _LINE
 
 
 def _shorten(

@@ -23,16 +23,10 @@ SHA256 = {
 
 
 def cache_folder() -> Path:
-    """The folder that CAIT_HF_UPSTREAM_CACHE names, else one in the place that the platform has for caches."""
+    """The folder that CAIT_HF_UPSTREAM_CACHE names, else one beside the Hub's in the user's caches."""
     if os.environ.get(CACHE_VARIABLE):
         return Path(os.environ[CACHE_VARIABLE])
-    if sys.platform == "win32":
-        caches = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        caches = Path.home() / "Library" / "Caches"
-    else:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "cait-hf" / "upstream"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cait-hf" / "upstream"
 
 
 def fetch(version: str) -> Path:

@@ -20,8 +20,8 @@ import datasets
 import torch
 from PIL import Image
 
-from ..dataset_columns import IMAGE_COLUMNS, LABEL_COLUMNS, find_column
-from ..image_processing_pil_cait import to_rgb
+from ..image_datasets import IMAGE_COLUMNS, LABEL_COLUMNS, Rows, find_column, load_source
+from ..image_input import to_rgb
 from ..labels import IMAGENET_1K_CLASSES, imagenet_1k_labels
 
 
@@ -87,7 +87,7 @@ class Columns:
         ValueError: if not exactly one column looks like images, or the names of the classes are not ImageNet's.
     """
 
-    def __init__(self, rows: datasets.Dataset | datasets.IterableDataset, image_column_name: str | None) -> None:
+    def __init__(self, rows: Rows, image_column_name: str | None) -> None:
         features = rows.features or {}
         self.image = find_column(features, "image", datasets.Image, IMAGE_COLUMNS, image_column_name)
         self.label = next((name for name in LABEL_COLUMNS if name in features), None)
@@ -145,7 +145,7 @@ def load_rows(
 
     An image's name is that of its file; in a WebDataset without labels, its folder is the class.
     """
-    rows = datasets.load_dataset(dataset_name, config, split=split, data_files=data_files, streaming=streaming)
+    rows = load_source(dataset_name, config, split, data_files, streaming)
     columns = Columns(rows, image_column_name)
     rows = rows.cast_column(columns.image, datasets.Image(decode=False))
     if streaming:

@@ -16,6 +16,7 @@ from ..topk_accuracy import check_references, topk_of_ranks
 
 
 TOP_K = (1, 5)
+METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mean_class_accuracy": "mean accuracy of the classes"}
 NOT_A_NUMBER = -1  # in the place of the best classes of an image that has a score of NaN
 
 

@@ -30,9 +30,8 @@ class Distillation:
 
     Args:
         teacher (`PreTrainedModel`): an image classifier; put in evaluation mode, never trained.
-        kind (`str`): "hard" or "soft".
-        alpha (`float`): weight of the teacher, in [0, 1].
-        tau (`float`): temperature of "soft", above 0.
+        recipe ([`RecipeArguments`]): `distillation_type`, "hard" or "soft"; `distillation_alpha`, the weight of the
+            teacher in [0, 1]; `distillation_tau`, the temperature of "soft", above 0.
         student_processor, teacher_processor: image processors; their means and deviations may differ.
         student_labels (`dict[int, str]`): names of the student's classes; the teacher must have the same ones.
 
@@ -43,13 +42,12 @@ class Distillation:
     def __init__(
         self,
         teacher: nn.Module,
-        kind: str,
-        alpha: float,
-        tau: float,
+        recipe: RecipeArguments,
         student_processor: BaseImageProcessor,
         teacher_processor: BaseImageProcessor,
         student_labels: dict[int, str],
     ) -> None:
+        kind, alpha, tau = recipe.distillation_type, recipe.distillation_alpha, recipe.distillation_tau
         if kind not in ("hard", "soft"):
             raise ValueError(f"--distillation_type is {kind}, but it must be hard or soft.")
         if not 0 <= alpha <= 1:
@@ -95,15 +93,8 @@ def load_teacher(
         return None
     options = {"trust_remote_code": model_args.trust_remote_code}
     teacher = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32, **options)
-    return Distillation(
-        teacher,
-        recipe.distillation_type,
-        recipe.distillation_alpha,
-        recipe.distillation_tau,
-        student_processor,
-        AutoImageProcessor.from_pretrained(name, **options),
-        student_labels,
-    )
+    teacher_processor = AutoImageProcessor.from_pretrained(name, **options)
+    return Distillation(teacher, recipe, student_processor, teacher_processor, student_labels)
 
 
 def teacher_loss(logits: torch.Tensor, teacher_logits: torch.Tensor, kind: str, tau: float) -> torch.Tensor:

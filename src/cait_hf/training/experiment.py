@@ -3,22 +3,23 @@
 
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..evaluation.metrics import METRICS
 from .arguments import DataArguments, ModelArguments, RecipeArguments, TrainingArguments, parse_arguments
-from .card import METRICS
-from .data import ImageStream, LabeledImages, load_data
+from .data import LabeledImages, load_data
 from .distillation import Distillation, load_teacher
 from .ema import ModelEma
 from .models import add_lora, load_config, load_model, plain_model, set_labels
 from .optimization import freeze_all_but, parameter_groups
 from .randomness import Randomness
 from .resume import CORRUPT_IMAGES_LISTS, check_classes_of_checkpoint, checkpoints_in, find_checkpoint_to_resume
+from .streaming import ImageStream
 from .transforms import EvalTransform, TrainCollator, TrainTransform
 
 
@@ -35,6 +36,8 @@ class Experiment:
         randomness ([`Randomness`]): its `epoch` is to be set before an epoch begins.
         distillation ([`Distillation`] or `None`): a teacher, on the CPU.
         resume_from_checkpoint (`str` or `None`): a complete checkpoint to resume from.
+        callbacks: called by both loops when training begins and ends, before and after each step and epoch, and with
+            the metrics to log; what looks at gradients, weights or metrics has its place here.
     """
 
     argv: list[str]
@@ -50,6 +53,7 @@ class Experiment:
     randomness: Randomness
     distillation: Distillation | None
     resume_from_checkpoint: str | None
+    callbacks: list[TrainerCallback] = field(default_factory=list)
 
     @property
     def streaming(self) -> bool:
@@ -93,31 +97,14 @@ def prepare(argv: list[str]) -> Experiment:
 
     randomness = Randomness(args.seed)
     if train_data:
-        transform = TrainTransform(
-            image_processor,
-            randomness,
-            recipe.crop_area,
-            recipe.flip_probability,
-            recipe.auto_augment,
-            recipe.random_erasing,
-        )
-        train_data.prepare(transform, config.label2id)
+        train_data.prepare(TrainTransform(image_processor, randomness, recipe), config.label2id)
         if isinstance(train_data, ImageStream):
             train_data.split(args.process_index, args.world_size)
         else:
             train_data.views = recipe.repeated_augmentation
     if eval_data:
         eval_data.prepare(EvalTransform(image_processor), config.label2id)
-    collator = TrainCollator(
-        config.num_labels,
-        randomness,
-        args.label_smoothing_factor,
-        recipe.mixup,
-        recipe.cutmix,
-        recipe.mixup_prob,
-        recipe.mixup_switch_prob,
-        recipe.mixup_mode,
-    )
+    collator = TrainCollator(config.num_labels, randomness, args.label_smoothing_factor, recipe)
     distillation = load_teacher(recipe, model_args, image_processor, config.id2label)
     if recipe.lora_rank is not None:
         model = add_lora(model, recipe)
@@ -141,19 +128,19 @@ def prepare(argv: list[str]) -> Experiment:
             for path in Path(args.output_dir).glob(CORRUPT_IMAGES_LISTS):
                 path.unlink()
     return Experiment(
-        argv,
-        model_args,
-        data_args,
-        recipe,
-        args,
-        model,
-        image_processor,
-        train_data,
-        eval_data,
-        collator,
-        randomness,
-        distillation,
-        resume_from,
+        argv=argv,
+        model_args=model_args,
+        data_args=data_args,
+        recipe=recipe,
+        training_args=args,
+        model=model,
+        image_processor=image_processor,
+        train_data=train_data,
+        eval_data=eval_data,
+        train_collator=collator,
+        randomness=randomness,
+        distillation=distillation,
+        resume_from_checkpoint=resume_from,
     )
 
 

@@ -10,15 +10,16 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..cards.training import Dataset, write_model_card
 from ..files import write_json
 from .arguments import DataArguments, TrainingArguments, changed_fields
-from .card import Dataset, write_model_card
-from .data import TRAINING_DATA, ImageStream, LabeledImages
+from .data import TRAINING_DATA, LabeledImages
 from .ema import ModelEma
 from .experiment import Experiment
 from .models import plain_model, save_model
 from .report import environment, write_report
 from .resume import TRAINER_STATE
+from .streaming import ImageStream
 
 
 ALWAYS_SHOWN = (

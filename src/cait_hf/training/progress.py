@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerState, TrainingArguments
 
 
 try:
@@ -134,9 +134,7 @@ class TrainingProgress(ProgressCallback):
         super().__init__()
         self.timer = timer
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *rest: Any, **kwargs: Any) -> None:
         self.timer.skip()
         self.current_step = state.global_step
         if state.is_world_process_zero:
@@ -145,45 +143,27 @@ class TrainingProgress(ProgressCallback):
                 total=state.max_steps, initial=state.global_step, disable=args.disable_tqdm, dynamic_ncols=True
             )
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, *rest: Any, **kwargs: Any) -> None:
         self.timer.step()
         if state.is_world_process_zero:
             self.training_bar.set_postfix(self.timer.postfix(), refresh=False)
-        super().on_step_end(args, state, control, **kwargs)
+        super().on_step_end(args, state, *rest, **kwargs)
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
         self.timer.skip()
-        super().on_evaluate(args, state, control, **kwargs)
+        super().on_evaluate(*args, **kwargs)
 
-    def on_predict(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_predict(self, *args: Any, **kwargs: Any) -> None:
         self.timer.skip()
-        super().on_predict(args, state, control, **kwargs)
+        super().on_predict(*args, **kwargs)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, *args: Any, **kwargs: Any) -> None:
         self.timer.skip()
 
-    def on_prediction_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        eval_dataloader: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_prediction_step(self, args: TrainingArguments, *rest: Any, **kwargs: Any) -> None:
         if not args.disable_tqdm:
-            super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
+            super().on_prediction_step(args, *rest, **kwargs)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, *rest: Any, **kwargs: Any) -> None:
         if not args.disable_tqdm:
-            super().on_log(args, state, control, logs=logs, **kwargs)
+            super().on_log(args, *rest, **kwargs)

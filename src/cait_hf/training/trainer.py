@@ -16,7 +16,6 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
@@ -24,7 +23,6 @@ from transformers import (
 from ..evaluation.metrics import ClassificationMetrics
 from ..losses import image_classification_loss
 from .arguments import RecipeArguments
-from .data import ImageStream
 from .distillation import Distillation
 from .ema import ModelEma
 from .models import plain_model
@@ -33,6 +31,7 @@ from .progress import StepTimer, TrainingProgress
 from .randomness import Randomness, seed_forward_pass
 from .resume import check_optimizer, could_not_be_written, could_not_go_on
 from .sampling import make_sampler
+from .streaming import ImageStream
 from .transforms import TrainCollator, collate
 
 
@@ -57,7 +56,8 @@ class ImageClassificationTrainer(Trainer):
     Raises:
         FloatingPointError: by `train`, if the loss of a step is not finite. The step is not taken, and earlier
             checkpoints are kept.
-        ValueError: if an average is to be kept of weights that are sharded.
+        ValueError: if an average is to be kept of weights that are sharded, or labels are to be smoothed without
+            `train_collator`.
     """
 
     args: TrainingArguments
@@ -75,6 +75,11 @@ class ImageClassificationTrainer(Trainer):
     ) -> None:
         if train_collator is not None:
             kwargs["data_collator"] = collate
+        elif args.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor is {args.label_smoothing_factor}, but only a train_collator smooths labels: "
+                "pass TrainCollator(num_labels, randomness, label_smoothing_factor) of cait_hf.training.transforms."
+            )
         super().__init__(model=model, args=args, **kwargs)
         self.recipe, self.train_collator, self.randomness = recipe or RecipeArguments(), train_collator, randomness
         self.label_smoother = None
@@ -265,15 +270,11 @@ class _KeepUp(TrainerCallback):
     def __init__(self, trainer: ImageClassificationTrainer) -> None:
         self.trainer = trainer
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, *rest: Any, **kwargs: Any) -> None:
         if self.trainer.randomness is not None:
             self.trainer.randomness.epoch = int(state.epoch)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, *rest: Any, **kwargs: Any) -> None:
         self.trainer._micro_step = 0
         if isinstance(self.trainer.train_dataset, ImageStream):
             state.epoch = state.global_step / state.max_steps  # a stream is one epoch

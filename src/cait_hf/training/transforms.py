@@ -15,7 +15,8 @@ import torch
 from PIL import Image, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..image_processing_pil_cait import to_rgb
+from ..image_input import to_rgb
+from .arguments import RecipeArguments
 from .randomness import Randomness
 
 
@@ -28,10 +29,7 @@ class TrainTransform:
     Args:
         image_processor: of the model; gives the size of the images and normalizes them.
         randomness ([`Randomness`]): the numbers of an image depend on seed, epoch and key.
-        crop_area (`float`): the crop's least fraction of the image's area, in (0, 1].
-        flip_probability (`float`): of mirroring left and right.
-        auto_augment (`str`, *optional*): policy in timm's words, such as "rand-m9-mstd0.5-inc1".
-        random_erasing (`float`): probability of noise in the place of a random rectangle.
+        recipe ([`RecipeArguments`], *optional*): which augmentations, and how strong.
 
     Raises:
         ValueError: if a probability is outside [0, 1], the area outside (0, 1], or timm does not have the policy.
@@ -39,34 +37,25 @@ class TrainTransform:
     """
 
     def __init__(
-        self,
-        image_processor: BaseImageProcessor,
-        randomness: Randomness,
-        crop_area: float = 0.08,
-        flip_probability: float = 0.5,
-        auto_augment: str | None = None,
-        random_erasing: float = 0.0,
+        self, image_processor: BaseImageProcessor, randomness: Randomness, recipe: RecipeArguments | None = None
     ) -> None:
-        if not 0 < crop_area <= 1:
-            raise ValueError(f"--crop_area is {crop_area}, but it must be above 0 and at most 1.")
-        for flag, value in (("--flip_probability", flip_probability), ("--random_erasing", random_erasing)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{flag} is {value}, but it must be from 0 to 1.")
-        self.image_processor, self.randomness = image_processor, randomness
-        self.size = input_size(image_processor)
-        self.crop_area, self.flip_probability = crop_area, flip_probability
+        self.recipe = recipe = recipe or RecipeArguments()
+        if not 0 < recipe.crop_area <= 1:
+            raise ValueError(f"--crop_area is {recipe.crop_area}, but it must be above 0 and at most 1.")
+        check_ranges(recipe, {"flip_probability": 1, "random_erasing": 1})
+        self.randomness, self.size = randomness, input_size(image_processor)
         self._rescale_factor, self._mean, self._std = _normalization_of(image_processor)
-        self.augment = _auto_augment(auto_augment, image_processor, min(self.size)) if auto_augment else None
-        self.erase = _random_erasing(random_erasing) if random_erasing else None
+        self.augment = _auto_augment(recipe.auto_augment, image_processor, min(self.size))
+        self.erase = _random_erasing(recipe.random_erasing)
 
     def __call__(self, image: Image.Image, key: int) -> torch.Tensor:
         """`(channels, height, width)` of an image."""
         rng = self.randomness.generator(key)
         image = to_rgb(image)
         width, height = image.size
-        part = random_part(width, height, rng, self.crop_area)
+        part = random_part(width, height, rng, self.recipe.crop_area)
         image = image.resize(self.size[::-1], Image.Resampling.BICUBIC, box=part)
-        if rng.random() < self.flip_probability:
+        if rng.random() < self.recipe.flip_probability:
             image = ImageOps.mirror(image)
         if self.augment is None and self.erase is None:
             return self._normalize(image)
@@ -110,7 +99,11 @@ def _rescale_factor(image_processor: BaseImageProcessor) -> float:
     return image_processor.rescale_factor if getattr(image_processor, "do_rescale", True) else 1.0
 
 
-def _auto_augment(policy: str, image_processor: BaseImageProcessor, size: int) -> Callable[[Image.Image], Image.Image]:
+def _auto_augment(
+    policy: str | None, image_processor: BaseImageProcessor, size: int
+) -> Callable[[Image.Image], Image.Image] | None:
+    if not policy:
+        return None
     from timm.data import auto_augment
 
     makers = {"rand": "rand_augment_transform", "augmix": "augment_and_mix_transform"}
@@ -139,7 +132,9 @@ def _posterize(image: Image.Image, bits: int, **kwargs: Any) -> Image.Image:
     return image if bits >= 8 else ImageOps.posterize(image, bits)
 
 
-def _random_erasing(probability: float) -> Callable[[torch.Tensor], torch.Tensor]:
+def _random_erasing(probability: float) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    if not probability:
+        return None
     from timm.data.random_erasing import RandomErasing
 
     return RandomErasing(probability, mode="pixel", device="cpu")
@@ -171,10 +166,7 @@ class TrainCollator:
         num_labels (`int`): number of classes.
         randomness ([`Randomness`]): the mixing of a batch depends on seed, epoch and the keys of its images.
         label_smoothing (`float`): this fraction of a label is spread over all classes, in [0, 1].
-        mixup, cutmix (`float`): alpha of each; 0 is off. With both, one of them is drawn.
-        mixup_prob (`float`): probability of mixing at all.
-        mixup_switch_prob (`float`): probability of cutmix where both are on.
-        mixup_mode (`str`): "batch", "pair" or "elem": what shares a draw.
+        recipe ([`RecipeArguments`], *optional*): mixup and cutmix.
 
     Raises:
         ValueError: if one of these is outside its range.
@@ -186,35 +178,25 @@ class TrainCollator:
         num_labels: int,
         randomness: Randomness,
         label_smoothing: float = 0.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        mixup_prob: float = 1.0,
-        mixup_switch_prob: float = 0.5,
-        mixup_mode: str = "batch",
+        recipe: RecipeArguments | None = None,
     ) -> None:
-        for flag, value, highest in (
-            ("--label_smoothing_factor", label_smoothing, 1),
-            ("--mixup", mixup, math.inf),
-            ("--cutmix", cutmix, math.inf),
-            ("--mixup_prob", mixup_prob, 1),
-            ("--mixup_switch_prob", mixup_switch_prob, 1),
-        ):
-            if not 0 <= value <= highest:
-                allowed = f"from 0 to {highest}" if highest == 1 else "0 or more"
-                raise ValueError(f"{flag} is {value}, but it must be {allowed}.")
-        if mixup_mode not in ("batch", "pair", "elem"):
-            raise ValueError(f"--mixup_mode is {mixup_mode}, but it must be batch, pair or elem.")
+        recipe = recipe or RecipeArguments()
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"--label_smoothing_factor is {label_smoothing}, but it must be from 0 to 1.")
+        check_ranges(recipe, {"mixup": math.inf, "cutmix": math.inf, "mixup_prob": 1, "mixup_switch_prob": 1})
+        if recipe.mixup_mode not in ("batch", "pair", "elem"):
+            raise ValueError(f"--mixup_mode is {recipe.mixup_mode}, but it must be batch, pair or elem.")
         self.num_labels, self.randomness, self.label_smoothing = num_labels, randomness, label_smoothing
         self.mix = None
-        if mixup or cutmix:
+        if recipe.mixup or recipe.cutmix:
             from timm.data.mixup import Mixup
 
             self.mix = Mixup(
-                mixup_alpha=mixup,
-                cutmix_alpha=cutmix,
-                prob=mixup_prob,
-                switch_prob=mixup_switch_prob,
-                mode=mixup_mode,
+                mixup_alpha=recipe.mixup,
+                cutmix_alpha=recipe.cutmix,
+                prob=recipe.mixup_prob,
+                switch_prob=recipe.mixup_switch_prob,
+                mode=recipe.mixup_mode,
                 label_smoothing=label_smoothing,
                 num_classes=num_labels,
             )
@@ -231,6 +213,14 @@ class TrainCollator:
             if mixed is not None:
                 pixel_values[:even], labels[:even] = mixed
         return {"pixel_values": pixel_values, "labels": labels}
+
+
+def check_ranges(recipe: RecipeArguments, highest: dict[str, float]) -> None:
+    """Raise ValueError unless each of these flags is from 0 to its highest value."""
+    for flag, most in highest.items():
+        if not 0 <= getattr(recipe, flag) <= most:
+            allowed = "0 or more" if most == math.inf else f"from 0 to {most}"
+            raise ValueError(f"--{flag} is {getattr(recipe, flag)}, but it must be {allowed}.")
 
 
 def smooth(labels: torch.Tensor, num_labels: int, label_smoothing: float) -> torch.Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import datasets
 import PIL.Image
 
-from ..files import write_text
+from .files import write_text
 
 
 CORRUPT_IMAGES_FILE = "corrupt_images.txt"
