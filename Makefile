@@ -4,6 +4,9 @@ PYTHON ?= python3
 # Folder of the locked versions, and the environments' names: `make lock` tries new ones under others.
 LOCKS ?= requirements
 VENV ?= .venv
+# The native attention: built when the package is installed, and again when its sources change. Without a compiler
+# PyTorch's operations serve in its place.
+NATIVE = src/cait_hf/_native.so
 # What `make test-newest` installs in place of the newest release, for example its main branch.
 TRANSFORMERS_NEWEST ?= transformers
 
@@ -12,18 +15,18 @@ PYTEST = -m pytest --numprocesses 2 --dist worksteal
 
 .PHONY: demo test test-slow test-minimal test-oldest test-newest test-upstream quality style lock clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed $(NATIVE)
 	$(VENV)/bin/python scripts/quickstart.py --output_dir outputs
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed $(NATIVE)
 	$(VENV)/bin/python $(PYTEST) -m "not slow"
 
-test-slow: $(VENV)/.installed
+test-slow: $(VENV)/.installed $(NATIVE)
 	$(VENV)/bin/python $(PYTEST) -m slow
 
-# Without what the optional packages have no part in.
+# Without what the optional packages have no part in, and on PyTorch's own operations in place of the native attention.
 test-minimal: $(VENV)-minimal/.installed
-	$(VENV)-minimal/bin/python $(PYTEST) -m "not slow" $(foreach name,attention_fused attention_triton compile \
+	CAIT_HF_NATIVE=0 $(VENV)-minimal/bin/python $(PYTEST) -m "not slow" $(foreach name,attention_fused attention_triton compile \
 		distributed hub_server model_cards precision training_equivalence upstream_runner,--ignore=tests/test_$(name).py)
 
 test-oldest: $(VENV)-oldest/.installed
@@ -68,11 +71,14 @@ lock: $(VENV)-quality/.installed
 	$(MAKE) LOCKS=outputs/lock VENV=outputs/lock/venv quality test test-upstream test-minimal test-oldest
 	cp outputs/lock/*.txt requirements/
 
+$(NATIVE): $(wildcard src/cait_hf/native/*) | $(VENV)/.installed
+	$(VENV)/bin/python setup.py --quiet build_ext --inplace
+
 clean:
-	rm -rf .venv .venv-* outputs
+	rm -rf .venv .venv-* outputs build src/cait_hf/_native.so
 
 # $(call install,ENVIRONMENT,PIP OPTIONS): from nothing, so that no package of an earlier lock stays. The build of this
-# package runs in the environment, whose setuptools is locked, too.
+# package runs in the environment, whose setuptools is locked, too; it compiles the native attention.
 define install
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --upgrade pip setuptools $(2)

@@ -78,7 +78,8 @@ setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
     py_modules=["cait_hf_cli"],
-    ext_modules=[native] if kernels else [],
+    # a wheel for every platform, on request
+    ext_modules=[native] if kernels and os.environ.get("CAIT_HF_NATIVE") != "0" else [],
     cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel},
     package_data={
         "cait_hf": ["*.json", "py.typed"],

@@ -6,6 +6,7 @@ MODEL = CONFIGURATION | {
     "attention_blocked.py",
     "attention_cait.py",
     "attention_fused.py",
+    "attention_native.py",
     "attention_triton.py",
     "losses.py",
     "modeling_cait.py",
