@@ -2,8 +2,7 @@
 """Talking-heads attention on a CPU by the library in `native/`, where it was built and the CPU has its instructions.
 
 The library has no PyTorch inside: it gets addresses, shapes and strides through ctypes, and the address of PyTorch's
-`parallel_for`, so that it shares its threads. It computes what `attention_blocked.py` computes, which serves everywhere
-else, and about three times as fast.
+`parallel_for`, whose threads it works on. Elsewhere `attention_blocked.py` computes the same.
 
 Environment variable `CAIT_HF_NATIVE`: `0` turns the library off, the name of an instruction set (`avx512_bf16`,
 `avx512`, `avx2`, `neon`) turns off those that are better.
@@ -87,7 +86,7 @@ def _load() -> _Library | str:
 
 
 def attention_backend() -> str:
-    """What computes talking-heads attention on this CPU: "native", with the instruction set, or "blocked", with the reason.
+    """What computes talking-heads attention on this CPU: "native (INSTRUCTION SET)" or "blocked (REASON)".
 
     Raises:
         ValueError: if `CAIT_HF_NATIVE` names an instruction set that this CPU lacks.
