@@ -119,6 +119,7 @@ def forward(
 ) -> torch.Tensor:
     """As `attention_blocked.forward`: attended values `(B, N, H, D)` in the dtype of the query."""
     library = _load()
+    assert isinstance(library, _Library)
     batch_size, heads, patches, head_dim = query.shape
     output = query.new_empty(batch_size, patches, heads, head_dim)
     problem, kept = _problem(library, query, key, value, proj_l_weight, proj_w_weight, proj_w_bias, scaling)
@@ -140,6 +141,7 @@ def backward(
 ) -> tuple[torch.Tensor, ...]:
     """As `attention_blocked.backward`: gradients of query, key, value, both projections and the post-softmax bias."""
     library = _load()
+    assert isinstance(library, _Library)
     batch_size, heads, patches, head_dim = query.shape
     grad_output = grad_output.to(query.dtype).contiguous()
     grad_query, grad_key, grad_value = (
