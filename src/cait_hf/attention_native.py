@@ -67,7 +67,7 @@ class _Library:
 def _path() -> Path:
     """Of the library beside this file or, if this file is a checkpoint's remote code, in the installed package."""
     package = importlib.util.find_spec("cait_hf")
-    for folder in (Path(__file__).parent, *map(Path, package.submodule_search_locations if package else ())):
+    for folder in (Path(__file__).parent, *map(Path, (package and package.submodule_search_locations) or ())):
         if (folder / LIBRARY).is_file():
             return folder / LIBRARY
     raise OSError("the package was installed without it: there was no C++ compiler, or no wheel for this platform")
