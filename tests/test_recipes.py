@@ -9,10 +9,16 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, write_images
-from transformers import AutoModelForImageClassification
+from transformers import (
+    AutoModelForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
 
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitImageProcessorPil
 from cait_hf.training.arguments import parse_arguments
+from cait_hf.training.experiment import prepare
 from cait_hf.training.models import load_config
 
 
@@ -70,6 +76,23 @@ def test_recipe_trains_a_step(recipe, workplace, tmp_path):
     results = load_script("run_image_classification").main([*files, *flags.split()])
     assert 0 <= results["eval_top1"] <= 1
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.num_labels == 6
+
+
+def test_recipe_leaves_out_what_a_model_lacks(workplace, tmp_path, caplog):
+    """A ViT has neither drop path nor named layers; a flag by hand for them stays an error."""
+    pytest.importorskip("timm", reason="the recipe has timm's augmentations")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=4)).save_pretrained(tmp_path / "vit")
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
+    flags = f"{RECIPES / 'finetune.yaml'} --train_dir {workplace / 'train'} --output_dir {tmp_path / 'out'}".split()
+    flags += ["--model_name_or_path", str(tmp_path / "vit")]
+    experiment = prepare(flags)
+    assert "recipe's drop_path_rate is left out: models of type vit" in caplog.text
+    assert "recipe's layer_decay is left out: ViTForImageClassification" in caplog.text
+    assert experiment.model_args.drop_path_rate is None and experiment.recipe.layer_decay == 1
+    for flag in ("drop_path_rate", "layer_decay"):
+        with pytest.raises(ValueError, match=flag):
+            prepare([*flags, f"--{flag}", "0.25"])
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

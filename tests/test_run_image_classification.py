@@ -367,6 +367,7 @@ WRONG_INPUT = [
     ("{train} --config_overrides depth", "--config_overrides has 'depth', .*FIELD=VALUE"),
     ("{train} --config_overrides depth=3", "depth.*no such field"),
     ("{train} --config_overrides image_size=30", "patch_size"),
+    ("{train} --config_overrides num_channels=1", "num_channels 1, .* RGB images"),
     ("{train} --drop_path_rate 1", "drop_path_rate is 1"),
     ("{train} --model_name_or_path {wrong}/empty", "config.json"),
     ("{few} --model_name_or_path {trained}", "6 classes and the data 3: pass --ignore_mismatched_sizes"),

@@ -46,6 +46,10 @@ class ModelArguments:
     ignore_mismatched_sizes: bool = option("Start a new classifier if the number of classes differs.", False)
     trust_remote_code: bool = option("Run model code that comes with the checkpoint.", False)
 
+    def __post_init__(self) -> None:
+        # names of flags, set by recipes alone, that a model may lack; no field, hence no flag
+        self.optional: list[str] = []
+
 
 @dataclass
 class DataArguments:
@@ -174,6 +178,9 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Rec
     files = list(takewhile(lambda argument: argument.endswith((".json", ".yaml", ".yml")), argv))
     flags = [flag for path in files for flag in _read_flags(path, parser)]
     parsed = parser.parse_args_into_dataclasses([*flags, *argv[len(files) :]], look_for_args_file=False)
+    by_hand, _ = parser.parse_known_args(argv[len(files) :])
+    optional = ("drop_path_rate", "layer_decay")
+    parsed[0].optional = [name for name in optional if getattr(by_hand, name) == parser.get_default(name)]
     _check(*parsed)
     return parsed
 

@@ -18,7 +18,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from ..evaluation.imagenet import indices_of_classes
 from ..labels import IMAGENET_1K_CLASSES
 from .arguments import ModelArguments, RecipeArguments
-from .transforms import normalization
+from .transforms import measure_normalization
 
 
 class Distillation:
@@ -57,8 +57,9 @@ class Distillation:
         self.teacher = teacher.eval().requires_grad_(False)
         self.kind, self.alpha, self.tau = kind, alpha, tau
         self.order = _order_of_classes(student_labels, teacher.config.id2label)
-        (student_mean, student_std), (mean, std) = map(normalization, (student_processor, teacher_processor))
-        pairs = list(zip(student_mean, student_std, mean, std))
+        student, own = map(measure_normalization, (student_processor, teacher_processor))
+        self.channels = [student.order.index(channel) for channel in own.order]  # where the student has the teacher's
+        pairs = [(student.mean[s], student.std[s], own.mean[t], own.std[t]) for t, s in enumerate(self.channels)]
         # pixel = student_std * x + student_mean, and the teacher gets (pixel - mean) / std
         self.scale = torch.tensor([s / t for _, s, _, t in pairs])[:, None, None]
         self.shift = torch.tensor([(m - n) / t for m, _, n, t in pairs])[:, None, None]
@@ -72,7 +73,7 @@ class Distillation:
     def __call__(self, pixel_values: torch.Tensor, logits: torch.Tensor, own_loss: torch.Tensor) -> torch.Tensor:
         """The student's images `(batch, channels, height, width)`, its logits and its own loss to the whole loss."""
         with torch.no_grad():
-            seen = (pixel_values * self.scale + self.shift).to(self.teacher.dtype)
+            seen = (pixel_values[:, self.channels] * self.scale + self.shift).to(self.teacher.dtype)
             teacher_logits = self.teacher(pixel_values=seen).logits[:, self.order]
         return (1 - self.alpha) * own_loss + self.alpha * teacher_loss(logits, teacher_logits, self.kind, self.tau)
 

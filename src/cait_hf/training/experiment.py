@@ -23,6 +23,9 @@ from .streaming import ImageStream
 from .transforms import EvalTransform, TrainCollator, TrainTransform
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass
 class Experiment:
     """Everything that the training loops need.
@@ -94,6 +97,9 @@ def prepare(argv: list[str]) -> Experiment:
     if resume_from is not None:
         check_classes_of_checkpoint(resume_from, config)
     model, image_processor = load_model(config, model_args)
+    if recipe.layer_decay != 1 and not hasattr(model, "layer_groups") and "layer_decay" in model_args.optional:
+        logger.warning("The recipe's layer_decay is left out: %s does not name its layers.", type(model).__name__)
+        recipe.layer_decay = 1.0
 
     randomness = Randomness(args.seed)
     if train_data:

@@ -26,7 +26,7 @@ def load_config(model_args: ModelArguments) -> PreTrainedConfig:
     """The configuration that the flags ask for.
 
     Raises:
-        ValueError: for fields that it does not have.
+        ValueError: for fields that it does not have, or if it is not for RGB images.
     """
     fields = {"image_size": model_args.image_size, "drop_path_rate": model_args.drop_path_rate}
     fields = {name: value for name, value in fields.items() if value is not None}
@@ -39,10 +39,16 @@ def load_config(model_args: ModelArguments) -> PreTrainedConfig:
         options = {} if config_class is CaitConfig else {"trust_remote_code": model_args.trust_remote_code}
         config, unknown = config_class.from_pretrained(source, return_unused_kwargs=True, **options, **fields)
     unknown.pop("trust_remote_code", None)
+    if "drop_path_rate" in model_args.optional and unknown.pop("drop_path_rate", None) is not None:
+        logger.warning("The recipe's drop_path_rate is left out: models of type %s have none.", config.model_type)
+        model_args.drop_path_rate = None  # so that no record of the run states it
     if unknown:
         raise ValueError(f"{', '.join(unknown)}: a configuration of type {config.model_type} has no such field.")
     if model_args.image_size is not None and config.model_type != CaitConfig.model_type:
         raise ValueError(f"--image_size is for CaiT only, but the model is of type {config.model_type}.")
+    channels = getattr(config, "num_channels", 3)
+    if channels != 3:
+        raise ValueError(f"the model has num_channels {channels}, but training gives it RGB images, of 3 channels.")
     return config
 
 
@@ -78,7 +84,9 @@ def set_labels(
             the images to evaluate on have classes that the model does not have.
     """
     pretrained = model_args.model_name_or_path is not None
-    if train_data is not None and not (pretrained and set(train_data.class_names) == set(config.id2label.values())):
+    if train_data is not None and not (
+        pretrained and set(train_data.class_names) == set((config.id2label or {}).values())
+    ):
         names = train_data.class_names
         if len(names) < 2:
             raise ValueError(f"the training images have {len(names)} class, but there must be at least 2.")
@@ -89,6 +97,7 @@ def set_labels(
             )
         if pretrained and len(names) == config.num_labels:
             logger.warning("The classifier was trained for other classes than those of the data; it is trained on.")
+        config.num_labels = len(names)  # a field of its own in a few configurations, such as PVT's
         config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in config.id2label.items()}  # stored ones may lack it
     if config.problem_type is not None:  # each image has one class, whatever a checkpoint was trained for
