@@ -362,7 +362,7 @@ WRONG_INPUT = [
     ("", "no images to train on"),
     ("--train_dir {images}/absent", "--train_dir is .*/absent, but there is no such folder"),
     ("--train_dir {wrong}/empty", "--train_dir is .*/empty, but there are no images in it"),
-    ("--train_dir {images}/train/one", "--train_dir is .*/one, .*two subfolders or more"),
+    ("--train_dir {images}/train/one", "--train_dir is .*/one, .*in subfolders, one for each class"),
     ("{train} --max_train_samples 0", "--max_train_samples is 0, "),
     ("{train} --config_overrides depth", "--config_overrides has 'depth', .*FIELD=VALUE"),
     ("{train} --config_overrides depth=3", "depth.*no such field"),

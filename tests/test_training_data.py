@@ -349,7 +349,7 @@ def test_class_folder_without_images_is_named(sources, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         train, _ = load(tmp_path, train_dir=str(tmp_path / "train"))
     assert train.class_names == ["one", "zero"]
-    assert "--train_dir: seven, six hold no images themselves and become no classes" in caplog.text
+    assert "--train_dir: seven, six hold no images and become no classes" in caplog.text
     caplog.clear()
     load(tmp_path, train_dir=str(sources / "folder"))
     assert "become no classes" not in caplog.text
@@ -367,6 +367,92 @@ def test_class_folders_may_be_links(links, streaming, tmp_path):
     items = list(itertools.islice(train, 6))
     assert sorted(map(class_of, items)) == 2 * ["one"] + 2 * ["two"] + 2 * ["zero"]
     assert len({item["key"] for item in items}) == 6
+
+
+def folder_of(root: Path, *files: str) -> Path:
+    """A folder with scans at these paths, the first scan in the first file, and so on."""
+    for index, file in enumerate(files):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(png(SCANS[index]) if "." in file else b"")
+    return root
+
+
+FOLDERS = {
+    "subfolders in a class": ("cat/1.png", "cat/old/2.png", "cat/old/3/3.jpg", "dog/4.png"),
+    "an archive and images beside the classes": ("cat/1.png", "dog/2.png", "images.zip", "example.png"),
+    "names that other tools hide": ("__background__/1.png", "test/2.png", "train/3.png", "a,b/4.png"),
+    "capital letters": ("Cat/1.PNG", "cat/2.JPG", "dog/3.Jpeg"),
+    "glob characters": ("cat [1]/a*b.png", "cat/1?.png", "{dog}/[!2].png"),
+    "one class": ("cat/1.png", "cat/2.png"),
+    "files that are no images": ("cat/1.png", "cat/Thumbs.db", "cat/labels.csv", "dog/2.png", "metadata.txt"),
+    "the same name in each class": ("cat/1/1.png", "dog/1/1.png", "dog/2.png"),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+@pytest.mark.parametrize("files", FOLDERS.values(), ids=FOLDERS)
+def test_folders_have_the_classes_and_images_of_torchvision(files, streaming, tmp_path):
+    vision = pytest.importorskip("torchvision.datasets", reason="ImageFolder is torchvision's")
+    folder = folder_of(tmp_path / "images [1]", *files)
+    expected = vision.ImageFolder(folder)
+    images = load_images(folder=str(folder), streaming=streaming)
+    assert images.class_names == expected.classes
+    found = [(row["image"]["path"], images.class_of(row)) for row in images.rows]
+    assert sorted(found) == sorted((path, expected.classes[label]) for path, label in expected.samples)
+
+
+def test_hidden_files_are_no_images(tmp_path):
+    files = ("cat/1.png", "dog/2.png", "cat/._1.png", "cat/.ipynb_checkpoints/1.png", ".cache/3.png", ".DS_Store.png")
+    images = load_images(folder=str(folder_of(tmp_path, *files)))
+    assert [Path(row["image"]["path"]).name for row in images.rows] == ["1.png", "2.png"]
+    assert images.class_names == ["cat", "dog"]
+
+
+def test_link_back_is_not_followed(tmp_path):
+    folder = folder_of(tmp_path, "cat/1.png", "dog/2.png")
+    (folder / "cat" / "again").symlink_to(folder)
+    assert len(load_images(folder=str(folder)).rows) == 2
+
+
+UNCLEAR_FOLDERS = [
+    (("train/cat/1.png", "train/dog/2.png", "val/cat/3.png"), r"no images themselves.*\(train/cat, .*/data/train\."),
+    (("images/cat/1.png", "images/dog/2.png", "note.png"), r"no images themselves.*\(images/cat, .*/data/images\."),
+    (("animals/cat/1.png", "plants/oak/2.png"), "no images themselves.*animals/cat, plants/oak"),
+    (("1.png", "2.png"), "must lie in subfolders, one for each class"),
+    (("cat/notes", "images.zip"), "there are no images in it"),
+    (("cat/1.png", "dog/2.png", "metadata.csv"), "its metadata.csv cannot be read"),
+]
+
+
+@pytest.mark.parametrize("files, message", UNCLEAR_FOLDERS)
+def test_folder_without_clear_classes(files, message, tmp_path):
+    with pytest.raises(ValueError, match=f"--validation_dir is .*data, but .*{message}"):
+        load(tmp_path, False, True, validation_dir=str(folder_of(tmp_path / "data", *files)))
+
+
+PATHS = ["{0}/", "{0}/.", "{0}//", "./{1}", "../{2}/{1}/", "~/{1}", "~/{1}/", "link", "link/", "link/../{1}"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("flag", ["train_dir", "dataset_name"])
+def test_paths_are_what_a_shell_would_open(flag, path, tmp_path, monkeypatch):
+    folder = tmp_path / ("images [1]" if flag == "train_dir" else "images 1") / "train"
+    folder_of(folder, "cat/1.png", "dog/2.png")
+    (folder.parent / "link").symlink_to(folder)
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    path = path.format(folder, folder.name, folder.parent.name)
+    train, _ = load(tmp_path, **{flag: path})
+    assert train.class_names == ["cat", "dog"] and len(train) == 2
+
+
+def test_saved_dataset_may_have_any_name(sources, tmp_path):
+    """But `datasets` takes other folders for patterns."""
+    shutil.copytree(sources / "saved", tmp_path / "data [1]" / "saved")
+    assert len(load(tmp_path, dataset_name=str(tmp_path / "data [1]" / "saved"))[0]) == 25
+    folder = folder_of(tmp_path / "images [1]", "cat/1.png", "dog/2.png")
+    with pytest.raises(ValueError, match=r"--dataset_name is .*images \[1\], but .*\*, \? or \["):
+        load(tmp_path, dataset_name=str(folder))
 
 
 def test_folder_that_cannot_be_read(sources, tmp_path, monkeypatch):

@@ -137,7 +137,7 @@ def load_sources(data_args: DataArguments) -> tuple[Rows | None, Rows | None, st
         train, evaluation = (load_folder(path, flag, streaming) if path else None for flag, path in folders.items())
         return train, evaluation, "pass --dataset_name, or --train_dir to train and --validation_dir to evaluate"
     patterns = {"train": data_args.train_files, "validation": data_args.validation_files}
-    files = {split: pattern for split, pattern in patterns.items() if pattern is not None}
+    files = {split: os.path.expanduser(pattern) for split, pattern in patterns.items() if pattern is not None}
     splits = load_source(name, data_args.dataset_config_name, files=files, streaming=streaming)
     evaluation = splits.get("validation" if data_args.validation_files else data_args.eval_split)
     return splits.get("train"), evaluation, f"{name} has only the splits {', '.join(splits)}"

@@ -256,7 +256,7 @@ class Normalization(NamedTuple):
 def measure_normalization(image_processor: BaseImageProcessor) -> Normalization:
     """What an image processor does to pixels, to six digits.
 
-    Each class of processors has attributes of its own for it, so it is measured, by images of one color, which resizing
+    Classes of processors have attributes of its own for it, so it is measured by images of one color, which resizing
     and cropping leave as they are.
 
     Raises:
