@@ -99,7 +99,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def evaluate(script, model: Path, images: Path, folder: Path) -> dict[str, float]:
     flags = f"--model_name_or_path {model} --do_eval --output_dir {folder} --disable_tqdm true"
-    return script.main([*flags.split(), "--validation_dir", str(images / "validation")])
+    return script.main([*flags.split(), "--validation_dir", f"{images}/validation/"])
 
 
 def test_training_writes_model_processor_and_results(run_of_each):
@@ -191,6 +191,22 @@ def test_checkpoint_of_the_same_classes_keeps_its_order(images, tmp_path):
     experiment = prepare([*flags.split(), "--model_name_or_path", str(tmp_path / "model")])
     assert experiment.model.config.id2label == backwards
     assert backwards[experiment.train_data[0]["labels"]] == "five"
+
+
+def test_images_of_another_shape_from_scratch(images, tmp_path):
+    flags = f"--do_train --do_eval --train_dir {images / 'train'}/ --config_overrides {TINY},image_size=[16,24]"
+    experiment = prepare([*flags.split(), "--output_dir", str(tmp_path / "out")])
+    for data in (experiment.train_data, experiment.eval_data):
+        assert data[0]["pixel_values"].shape == (3, 16, 24)
+    logits = experiment.model(experiment.train_data[0]["pixel_values"][None]).logits
+    assert logits.shape == (1, 6)
+
+
+def test_evaluates_on_images_of_one_class(script, trained, tmp_path):
+    write_images(tmp_path / "one class" / "validation", range(2, 3), 4)
+    assert 0 <= evaluate(script, trained, tmp_path / "one class", tmp_path / "out")["eval_top1"] <= 1
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "two" in json.dumps(report)
 
 
 def test_fine_tunes_a_timm_repository_at_another_resolution(script, images, tmp_path):

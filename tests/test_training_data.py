@@ -192,6 +192,38 @@ def test_held_out_images_are_no_training_images(sources, tmp_path):
         hold_out(load(tmp_path, train_dir=str(sources / "folder"))[0], 0.99, seed=0)
 
 
+@pytest.mark.parametrize("fraction", [0.05, 0.15, 0.3, 0.5, 0.9])
+def test_a_fraction_of_each_class_is_held_out(fraction, tmp_path):
+    """Of 1, 2, 3 ... images; to one image, but at least one on each side where there are two."""
+    sizes = dict(zip(NAMES, (1, 2, 3, 4, 40, 13)))
+    targets = [index for index, size in enumerate(sizes.values()) for _ in range(size)]
+    scans = [{"bytes": png(np.full((8, 8), index, np.uint8)), "path": None} for index in range(len(targets))]
+    columns = {"numbers": (targets, datasets.ClassLabel(names=list(NAMES)))}
+    columns["names"] = [NAMES[target] for target in targets], datasets.Value("string")
+    for form, (labels, label_type) in columns.items():
+        features = datasets.Features({"image": datasets.Image(), "label": label_type})
+        datasets.Dataset.from_dict({"image": scans, "label": labels}, features=features).save_to_disk(tmp_path / form)
+    splits = []
+    for form, seed in (("numbers", 0), ("numbers", 0), ("names", 0), ("numbers", 1)):
+        data_args = DataArguments(dataset_name=str(tmp_path / form), train_val_split=fraction)
+        pair = load_data(data_args, train=True, evaluate=True, seed=seed)
+        assert sorted(np.concatenate([images.numbers for images in pair])) == list(range(len(targets)))
+        splits.append([images.numbers.tolist() for images in pair])
+        held = [targets[number] for number in pair[1].numbers]
+        for index, size in enumerate(sizes.values()):
+            count = held.count(index)
+            assert min(1, size - 1) <= count <= max(0, size - 1) and (abs(count - fraction * size) <= 1 or count == 1)
+        assert held != sorted(held)
+    assert splits[0] == splits[1] != splits[3]
+
+
+def test_held_out_images_are_announced(sources, tmp_path, caplog):
+    load(tmp_path, do_eval=True, train_dir=str(sources / "folder"))
+    assert "6 of the 25 training images" in caplog.text and "pass --validation_dir" in caplog.text
+    load(tmp_path, do_eval=True, dataset_name=str(sources / "saved_splits"))
+    assert "set --eval_split: " in caplog.text and "saved_splits has only the splits train" in caplog.text
+
+
 # --- streams ---
 
 
@@ -465,6 +497,13 @@ def test_folder_that_cannot_be_read(sources, tmp_path, monkeypatch):
 
 WRONG_INPUT = [
     ({"train_files": "a*"}, "--train_files and --validation_files need --dataset_name"),
+    ({"dataset_name": "{0}/saved_splits", "eval_split": "tset"}, "--eval_split is tset, but .* the splits train"),
+    ({"dataset_name": "{0}/saved", "eval_split": "dev", "streaming": True}, "--eval_split is dev, but .* train"),
+    ({"dataset_name": "{0}/parquet", "eval_split": "test[:9]"}, r"--eval_split is test\[:9\], but .* train"),
+    ({"train_dir": "{0}/folder", "eval_split": "test"}, "--eval_split is test, but it needs --dataset_name"),
+    ({"train_dir": "{0}/folder", "dataset_config_name": "v"}, "--dataset_config_name is v, but it needs --dataset_n"),
+    ({"dataset_name": "{0}/saved", "dataset_config_name": "v"}, "--dataset_name is .*no configuration v"),
+    ({"dataset_name": "{0}/parquet", "dataset_config_name": "v"}, "--dataset_name is .*'v' not found"),
     ({"corrupt_images": "maybe"}, "--corrupt_images is maybe, "),
     ({"shuffle_buffer": 0}, "--shuffle_buffer is 0, "),
     ({"max_train_samples": 0}, "--max_train_samples is 0, "),

@@ -144,6 +144,8 @@ def load_source(
     name = os.path.expanduser(name)
     try:
         if not files and any((Path(name) / file).is_file() for file in ("state.json", "dataset_dict.json")):
+            if config_name is not None:
+                raise ValueError(f"a saved dataset has no configuration {config_name}.")
             saved = _load_saved(name, streaming)
             if split is not None and split not in saved:
                 raise ValueError(f"it has only the splits {', '.join(saved)}, no {split}.")

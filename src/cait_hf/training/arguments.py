@@ -64,7 +64,9 @@ class DataArguments:
     train_dir: str | None = option("Folder with one subfolder of images a class.")
     validation_dir: str | None = option("The same, to evaluate on.")
     train_val_split: float = option(
-        "Fraction of the training images to hold out if nothing else is to evaluate on.", 0.15
+        "Fraction of the training images of each class to hold out if nothing else is to evaluate on; never of a "
+        "stream.",
+        0.15,
     )
     max_train_samples: int | None = option(
         "Train on this many images, drawn once; with --streaming on the first of each file, at most this many."

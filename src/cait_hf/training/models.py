@@ -4,6 +4,7 @@
 import copy
 import json
 import logging
+import re
 from pathlib import Path
 
 import torch
@@ -54,7 +55,7 @@ def load_config(model_args: ModelArguments) -> PreTrainedConfig:
 
 def _parse_overrides(overrides: str | None) -> dict:
     fields = {}
-    for item in overrides.split(",") if overrides else ():
+    for item in re.split(r",(?![^\[]*\])", overrides) if overrides else ():  # not within a list
         name, equals, value = item.partition("=")
         if not equals:
             raise ValueError(f"--config_overrides has {item!r}, but each item must be FIELD=VALUE.")
