@@ -3,8 +3,8 @@
 
 A layer keeps only queries, keys and values for the backward pass, which makes the maps again. On a CPU the operator
 works block by block (`attention_blocked.py`), on an NVIDIA GPU in Triton kernels (`attention_triton.py`).
-`torch.compile` keeps it as one node; `torch.export` and `torch.jit.trace` record the formulas of `attention_cait.py` in
-its place, which every runtime supports.
+`torch.compile` keeps it as one node; `torch.export` and `torch.jit.trace` record the formulas of `attention_cait.py`
+in its place, which every runtime supports.
 
 Shapes: B images, H heads, N patches, D channels of a head.
 """

@@ -80,8 +80,8 @@ def _check_distributions(labels: torch.Tensor) -> None:
         # No `if`, for which a GPU would wait, a compiled graph break, and an exported one have no value.
         torch._assert_async(
             are_distributions.all(),
-            "a row of the float labels is no distribution over the classes, without negative numbers and of sum 1. Set "
-            "problem_type to 'multi_label_classification' for several classes an image, to 'regression' for numbers.",
+            "a row of the float labels is no distribution over the classes, without negative numbers and of sum 1. "
+            "Set problem_type to 'multi_label_classification' for several classes an image, to 'regression' for numbers.",
         )
     except RuntimeError as error:
         row = int(are_distributions.int().argmin())
