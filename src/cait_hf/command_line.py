@@ -57,15 +57,20 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def disable_bars() -> None:
+    """No bars of reading and writing, by Transformers; those of downloads stay."""
+    download_bars = not are_progress_bars_disabled()
+    logging.disable_progress_bar()
+    if download_bars:
+        enable_progress_bars()
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Neither warnings nor the bars of reading and writing; those of downloads stay."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    download_bars = not are_progress_bars_disabled()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if download_bars:
-        enable_progress_bars()
+    disable_bars()
     try:
         yield
     finally:
