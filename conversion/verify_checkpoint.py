@@ -23,6 +23,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cait_hf  # noqa: F401 - first, so that Transformers' optional packages import without messages
+
+
+# isort: split
+
 import numpy as np
 import PIL.Image
 import torch

@@ -25,6 +25,11 @@ import time
 from functools import partial
 from pathlib import Path
 
+import cait_hf  # noqa: F401 - first, so that Transformers' optional packages import without messages
+
+
+# isort: split
+
 import accelerate
 import numpy as np
 import torch

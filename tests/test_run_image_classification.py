@@ -22,8 +22,9 @@ import torch
 import transformers
 import warm_process
 from accelerate import Accelerator
-from official_files import write_xxs24_timm_folder
+from official_files import official_tensors, write_timm_folder, write_xxs24_timm_folder
 from PIL import Image
+from random_weights import tiny_config
 from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, run, write_images
 from transformers import (
     AutoModelForImageClassification,
@@ -214,6 +215,20 @@ def test_fine_tunes_a_timm_repository_at_another_resolution(script, images, tmp_
         torch.testing.assert_close(trained, stored, rtol=0, atol=2e-3)  # one step of AdamW moves by the learning rate
     processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
     assert (processor.size["shortest_edge"], processor.crop_size["width"]) == (32, 32)
+
+
+def test_checkpoints_of_a_timm_repository_are_complete(script, images, tmp_path):
+    """There q, k and v are one tensor, whose parts are not to be taken for copies of each other."""
+    source = write_timm_folder(tmp_path / "timm", official_tensors(tiny_config()))
+    flags = f"--ignore_mismatched_sizes --do_train --max_steps 2 --save_steps 1 --model_name_or_path {source}"
+    flags += f" --disable_tqdm true --train_dir {images / 'train'} --output_dir {tmp_path / 'out'}"
+    script.main(flags.split())
+    first, last = (weights(tmp_path / "out" / f"checkpoint-{step}") for step in (1, 2))
+    assert first.keys() == last.keys() == weights(tmp_path / "out").keys()
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    script.main(flags.split())  # resumes
+    again = weights(tmp_path / "out" / "checkpoint-2")
+    assert all(torch.equal(again[name], tensor) for name, tensor in last.items())
 
 
 @pytest.mark.parametrize("trust", [False, True])

@@ -4,6 +4,7 @@
 import copy
 import json
 import logging
+import warnings
 from pathlib import Path
 
 import torch
@@ -142,6 +143,10 @@ def load_model(config: PreTrainedConfig, model_args: ModelArguments) -> tuple[Pr
                 **options,
             )
         log_new_weights(name, report)
+        for parameter in model.parameters():
+            # q, k and v of timm's one tensor are views of it, which accelerate takes for copies and does not save
+            if parameter.untyped_storage().nbytes() != parameter.nbytes:
+                parameter.data = parameter.data.clone()
     source = name or model_args.config_name
     if config.model_type != CaitConfig.model_type:
         with loading(source_flag(model_args), source):
@@ -193,7 +198,9 @@ def add_lora(model: PreTrainedModel, recipe: RecipeArguments) -> torch.nn.Module
         target_modules=targets,
         modules_to_save=head,
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks for what Transformers has renamed
+        return get_peft_model(model, config)
 
 
 def save_model(
