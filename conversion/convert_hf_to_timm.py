@@ -19,6 +19,7 @@ from typing import Any
 import safetensors.torch
 
 from cait_hf import CHECKPOINTS, CaitCheckpoint, CaitConfig, CaitImageProcessorPil
+from cait_hf.checkpoints import resolve_model
 from cait_hf.command_line import run_command
 from cait_hf.configuration_cait import as_pair
 from cait_hf.files import new_folder
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def convert(args: argparse.Namespace):
     """Load, convert, write to a temporary folder, and only then give it its name."""
+    args.source = resolve_model(args.source)
     with new_folder(args.output_dir, args.source, args.overwrite) as folder:
         model = load_model(args.source)
         timm_config = timm_config_dict(model.config, load_image_processor(args.source, model.config))

@@ -23,6 +23,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cait_hf  # noqa: F401 - first, so that Transformers' optional packages import without messages
+
+
+# isort: split
+
 import numpy as np
 import PIL.Image
 import torch
@@ -30,6 +35,7 @@ from transformers import AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitForImageClassification
+from cait_hf.checkpoints import resolve_model
 from cait_hf.command_line import run_command
 from cait_hf.configuration_cait import as_pair
 from cait_hf.files import write_text
@@ -79,6 +85,7 @@ def verify(args: argparse.Namespace):
     against_timm = args.record or args.against == "timm"
     if against_timm:
         require_timm()
+    args.checkpoint = resolve_model(args.checkpoint)
     model = load_model(args.checkpoint, args.revision)
     if args.record or not against_timm:
         expected_file = read_expected(args.expected)

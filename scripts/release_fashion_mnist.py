@@ -15,6 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import cait_hf  # noqa: F401 - first, so that Transformers' optional packages import without messages
+
+
+# isort: split
+
 import datasets
 import numpy as np
 import torch

@@ -21,9 +21,20 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cait_hf  # noqa: F401 - first, so that Transformers' optional packages import without messages
+
+
+# isort: split
+
 import torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, ProjectConfiguration, TorchDynamoPlugin
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    LoggerType,
+    ProjectConfiguration,
+    TorchDynamoPlugin,
+)
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -101,6 +112,9 @@ def check_flags(args: TrainingArguments):
     """Raise ValueError for a flag that is set and that this loop does not follow."""
     if args.lr_scheduler_type == "reduce_lr_on_plateau":
         raise ValueError("--lr_scheduler_type reduce_lr_on_plateau is for run_image_classification.py: take another.")
+    for logger in args.report_to:
+        if logger not in (*LoggerType.list(), "kubeflow"):  # which Transformers adds by itself
+            raise ValueError(f"--report_to {logger} is for run_image_classification.py: leave it out here.")
     for name in args.changed:
         if name not in FOLLOWED.split():
             raise ValueError(f"--{name} is for run_image_classification.py: leave it out here.")
@@ -395,7 +409,7 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
         mixed_precision=precision,
         dynamo_plugin=compilation if args.torch_compile else None,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
-        log_with=args.report_to or None,
+        log_with=[logger for logger in args.report_to if logger in LoggerType.list()] or None,
         project_config=ProjectConfiguration(args.output_dir, logging_dir=os.path.join(args.output_dir, "runs")),
     )
     if args.report_to:

@@ -22,6 +22,7 @@ from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitIma
 from cait_hf.cards import render, training
 from cait_hf.cards.checkpoint import TEST_SETS, render_model_card
 from cait_hf.cards.training import Dataset, write_model_card
+from cait_hf.fashion_mnist import CHECKPOINT
 from cait_hf.macs import macs
 from cait_hf.publish import add_remote_code
 from cait_hf.training.report import environment
@@ -337,3 +338,14 @@ def test_code_without_the_package(workplace):
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("'score'") == 5
+
+
+CARDS = [*render_model_cards.MODEL_CARDS.glob("*.md"), Path(CHECKPOINT, "README.md")]
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
+def test_every_program_of_a_card_imports_the_package(card):
+    """Without, Transformers does not know the model type and asks for an upgrade of itself."""
+    programs = re.findall(r"^```python\n(.*?)^```$", card.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert programs and all("cait_hf" in program or "trust_remote_code=True" in program for program in programs)
+    assert "which has to be imported first" in card.read_text(encoding="utf-8") or card.stem == "README"

@@ -8,6 +8,7 @@ interruptions, accumulation and processes, is in `test_training_equivalence.py`.
 import dataclasses
 import json
 import shutil
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,13 +16,15 @@ from types import SimpleNamespace
 
 import datasets
 import pytest
+import remote_code
 import safetensors.torch
 import torch
 import transformers
 import warm_process
 from accelerate import Accelerator
-from official_files import write_xxs24_timm_folder
+from official_files import official_tensors, write_timm_folder, write_xxs24_timm_folder
 from PIL import Image
+from random_weights import tiny_config
 from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, run, write_images
 from transformers import (
     AutoModelForImageClassification,
@@ -32,7 +35,9 @@ from transformers import (
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+import cait_hf_cli
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
+from cait_hf.publish import add_remote_code
 from cait_hf.training import arguments
 from cait_hf.training.arguments import (
     DataArguments,
@@ -228,6 +233,52 @@ def test_fine_tunes_a_timm_repository_at_another_resolution(script, images, tmp_
     assert (processor.size["shortest_edge"], processor.crop_size["width"]) == (32, 32)
 
 
+def test_checkpoints_of_a_timm_repository_are_complete(script, images, tmp_path):
+    """There q, k and v are one tensor, whose parts are not to be taken for copies of each other."""
+    source = write_timm_folder(tmp_path / "timm", official_tensors(tiny_config()))
+    flags = f"--ignore_mismatched_sizes --do_train --max_steps 2 --save_steps 1 --model_name_or_path {source}"
+    flags += f" --disable_tqdm true --train_dir {images / 'train'} --output_dir {tmp_path / 'out'}"
+    script.main(flags.split())
+    first, last = (weights(tmp_path / "out" / f"checkpoint-{step}") for step in (1, 2))
+    assert first.keys() == last.keys() == weights(tmp_path / "out").keys()
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    script.main(flags.split())  # resumes
+    again = weights(tmp_path / "out" / "checkpoint-2")
+    assert all(torch.equal(again[name], tensor) for name, tensor in last.items())
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_names_of_code_that_is_not_copied_are_dropped(trust, trained, images, tmp_path, caplog):
+    """`auto_map` without the files would be all that is looked at where the package is not installed."""
+    caplog.set_level("INFO")
+    source = shutil.copytree(trained, tmp_path / "source", ignore=shutil.ignore_patterns("checkpoint-*"))
+    add_remote_code(source)
+    flags = f"--model_name_or_path {source} --do_train --max_steps 2 --save_steps 1 --disable_tqdm true"
+    flags += f" --train_dir {images / 'train'} --output_dir {tmp_path / 'out'}"
+    load_script(SCRIPT_NAMES[0]).main([*flags.split(), *(["--trust_remote_code"] if trust else [])])
+    for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-2"):
+        for name in ("config.json", "preprocessor_config.json"):
+            assert "auto_map" not in json.loads((folder / name).read_text()), folder / name
+    assert sum("cait-hf push --remote_code" in record.message for record in caplog.records) == 1
+
+
+def test_push_adds_the_code_to_a_trained_folder(trained, images, hub, repo_id, tmp_path):
+    """The model loads by it where the package is not installed."""
+    folder = shutil.copytree(trained, tmp_path / "trained", ignore=shutil.ignore_patterns("checkpoint-*"))
+    assert cait_hf_cli.main(["push", str(folder), repo_id, "--remote_code"]) == 0
+    assert {*remote_code.MODEL, *remote_code.IMAGE_PROCESSORS} <= set(hub.repositories[repo_id].at("main").files)
+    load = """
+import sys
+sys.modules["cait_hf"] = None  # as if not installed
+from transformers import pipeline
+classify = pipeline("image-classification", sys.argv[1], trust_remote_code=True)
+print(type(classify.model).__name__, len(classify(sys.argv[2], top_k=9)))
+"""
+    image = str(images / "train" / "one" / "0.png")
+    loaded = subprocess.run([sys.executable, "-c", load, repo_id, image], capture_output=True, text=True)
+    assert loaded.stdout == "CaitForImageClassification 6\n", loaded.stderr
+
+
 def test_fine_tunes_another_model(script, images, tmp_path):
     """One that was trained for several classes an image, which the data do not have."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -385,7 +436,16 @@ WRONG_INPUT = [
     ("{train} --config_overrides image_size=30", "patch_size"),
     ("{train} --config_overrides num_channels=1", "num_channels 1, .* RGB images"),
     ("{train} --drop_path_rate 1", "drop_path_rate is 1"),
-    ("{train} --model_name_or_path {wrong}/empty", "config.json"),
+    ("{train} --model_name_or_path {wrong}/empty", "--model_name_or_path is .*/empty, .*config.json"),
+    ("{train} --model_name_or_path outputs/nowhere", "--model_name_or_path is outputs/nowhere: "),
+    ("{train} --config_name outputs/nowhere", "--config_name is outputs/nowhere: "),
+    ("{train} --model_name_or_path {damaged}", "--model_name_or_path is .*/damaged: "),
+    ("{train} --teacher_model_name_or_path outputs/nowhere", "--teacher_model_name_or_path is outputs/nowhere: "),
+    ("{train} --teacher_model_name_or_path {damaged}", "--teacher_model_name_or_path is .*/damaged: "),
+    (
+        "{train} --teacher_model_name_or_path {trained} --config_overrides image_size=20,patch_size=4",
+        "--teacher_model_name_or_path is .*, which does not take the model's images of 20 x 20 pixels",
+    ),
     ("{few} --model_name_or_path {trained}", "6 classes and the data 3: pass --ignore_mismatched_sizes"),
     ("{few} --do_eval --validation_dir {images}/train", "3 classes .* does not have, such as five, four, three"),
     ("--resume_from_checkpoint {wrong}/empty", "--resume_from_checkpoint is .*/empty, .* a complete checkpoint"),
@@ -405,7 +465,9 @@ def test_wrong_input_ends_with_an_error_message(flags, message, images, trained,
     (wrong / "empty").mkdir(parents=True)
     (wrong / "broken.json").write_text('{"do_train": tr')
     train, few = (f"--train_dir {images}/{folder}" for folder in ("train", "validation"))
-    flags = flags.format(images=images, train=train, few=few, trained=trained, wrong=wrong).split()
+    damaged = shutil.copytree(trained, wrong / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"damaged")
+    flags = flags.format(images=images, train=train, few=few, trained=trained, wrong=wrong, damaged=damaged).split()
     files = [flags.pop(0)] if flags and not flags[0].startswith("--") else []
     with pytest.raises(SystemExit, match=f"(?s)error: .*({message})"):  # both scripts read them by the same function
         load_script(SCRIPT_NAMES[0]).main([*files, "--do_train", "--output_dir", str(tmp_path / "out"), *flags])

@@ -15,10 +15,11 @@ from transformers import AutoModelForImageClassification
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from ..command_line import one_line
 from ..evaluation.imagenet import indices_of_classes
 from ..labels import IMAGENET_1K_CLASSES
-from .arguments import ModelArguments, RecipeArguments
-from .transforms import measure_normalization
+from .arguments import ModelArguments, RecipeArguments, loading
+from .transforms import input_size, measure_normalization
 
 
 class Distillation:
@@ -87,15 +88,28 @@ def load_teacher(
     """The teacher that the flags name.
 
     Raises:
-        ValueError: if it does not fit the student.
+        ValueError: if it does not fit the student, or does not take images of its size.
+        OSError: if it is not there, or out of reach.
     """
     name = recipe.teacher_model_name_or_path
     if name is None:
         return None
     options = {"trust_remote_code": model_args.trust_remote_code}
-    teacher = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32, **options)
-    teacher_processor = AutoImageProcessor.from_pretrained(name, **options)
-    return Distillation(teacher, recipe, student_processor, teacher_processor, student_labels)
+    with loading("teacher_model_name_or_path", name):
+        teacher = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32, **options)
+        teacher_processor = AutoImageProcessor.from_pretrained(name, **options)
+    distillation = Distillation(teacher, recipe, student_processor, teacher_processor, student_labels)
+    height, width = input_size(student_processor)
+    image = torch.zeros(1, len(measure_normalization(student_processor).mean), height, width)
+    try:
+        with torch.no_grad():
+            teacher(pixel_values=image)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"--teacher_model_name_or_path is {name}, which does not take the model's images of {height} x {width} "
+            f"pixels: {one_line(error)}"
+        ) from error
+    return distillation
 
 
 def teacher_loss(logits: torch.Tensor, teacher_logits: torch.Tensor, kind: str, tau: float) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..command_line import disable_bars
 from ..evaluation.metrics import METRICS
 from .arguments import DataArguments, ModelArguments, RecipeArguments, TrainingArguments, parse_arguments
 from .data import LabeledImages, load_data
@@ -65,8 +66,9 @@ class Experiment:
 
 
 def set_up_logging() -> None:
-    """Log messages of the scripts and warnings, without those of libraries that load data."""
+    """Log messages of the scripts and warnings, without those of libraries that load data, nor bars of saving."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
+    disable_bars()
     for library in ("accelerate", "datasets", "evaluate", "filelock", "fsspec", "httpx", "httpx2"):
         logging.getLogger(library).setLevel(logging.WARNING)
 

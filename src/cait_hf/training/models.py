@@ -5,6 +5,7 @@ import copy
 import json
 import logging
 import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from transformers.utils.generic import is_timm_config_dict
 
 from ..configuration_cait import CaitConfig, as_pair
 from ..image_processing_pil_cait import CaitImageProcessorPil
-from .arguments import ModelArguments, RecipeArguments
+from .arguments import ModelArguments, RecipeArguments, loading
 from .data import LabeledImages
 from .optimization import head_names
 
@@ -27,7 +28,8 @@ def load_config(model_args: ModelArguments) -> PreTrainedConfig:
     """The configuration that the flags ask for.
 
     Raises:
-        ValueError: for fields that it does not have, or if it is not for RGB images.
+        ValueError: for fields that it does not have, if it cannot be read, or if it is not for RGB images.
+        OSError: if it is not there, or out of reach.
     """
     fields = {"image_size": model_args.image_size, "drop_path_rate": model_args.drop_path_rate}
     fields = {name: value for name, value in fields.items() if value is not None}
@@ -36,13 +38,20 @@ def load_config(model_args: ModelArguments) -> PreTrainedConfig:
     if source is None:
         config, unknown = CaitConfig.from_dict({}, return_unused_kwargs=True, **fields)
     else:
-        config_class = CaitConfig if is_cait_of_timm(source) else AutoConfig
-        options = {} if config_class is CaitConfig else {"trust_remote_code": model_args.trust_remote_code}
-        config, unknown = config_class.from_pretrained(source, return_unused_kwargs=True, **options, **fields)
+        with loading(source_flag(model_args), source):
+            config_class = CaitConfig if is_cait_of_timm(source) else AutoConfig
+            options = {} if config_class is CaitConfig else {"trust_remote_code": model_args.trust_remote_code}
+            config, unknown = config_class.from_pretrained(source, return_unused_kwargs=True, **options, **fields)
     unknown.pop("trust_remote_code", None)
     if "drop_path_rate" in model_args.optional and unknown.pop("drop_path_rate", None) is not None:
         logger.warning("The recipe's drop_path_rate is left out: models of type %s have none.", config.model_type)
         model_args.drop_path_rate = None  # so that no record of the run states it
+    if source is not None and drop_auto_map(config, source):
+        logger.info(
+            "The modeling files in %s do not run and are not copied: installed code knows the model.%s",
+            source,
+            " To add them again: cait-hf push --remote_code" if config.model_type == CaitConfig.model_type else "",
+        )
     if unknown:
         raise ValueError(f"{', '.join(unknown)}: a configuration of type {config.model_type} has no such field.")
     if model_args.image_size is not None and config.model_type != CaitConfig.model_type:
@@ -51,6 +60,20 @@ def load_config(model_args: ModelArguments) -> PreTrainedConfig:
     if channels != 3:
         raise ValueError(f"the model has num_channels {channels}, but training gives it RGB images, of 3 channels.")
     return config
+
+
+def source_flag(model_args: ModelArguments) -> str:
+    """The flag that names what is loaded."""
+    return "model_name_or_path" if model_args.model_name_or_path is not None else "config_name"
+
+
+def drop_auto_map(part: PreTrainedConfig | BaseImageProcessor, source: str) -> bool:
+    """Drop the names of modeling files that a folder had and that saving would not copy; whether there were any.
+
+    Transformers copies the code that it runs. The names of a repository's files name the repository, too, and stay.
+    """
+    is_remote = type(part).__module__.startswith("transformers_modules.")
+    return not is_remote and Path(source).is_dir() and part.__dict__.pop("auto_map", None) is not None
 
 
 def _parse_overrides(overrides: str | None) -> dict:
@@ -120,22 +143,44 @@ def load_model(config: PreTrainedConfig, model_args: ModelArguments) -> tuple[Pr
         model = AutoModelForImageClassification.from_config(config, **options)
     else:
         # Training keeps float32 weights, whatever was stored; autocast computes in less.
-        model = AutoModelForImageClassification.from_pretrained(
-            name,
-            config=config,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
-            **options,
-        )
+        with loading(source_flag(model_args), name):
+            model, report = AutoModelForImageClassification.from_pretrained(
+                name,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+                output_loading_info=True,
+                **options,
+            )
+        log_new_weights(name, report)
+        for parameter in model.parameters():
+            # q, k and v of timm's one tensor are views of it, which accelerate takes for copies and does not save
+            if parameter.untyped_storage().nbytes() != parameter.nbytes:
+                parameter.data = parameter.data.clone()
+    source = name or model_args.config_name
     if config.model_type != CaitConfig.model_type:
-        return model, AutoImageProcessor.from_pretrained(name or model_args.config_name, **options)
+        with loading(source_flag(model_args), source):
+            image_processor = AutoImageProcessor.from_pretrained(source, **options)
+        drop_auto_map(image_processor, source)
+        return model, image_processor
     sizes = {}
     if name is None or model_args.image_size is not None:
         height, width = as_pair(config.image_size)
         sizes = {"size": {"shortest_edge": max(height, width)}, "crop_size": {"height": height, "width": width}}
     if name is None:
         return model, CaitImageProcessorPil(**sizes)
-    return model, CaitImageProcessorPil.from_pretrained(name, **sizes)
+    with loading(source_flag(model_args), name):
+        image_processor = CaitImageProcessorPil.from_pretrained(name, **sizes)
+    drop_auto_map(image_processor, name)
+    return model, image_processor
+
+
+def log_new_weights(name: str, report: dict) -> None:
+    """Say in one line, instead of Transformers' table, which tensors of the model did not come from `name`."""
+    new = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if new:
+        first = ", ".join(new[:5]) + (", ..." if len(new) > 5 else "")
+        logger.info("%d tensors are absent in %s, or of other shapes, and start random: %s.", len(new), name, first)
 
 
 def add_lora(model: PreTrainedModel, recipe: RecipeArguments) -> torch.nn.Module:
@@ -163,7 +208,9 @@ def add_lora(model: PreTrainedModel, recipe: RecipeArguments) -> torch.nn.Module
         target_modules=targets,
         modules_to_save=head,
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks for what Transformers has renamed
+        return get_peft_model(model, config)
 
 
 def save_model(
