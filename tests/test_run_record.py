@@ -16,6 +16,8 @@ import warm_process
 from test_run_image_classification import SCRIPT_NAMES
 from test_scripts import TINY, load_script, write_images
 
+from cait_hf.training import outputs
+
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -241,3 +243,37 @@ def test_run_that_wrote_meanwhile_is_noticed(run_of_each, flags, tmp_path, monke
     monkeypatch.setattr(script, "prepare", slowly)
     with pytest.raises(SystemExit, match="another run has written to --output_dir"):
         script.main([*flags, "--output_dir", str(tmp_path / "out")])
+
+
+def test_saved_epoch_is_told_and_evaluated_once(run_of_each, flags, images, tmp_path, monkeypatch, caplog):
+    """The learning rate is 0, so that all epochs are equal: the first stays. Its evaluation is not drawn at the end."""
+    script, drawn = load_script(run_of_each[0]), {}
+    monkeypatch.setattr(outputs, "write_report", lambda folder, **kwargs: drawn.update(kwargs))
+    flags = " ".join(flags).replace("--save_steps 2", "--save_strategy epoch --eval_strategy epoch")
+    flags += f" --do_eval --validation_dir {images / 'validation'} --load_best_model_at_end --learning_rate 0"
+    flags += f" --metric_for_best_model eval_top1 --output_dir {tmp_path / 'out'}"
+    with caplog.at_level("INFO"):
+        results = script.main(flags.split())
+    evaluations = [(entry["step"], entry["eval_loss"]) for entry in drawn["log_history"] if "eval_loss" in entry]
+    assert evaluations == [(3, results["eval_loss"]), (6, results["eval_loss"])] and drawn["saved"] == (3, 1.0)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| weights saved | `of step 3, epoch 1` |" in card and "| epochs trained | `2` |" in card
+    assert json.loads((tmp_path / "out" / "eval_results.json").read_text())["epoch"] == 1
+    *_, evaluation, place = [message for message in caplog.messages if str(tmp_path) in message or "loss" in message]
+    assert evaluation == (
+        f"Evaluation on 12 images: top-1 accuracy {results['eval_top1']:.2%}, top-5 accuracy "
+        f"{results['eval_top5']:.2%}, mean accuracy of the classes {results['eval_mean_class_accuracy']:.2%}, loss "
+        f"{results['eval_loss']:.4f}"
+    )
+    best = f"the best by eval_top1: {results['eval_top1']:.4g}"
+    assert place == f"The model is in {tmp_path / 'out'}, with the weights of step 3 (epoch 1, {best})."
+
+
+def test_evaluation_alone_prints_its_metrics(run_of_each, images, tmp_path, caplog, capsys):
+    name, folder = run_of_each
+    flags = f"--model_name_or_path {folder} --do_eval --output_dir {tmp_path} --validation_dir {images / 'validation'}"
+    with caplog.at_level("INFO"):
+        results = load_script(name).main([*flags.split(), "--use_cpu"])
+    assert f"Evaluation on 12 images: top-1 accuracy {results['eval_top1']:.2%}, " in caplog.text
+    assert caplog.messages[-1] == f"The metrics are in {tmp_path}." and capsys.readouterr().out == ""
+    assert not (tmp_path / "run_record.json").exists() and not (tmp_path / "README.md").exists()
