@@ -45,11 +45,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rota
 from cait_hf.evaluation.metrics import best_classes, classification_metrics, scalars
 from cait_hf.losses import image_classification_loss
 from cait_hf.training.arguments import TrainingArguments
+from cait_hf.training.best_model import is_best
 from cait_hf.training.ema import ModelEma
 from cait_hf.training.experiment import Experiment, error_message, prepare, set_up_logging
 from cait_hf.training.models import plain_model
 from cait_hf.training.optimization import make_optimizer, make_scheduler
-from cait_hf.training.outputs import finish
+from cait_hf.training.outputs import already_finished, finish
 from cait_hf.training.progress import StepTimer
 from cait_hf.training.randomness import seed_forward_pass
 from cait_hf.training.resume import TRAINER_STATE, check_optimizer, could_not_be_written, could_not_go_on
@@ -83,29 +84,34 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     try:
         experiment = prepare(sys.argv[1:] if argv is None else argv)
         check_flags(experiment.training_args)
-        loop = Loop.of(experiment)
-    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
-        sys.exit(f"error: {error}")
-    metrics = {}
-    try:
-        if experiment.training_args.do_train:
-            metrics |= loop.train()
-            loop.save_state()
-        if experiment.training_args.do_eval:
-            metrics |= loop.evaluate()
-        state_dict = loop.accelerator.get_state_dict(loop.model) if loop.sharded else None
-        loop.accelerator.end_training()
-        return finish(
-            experiment,
-            loop.plain_model,
-            loop.ema,
-            metrics=metrics,
-            results=loop.results,
-            log_history=loop.state.log_history,
-            state_dict=state_dict,
-        )
-    except (FloatingPointError, OSError, ValueError) as error:
+        if experiment.record.finished:
+            return already_finished(experiment)
+        with experiment.writing():
+            return run(experiment)
+    except (ValueError, OSError, ImportError, FloatingPointError, StrictDataclassError) as error:
         sys.exit(error_message(error))
+
+
+def run(experiment: Experiment) -> dict[str, float]:
+    """Train and evaluate as the flags say; returns the metrics."""
+    loop = Loop.of(experiment)
+    metrics = {}
+    if experiment.training_args.do_train:
+        metrics |= loop.train()
+        loop.save_state()
+    if experiment.training_args.do_eval:
+        metrics |= loop.evaluate()
+    state_dict = loop.accelerator.get_state_dict(loop.model) if loop.sharded else None
+    loop.accelerator.end_training()
+    return finish(
+        experiment,
+        loop.plain_model,
+        loop.ema,
+        metrics=metrics,
+        results=loop.results,
+        state=loop.state,
+        state_dict=state_dict,
+    )
 
 
 def check_flags(args: TrainingArguments):
@@ -137,6 +143,7 @@ class Loop:
     callbacks: CallbackHandler
     control: TrainerControl = field(default_factory=TrainerControl)  # set by the callbacks: what is due
     results: dict[str, dict] = field(default_factory=dict)  # of the last evaluation, of "raw" weights and "ema"
+    bar: tqdm | None = None  # while it trains
 
     @classmethod
     def of(cls, experiment: Experiment) -> "Loop":
@@ -200,6 +207,7 @@ class Loop:
             self.train_epoch(epoch)
         self.callbacks.on_train_end(args, self.state, self.control)
         self.bar.close()
+        self.bar = None  # what follows is in the metrics that the run prints at its end
         if args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self.accelerator.load_state(self.state.best_model_checkpoint)
             if self.ema is not None:
@@ -289,7 +297,7 @@ class Loop:
             self.log({"loss": loss, "grad_norm": norm, "learning_rate": self.learning_rate})
             self.total_loss, self.losses = self.total_loss + sum(map(float, self.losses)), []
         if control.should_evaluate:
-            best = self.is_best(self.evaluate())
+            best = is_best(self.evaluate(), args, self.state)
             if args.save_strategy == SaveStrategy.BEST:
                 control.should_save = best
             self.model.train()
@@ -303,20 +311,8 @@ class Loop:
         self.state.log_history.append({**metrics, "step": self.state.global_step})
         self.accelerator.log(metrics, step=self.state.global_step)
         self.callbacks.on_log(self.experiment.training_args, self.state, self.control, metrics)
-        if not self.quiet:
-            self.bar.write(str(metrics)) if hasattr(self, "bar") else print(metrics)
-
-    def is_best(self, metrics: dict[str, float]) -> bool:
-        """Whether an evaluation is the best so far; the state remembers it."""
-        args, state = self.experiment.training_args, self.state
-        if args.metric_for_best_model is None:
-            return False
-        value = metrics[f"eval_{args.metric_for_best_model.removeprefix('eval_')}"]
-        sign = 1 if args.greater_is_better else -1
-        best = state.best_metric is None or sign * value > sign * state.best_metric
-        if best:
-            state.best_metric, state.best_global_step = value, state.global_step
-        return best
+        if self.bar is not None and not self.quiet:
+            self.bar.write(str(metrics))
 
     def evaluate(self) -> dict[str, float]:
         """Loss and accuracies as `eval_...` and, of the average of the weights, as `eval_ema_...`."""

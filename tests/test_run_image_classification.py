@@ -29,6 +29,7 @@ from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, run, wr
 from transformers import (
     AutoModelForImageClassification,
     TrainerCallback,
+    TrainerState,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
@@ -37,6 +38,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import cait_hf_cli
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
+from cait_hf.cards.training import Dataset
 from cait_hf.publish import add_remote_code
 from cait_hf.training import arguments
 from cait_hf.training.arguments import (
@@ -48,7 +50,7 @@ from cait_hf.training.arguments import (
 )
 from cait_hf.training.data import TRAINING_DATA
 from cait_hf.training.experiment import Experiment, prepare
-from cait_hf.training.outputs import settings_of, split_evaluated
+from cait_hf.training.outputs import dataset_evaluated, settings_of
 
 
 pytestmark = pytest.mark.usefixtures("no_plots")  # except those of `run_of_each`, which is older than a test
@@ -123,7 +125,8 @@ def test_training_writes_model_processor_and_results(run_of_each):
         in card
     )
     assert "python run_image_classification" in card and "--validation_dir validation" in card
-    assert "Measured on 12 images of `train` (split `validation`)" in card
+    assert "Measured on 12 images of `validation`." in card and "random weights on `train`." in card
+    assert "| training images | `48` |" in card and "name: validation\n" in card and "dataset_split" not in card
     if (run_of_each / "learning_curves.png").exists():  # with matplotlib
         for name in ("learning_curves.png", "confusion_matrix.png"):
             with Image.open(run_of_each / name) as image:
@@ -382,13 +385,18 @@ def test_card_lists_every_changed_field():
     args, data_args = TrainingArguments("out", use_cpu=True), DataArguments(train_val_split=0.25)
     args.changed = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
     experiment = SimpleNamespace(
-        training_args=args, recipe=RecipeArguments(), model_args=ModelArguments(), data_args=data_args
+        training_args=args,
+        recipe=RecipeArguments(),
+        model_args=ModelArguments(),
+        data_args=data_args,
+        record=SimpleNamespace(data={"train": None}),
     )
-    settings = settings_of(experiment)
+    settings = settings_of(experiment, TrainerState(epoch=2.0, global_step=6, max_steps=6))
     left_out = {*args.changed} - settings.keys()
     assert {"output_dir", "hub_token", "disable_tqdm", "logging_steps"} <= left_out and len(left_out) < 35
     assert {"adam_beta2", "max_grad_norm", "label_smoothing_factor", "dataloader_drop_last"} <= settings.keys()
-    assert split_evaluated(SimpleNamespace(origin=TRAINING_DATA), data_args) == "25% held out"
+    held_out = dataset_evaluated(Dataset("images"), SimpleNamespace(origin=TRAINING_DATA), data_args)
+    assert held_out == Dataset("images", split="25% held out")
 
 
 EVENTS = ("on_step_begin", "on_pre_optimizer_step", "on_step_end")
@@ -524,6 +532,7 @@ def test_overwrite_output_dir_trains_from_scratch(script, training_flags, tmp_pa
 def test_checkpoint_of_other_flags_is_not_gone_on_from(script, images, training_flags, tmp_path):
     flags = [*training_flags.split(), "--output_dir", str(tmp_path / "out"), "--max_steps", "1"]
     assert script.main(flags)["train_loss"] > 0
+    (tmp_path / "out" / "run_record.json").unlink()  # which names each flag, see `test_run_record.py`
     shutil.copytree(images / "train", tmp_path / "train")
     (tmp_path / "train" / "zero").rename(tmp_path / "train" / "nil")
     before = weights(tmp_path / "out")

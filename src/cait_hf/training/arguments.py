@@ -143,6 +143,11 @@ class RecipeArguments:
     distillation_alpha: float = option("Weight of the teacher in the loss.", 0.5)
     distillation_tau: float = option("Temperature of soft distillation.", 1.0)
 
+    @property
+    def official_schedule(self) -> bool:
+        """Whether the official cosine schedule sets the learning rates, whatever `--lr_scheduler_type` is."""
+        return self.min_lr is not None or self.warmup_lr is not None
+
 
 @dataclass
 class TrainingArguments(transformers.TrainingArguments):
@@ -248,6 +253,8 @@ def _check(
     pretrained = model_args.model_name_or_path is not None
     if not (args.do_train or args.do_eval):
         raise ValueError("there is nothing to do: pass --do_train, --do_eval or both.")
+    if "output_dir" not in args.changed:
+        raise ValueError("--output_dir is not set: pass the folder to write to.")
     if not (args.do_train or pretrained):
         raise ValueError("--do_eval without --do_train needs --model_name_or_path, the model to evaluate.")
     if pretrained and (model_args.config_name or model_args.config_overrides):

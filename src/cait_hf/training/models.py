@@ -226,6 +226,7 @@ def save_model(
     """
     if hasattr(model, "merge_and_unload"):
         model.save_pretrained(Path(folder) / "adapter")
+        (Path(folder) / "adapter" / "README.md").unlink()  # PEFT's empty template, with the local path of the base
         model = copy.deepcopy(model).merge_and_unload()
     model.save_pretrained(folder, state_dict=state_dict)
     image_processor.save_pretrained(folder)

@@ -14,6 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .arguments import TrainingArguments
 from .ema import EMA_FILE
+from .folder_lock import LOCK_FILE
 
 
 logger = logging.getLogger(__name__)
@@ -22,15 +23,18 @@ CORRUPT_IMAGES_LISTS = "corrupt_images*.txt"  # written before training begins, 
 OTHER_FLAGS = (
     "pass the flags that it was written with, or another --output_dir, or --overwrite_output_dir to train from scratch"
 )
+RUN_RECORD = "run_record.json"  # beside the checkpoints, see `run_record.py`
 TRAINER_STATE = "trainer_state.json"  # the last file of a checkpoint, in both scripts
 
 
-def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema: bool) -> str | None:
+def find_checkpoint_to_resume(
+    args: TrainingArguments, overwrite: bool, with_ema: bool, finished: bool = False
+) -> str | None:
     """The checkpoint that was asked for, else the last complete one in `output_dir`; None to start from scratch.
 
     Raises:
-        ValueError: if the one asked for is not complete, or `output_dir` has no complete checkpoint and files that no
-            interrupted training leaves.
+        ValueError: if the one asked for is not complete, or `output_dir` has no complete checkpoint and files that
+            neither an interrupted training leaves nor one that has `finished`.
     """
     asked, ema = args.resume_from_checkpoint, f" with {EMA_FILE}" if with_ema else ""
     if asked is not None:
@@ -42,12 +46,15 @@ def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema
     output_dir = Path(args.output_dir)
     if not args.do_train or not output_dir.is_dir():
         return None
-    if all(path.match(CORRUPT_IMAGES_LISTS) or is_unfinished(path) for path in output_dir.iterdir()):
+    files = [path for path in output_dir.iterdir() if path.name not in (RUN_RECORD, LOCK_FILE)]
+    if all(path.match(CORRUPT_IMAGES_LISTS) or is_unfinished(path) for path in files):
         return None
     checkpoints = checkpoints_in(output_dir)
     if overwrite:
         return None
     complete = [step for step, path in checkpoints.items() if is_complete(path, with_ema)]
+    if not complete and finished:
+        return None
     if not complete:
         raise ValueError(
             f"--output_dir {output_dir} is not empty and has no complete checkpoint{ema} to "

@@ -23,6 +23,7 @@ from transformers import (
 from ..evaluation.metrics import ClassificationMetrics
 from ..losses import image_classification_loss
 from .arguments import RecipeArguments
+from .best_model import is_best
 from .distillation import Distillation
 from .ema import ModelEma
 from .models import plain_model
@@ -235,6 +236,10 @@ class ImageClassificationTrainer(Trainer):
         if self.state.global_step >= self.state.max_steps:
             return [], None
         return super().get_batch_samples(self.timer.batches(epoch_iterator), *args, **kwargs)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """By the metric and, of equal ones, by the loss."""
+        return is_best(metrics, self.args, self.state)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with could_not_be_written(self.state.global_step, self.args.output_dir):
