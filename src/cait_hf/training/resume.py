@@ -1,15 +1,21 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Which checkpoint a run resumes from, and the errors of checkpoints that cannot be read or written."""
 
+import json
 import logging
+import pickle
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PosixPath, WindowsPath
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import PreTrainedConfig
+from accelerate.utils import load
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig, TrainerState
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .arguments import TrainingArguments
@@ -23,14 +29,22 @@ OTHER_FLAGS = (
     "pass the flags that it was written with, or another --output_dir, or --overwrite_output_dir to train from scratch"
 )
 TRAINER_STATE = "trainer_state.json"  # the last file of a checkpoint, in both scripts
+# Patterns of the files of which a checkpoint has one at least; `*_states.pt` are DeepSpeed's.
+PARTS = {
+    "weights": ("model*.safetensors", "pytorch_model*", "adapter_model*", "*model_states.pt"),
+    "optimizer state": ("optimizer*", "*optim_states.pt"),
+    "scheduler state": ("scheduler*", "*optim_states.pt"),
+}
 
 
 def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema: bool) -> str | None:
     """The checkpoint that was asked for, else the last complete one in `output_dir`; None to start from scratch.
 
+    One that is damaged is passed over with a warning; the one asked for is not.
+
     Raises:
-        ValueError: if the one asked for is not complete, or `output_dir` has no complete checkpoint and files that no
-            interrupted training leaves.
+        ValueError: if the one asked for is incomplete or damaged, or `output_dir` has no checkpoint to resume from
+            and files that no interrupted training leaves.
     """
     asked, ema = args.resume_from_checkpoint, f" with {EMA_FILE}" if with_ema else ""
     if asked is not None:
@@ -38,6 +52,7 @@ def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema
             raise ValueError(
                 f"--resume_from_checkpoint is {asked}, but that is no folder of a complete checkpoint{ema}."
             )
+        check_files(Path(asked))
         return asked
     output_dir = Path(args.output_dir)
     if not args.do_train or not output_dir.is_dir():
@@ -47,14 +62,22 @@ def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema
     checkpoints = checkpoints_in(output_dir)
     if overwrite:
         return None
-    complete = [step for step, path in checkpoints.items() if is_complete(path, with_ema)]
-    if not complete:
-        raise ValueError(
-            f"--output_dir {output_dir} is not empty and has no complete checkpoint{ema} to "
-            "resume from: choose another, or pass --overwrite_output_dir."
-        )
-    logger.info("Resuming from %s; pass --overwrite_output_dir to train from scratch.", checkpoints[max(complete)])
-    return str(checkpoints[max(complete)])
+    damaged = ""
+    for _, checkpoint in sorted(checkpoints.items(), reverse=True):
+        if not is_complete(checkpoint, with_ema):
+            continue
+        try:
+            check_files(checkpoint)
+        except ValueError as error:
+            damaged = damaged or f" {error}"
+            logger.warning("%s An older checkpoint is looked for.", error)
+            continue
+        logger.info("Resuming from %s; pass --overwrite_output_dir to train from scratch.", checkpoint)
+        return str(checkpoint)
+    raise ValueError(
+        f"--output_dir {output_dir} is not empty and has no complete checkpoint{ema} to "
+        f"resume from: choose another, or pass --overwrite_output_dir.{damaged}"
+    )
 
 
 def checkpoints_in(output_dir: Path) -> dict[int, Path]:
@@ -72,6 +95,84 @@ def check_classes_of_checkpoint(checkpoint: str, config: PreTrainedConfig) -> No
 def is_complete(checkpoint: Path, with_ema: bool) -> bool:
     """Whether a checkpoint was written to its end."""
     return (checkpoint / TRAINER_STATE).is_file() and (not with_ema or (checkpoint / EMA_FILE).is_file())
+
+
+def check_files(checkpoint: Path) -> None:
+    """Check that every file of a checkpoint that is read to resume can be read; nothing that a file contains is run.
+
+    What loads the files afterwards is not all ours: accelerate, DeepSpeed and `torch.distributed.checkpoint` unpickle
+    some of them without limits, so a pickle that could run code must not get that far.
+
+    Raises:
+        ValueError: naming the file, if one is damaged, could run code, or is missing.
+    """
+    for part, patterns in PARTS.items():
+        if not any(True for pattern in patterns for _ in checkpoint.rglob(pattern)):
+            raise ValueError(f"{checkpoint} has no {part}.")
+    for path in sorted(checkpoint.rglob("*")):
+        if path.name == TRAINING_ARGS_NAME or not path.is_file():  # the record of the flags: never read
+            continue
+        try:
+            intact = _is_intact(path)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"{path} is damaged, or contains what could run code and was not loaded.") from error
+        except Exception as error:  # any bytes at all: the parsers' errors for them have no common class
+            raise ValueError(f"{path} is damaged ({type(error).__name__}).") from error
+        if not intact:
+            raise ValueError(f"{path} is damaged.")
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether the file is what its name says; else False or any error."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:  # compares the sizes in the header with the file's
+            return bool(file.keys())
+    if path.suffix == ".json":
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return isinstance(content, dict) and (path.name != TRAINER_STATE or TrainerState(**content).global_step > 0)
+    if path.suffix in (".pt", ".pth", ".bin", ".pkl"):
+        if is_zip := zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:  # compares checksums, as `torch.load` does not
+                    return False
+        with torch.serialization.safe_globals([(_StandIn, name) for name in OF_DEEPSPEED]):
+            return isinstance(load(str(path), map_location="cpu", weights_only=True, mmap=is_zip), dict)
+    if path.name == ".metadata":  # of sharded weights
+        with path.open("rb") as stream:
+            return type(_MetadataUnpickler(stream).load()).__name__ == "Metadata"
+    return True
+
+
+OF_DEEPSPEED = (
+    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+)
+
+
+class _StandIn:
+    """Takes the place of DeepSpeed's classes where its files are only checked."""
+
+    def __init__(self, *args: Any) -> None: ...
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Of the index that `torch.distributed.checkpoint` writes beside sharded weights: its own records alone."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        from torch.distributed.checkpoint import filesystem, metadata  # there may be no torch.distributed
+
+        for owner in (metadata, filesystem):
+            found = getattr(owner, name, None)  # which follows no dots
+            if isinstance(found, type) and found.__module__ == owner.__name__ == module:
+                return found
+        if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
+            return dtype
+        for found in (torch.Size, torch.serialization._get_layout, PosixPath, WindowsPath):
+            if (module, name) == (found.__module__, found.__name__):
+                return found
+        raise pickle.UnpicklingError(f"{module}.{name} is none of the records of sharded weights")
 
 
 def is_unfinished(path: Path) -> bool:

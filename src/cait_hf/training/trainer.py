@@ -29,7 +29,7 @@ from .models import plain_model
 from .optimization import decayed_parameter_names, make_optimizer, make_scheduler
 from .progress import StepTimer, TrainingProgress
 from .randomness import Randomness, seed_forward_pass
-from .resume import check_optimizer, could_not_be_written, could_not_go_on
+from .resume import check_files, check_optimizer, could_not_be_written, could_not_go_on
 from .sampling import make_sampler
 from .streaming import ImageStream
 from .transforms import TrainCollator, collate
@@ -248,6 +248,7 @@ class ImageClassificationTrainer(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_best_model(self) -> None:
+        check_files(Path(self.state.best_model_checkpoint))
         super()._load_best_model()
         if self.ema is not None:
             self.ema.load(self.state.best_model_checkpoint)

@@ -1,0 +1,200 @@
+# Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
+"""Checkpoints of both training scripts that are damaged, planted, moved, or were not written to their end.
+
+That a run that was killed resumes to the bit is in `test_training_equivalence.py`.
+"""
+
+import os
+import pickle
+import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from test_scripts import TINY, load_script, write_images
+
+from cait_hf.training.arguments import TrainingArguments
+from cait_hf.training.resume import check_files, find_checkpoint_to_resume
+
+
+pytestmark = pytest.mark.usefixtures("no_plots")
+WITH_EMA = find_spec("timm") is not None
+OF_BOTH = ["config.json", "model.safetensors", "preprocessor_config.json", "trainer_state.json"]
+OF_BOTH += ["ema.safetensors"] if WITH_EMA else []
+FILES = {
+    "run_image_classification": [*OF_BOTH, "optimizer.pt", "rng_state.pth", "scheduler.pt"],
+    "run_image_classification_no_trainer": [*OF_BOTH, "optimizer.bin", "random_states_0.pkl", "scheduler.bin"],
+}
+EACH_FILE = [(name, file) for name, files in FILES.items() for file in files]
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory) -> str:
+    """Six steps, a checkpoint at every second."""
+    folder = write_images(tmp_path_factory.mktemp("images") / "train", range(3), 8)
+    flags = f"--do_train --do_eval --train_dir {folder} --validation_dir {folder} --config_overrides {TINY}"
+    flags += " --per_device_train_batch_size 8 --max_steps 6 --save_steps 2 --eval_strategy steps --eval_steps 2"
+    flags += " --learning_rate 1e-2 --disable_tqdm true --load_best_model_at_end --metric_for_best_model eval_loss"
+    return flags + (" --ema_decay 0.5" if WITH_EMA else "")
+
+
+@pytest.fixture(scope="module")
+def runs(flags, tmp_path_factory) -> dict[str, Path]:
+    """The output folder of a complete run of each script; tests copy it."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in FILES:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "matplotlib", None)
+            load_script(name).main([*flags.split(), "--output_dir", str(folder / name)])
+        written = sorted(path.name for path in (folder / name / "checkpoint-6").iterdir())
+        assert written == sorted([*FILES[name], "training_args.bin"])
+    return {name: folder / name for name in FILES}
+
+
+@pytest.fixture
+def copy(runs, tmp_path):
+    """Makes a copy of the checkpoints of a run, as one that was interrupted after the last."""
+
+    def make(name: str, *steps: int) -> Path:
+        for step in steps:
+            shutil.copytree(runs[name] / f"checkpoint-{step}", tmp_path / "out" / f"checkpoint-{step}")
+        return tmp_path / "out"
+
+    return make
+
+
+def find(folder: Path, asked: Path | None = None) -> str | None:
+    args = TrainingArguments(str(folder), do_train=True, resume_from_checkpoint=asked and str(asked))
+    return find_checkpoint_to_resume(args, overwrite=False, with_ema=WITH_EMA)
+
+
+def other_content(path: Path):
+    """What can be read, but is nothing that this file could hold."""
+    if path.suffix == ".safetensors":
+        save_file({}, path)
+    elif path.suffix == ".json":
+        path.write_text("[]")
+    else:
+        torch.save(None, path)
+
+
+def flip(path: Path):
+    """One bit of the length of a header, or of the first object: only some formats have checksums of the rest."""
+    content = bytearray(path.read_bytes())
+    content[1 if path.suffix == ".safetensors" else 100] ^= 128
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3]),
+    "junk": lambda path: path.write_bytes(np.random.default_rng(0).bytes(path.stat().st_size)),
+    "other": other_content,
+    "flipped": flip,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name, file", EACH_FILE)
+def test_damaged_file_is_named(name, file, damage, copy, caplog):
+    """With an older checkpoint the run resumes from that and says why, unless the damaged one was asked for."""
+    folder = copy(name, 4, 6)
+    path = folder / "checkpoint-6" / file
+    DAMAGES[damage](path)
+    with pytest.raises(ValueError, match=f"checkpoint-6/{file} is damaged"):
+        find(folder, asked=folder / "checkpoint-6")
+    assert find(folder) == str(folder / "checkpoint-4")
+    assert f"{path} is damaged" in caplog.text
+    shutil.rmtree(folder / "checkpoint-4")
+    with pytest.raises(ValueError, match=f"--overwrite_output_dir.*checkpoint-6/{file} is damaged"):
+        find(folder)
+
+
+@pytest.mark.parametrize("pattern", ["model.safetensors", "optimizer.*", "scheduler.*"])
+@pytest.mark.parametrize("name", FILES)
+def test_checkpoint_without_a_part_is_passed_over(name, pattern, copy):
+    """Trainer alone would resume with a new optimizer, without a word."""
+    folder = copy(name, 4, 6)
+    next((folder / "checkpoint-6").glob(pattern)).unlink()
+    with pytest.raises(ValueError, match="checkpoint-6 has no (weights|optimizer state|scheduler state)"):
+        find(folder, asked=folder / "checkpoint-6")
+    assert find(folder) == str(folder / "checkpoint-4")
+
+
+class Planted:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def save_planted(planted: Planted, path: Path):
+    torch.save({"state": planted}, path.with_name("planted"))
+    path.with_name("planted").replace(path)  # PyTorch writes to no hidden name
+
+
+PICKLES = {
+    "plain": lambda planted, path: path.write_bytes(pickle.dumps({"state": planted})),
+    "zip": save_planted,
+    "legacy": lambda planted, path: torch.save({"state": planted}, path, _use_new_zipfile_serialization=False),
+}
+
+
+@pytest.mark.parametrize("form", PICKLES)
+@pytest.mark.parametrize("name", FILES)
+def test_planted_pickle_never_runs(name, form, flags, copy, tmp_path):
+    """In place of every file, beside them under each name that a library looks for, and found by no check."""
+    folder, planted = copy(name, 6), Planted(tmp_path / "ran")
+    checkpoint = folder / "checkpoint-6"
+    with pytest.raises(FileExistsError):  # what is planted would run
+        planted.marker.mkdir()
+        pickle.loads(pickle.dumps(planted))
+    planted.marker.rmdir()
+    others = "custom_checkpoint_0.pkl scaler.pt sampler.bin pytorch_model.bin pytorch_model_fsdp.bin adapter_model.bin"
+    others += " rng_state_1.pth optimizer_0/.metadata pytorch_model/mp_rank_00_model_states.pt"
+    for file in [*FILES[name], *others.split()]:
+        path = checkpoint / file
+        kept = path.read_bytes() if path.exists() else None
+        path.parent.mkdir(exist_ok=True)
+        PICKLES[form](planted, path)
+        with pytest.raises(ValueError, match=f"{file} is damaged"):
+            find(folder, asked=checkpoint)
+        path.unlink() if kept is None else path.write_bytes(kept)
+    PICKLES[form](planted, checkpoint / "training_args.bin")  # which nothing reads
+    assert find(folder) == str(checkpoint)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cait_hf.training.resume.check_files", lambda checkpoint: None)
+        for file in (FILES[name][-1], "custom_checkpoint_0.pkl"):
+            PICKLES[form](planted, checkpoint / file)
+            with pytest.raises((SystemExit, pickle.UnpicklingError)):
+                load_script(name).main([*flags.split(), "--max_steps", "8", "--output_dir", str(folder)])
+    assert not planted.marker.exists()
+
+
+def test_sharded_and_deepspeed_files_are_no_damage(copy, tmp_path, monkeypatch):
+    """What `torch.distributed.checkpoint` and DeepSpeed write holds records of theirs beside the tensors."""
+    checkpoint = copy("run_image_classification", 6) / "checkpoint-6"
+    if torch.distributed.is_available():
+        import torch.distributed.checkpoint as dcp
+
+        dcp.save({"a": torch.ones(2), "step": 3}, checkpoint_id=checkpoint / "pytorch_model_fsdp_0", no_dist=True)
+    module = ModuleType("deepspeed.runtime.zero.config")
+    module.ZeroStageEnum = type("ZeroStageEnum", (), {"__module__": module.__name__})
+    module.other = type("other", (), {"__module__": module.__name__})
+    for name in ("deepspeed", "deepspeed.runtime", "deepspeed.runtime.zero", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    path = checkpoint / "global_step6" / "mp_rank_00_model_states.pt"
+    path.parent.mkdir()
+    torch.save({"stage": module.ZeroStageEnum(), "weight": torch.ones(2)}, path)
+    check_files(checkpoint)
+    torch.save({"stage": module.other()}, path)
+    with pytest.raises(ValueError, match="mp_rank_00_model_states.pt is damaged, or contains what could run code"):
+        check_files(checkpoint)
