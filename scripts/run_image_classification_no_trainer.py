@@ -47,6 +47,7 @@ from cait_hf.training.resume import (
     check_optimizer,
     could_not_be_written,
     could_not_go_on,
+    state_of,
 )
 from cait_hf.training.sampling import make_sampler
 from cait_hf.training.streaming import ImageStream
@@ -375,7 +376,7 @@ class Loop:
             check_optimizer(self.optimizer)
             if self.ema is not None:
                 self.ema.load(folder)
-        stored = TrainerState.load_from_json(os.path.join(folder, TRAINER_STATE))
+        stored = state_of(folder, self.experiment.training_args.output_dir)
         for name in (
             "epoch",
             "global_step",

@@ -4,6 +4,7 @@
 That a run that was killed resumes to the bit is in `test_training_equivalence.py`.
 """
 
+import json
 import os
 import pickle
 import shutil
@@ -15,7 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_scripts import TINY, load_script, write_images
 
 from cait_hf.training.arguments import TrainingArguments
@@ -198,3 +199,63 @@ def test_sharded_and_deepspeed_files_are_no_damage(copy, tmp_path, monkeypatch):
     torch.save({"stage": module.other()}, path)
     with pytest.raises(ValueError, match="mp_rank_00_model_states.pt is damaged, or contains what could run code"):
         check_files(checkpoint)
+
+
+def assert_same(folder: Path, other: Path):
+    ours, theirs = (load_file(path / "model.safetensors") for path in (folder, other))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_run_resumes_from_the_checkpoint_before_a_damaged_one(name, flags, copy, caplog):
+    """The damaged one is set aside, or it would be kept as the newest and those that are written removed."""
+    folder = copy(name, 2, 4, 6)
+    DAMAGES["cut"](folder / "checkpoint-6" / FILES[name][-1])
+    flags = f"{flags} --max_steps 5 --save_total_limit 2 --output_dir {folder}"
+    load_script(name).main(flags.replace("--load_best_model_at_end", "").split())
+    kept = {path.name for path in folder.glob("*checkpoint-*")} - {"checkpoint-2", "checkpoint-4"}  # the best of them
+    assert kept == {".checkpoint-6.damaged", "checkpoint-5"} and "checkpoint-6 was renamed" in caplog.text
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_checkpoint_of_the_other_script_is_not_resumed_from(name, flags, copy):
+    other = next(other for other in FILES if other != name)
+    folder = copy(name, 6)
+    with pytest.raises(SystemExit, match="scheduler.* is missing|optimizer.bin is missing"):
+        load_script(other).main([*flags.split(), "--output_dir", str(folder), "--max_steps", "8"])
+
+
+def store_best(checkpoint: Path, best: str):
+    """As if no evaluation could be better than that of step 2."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    state |= {"best_global_step": 2, "best_metric": 0.0, "best_model_checkpoint": best}
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize("stored", ["out/checkpoint-2", "/absent/checkpoint-2"])
+@pytest.mark.parametrize("name", FILES)
+def test_moved_run_ends_with_its_best_checkpoint(name, stored, flags, copy, tmp_path, monkeypatch, caplog):
+    """Begun as a relative or as an absolute path, and resumed from another working directory."""
+    folder = copy(name, 2, 4)
+    store_best(folder / "checkpoint-4", stored)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    load_script(name).main([*flags.split(), "--output_dir", "../out", "--save_total_limit", "1"])
+    assert_same(folder, folder / "checkpoint-2")
+    assert "checkpoint-2" not in caplog.text
+    state = json.loads((folder / "trainer_state.json").read_text())
+    assert (state["global_step"], state["best_model_checkpoint"]) == (6, "../out/checkpoint-2")
+
+
+@pytest.mark.parametrize("lost", [True, False])
+@pytest.mark.parametrize("name", FILES)
+def test_lost_best_checkpoint_is_replaced(name, lost, flags, copy, caplog):
+    folder = copy(name, 2, 4)
+    store_best(folder / "checkpoint-4", "out/checkpoint-2")
+    if lost:
+        shutil.rmtree(folder / "checkpoint-2")
+    else:
+        DAMAGES["cut"](folder / "checkpoint-2" / "model.safetensors")
+    load_script(name).main([*flags.split(), "--output_dir", str(folder)])
+    assert "checkpoint-2" in caplog.text and "The best of the checkpoints from here on" in caplog.text
+    assert_same(folder, folder / "checkpoint-6")

@@ -18,7 +18,13 @@ from .ema import ModelEma
 from .models import add_lora, load_config, load_model, plain_model, set_labels
 from .optimization import freeze_all_but, parameter_groups
 from .randomness import Randomness
-from .resume import CORRUPT_IMAGES_LISTS, check_classes_of_checkpoint, checkpoints_in, find_checkpoint_to_resume
+from .resume import (
+    CORRUPT_IMAGES_LISTS,
+    check_classes_of_checkpoint,
+    checkpoints_in,
+    find_checkpoint_to_resume,
+    set_aside_newer,
+)
 from .streaming import ImageStream
 from .transforms import EvalTransform, TrainCollator, TrainTransform
 
@@ -127,6 +133,8 @@ def prepare(argv: list[str]) -> Experiment:
         if isinstance(train_data, ImageStream):  # its list grows while it is read
             for path in Path(args.output_dir).glob(CORRUPT_IMAGES_LISTS):
                 path.unlink()
+    elif resume_from is not None and args.resume_from_checkpoint is None and args.should_save:
+        set_aside_newer(Path(resume_from))
     return Experiment(
         argv=argv,
         model_args=model_args,

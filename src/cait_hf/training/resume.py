@@ -82,8 +82,18 @@ def find_checkpoint_to_resume(args: TrainingArguments, overwrite: bool, with_ema
 
 def checkpoints_in(output_dir: Path) -> dict[int, Path]:
     """Folders of checkpoints by the number of steps taken."""
-    found = output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    return {int(path.name.split("-")[1]): path for path in found if path.name.split("-")[1].isdecimal()}
+    found = {path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"): path for path in output_dir.glob("*-*")}
+    return {int(step): path for step, path in found.items() if step.isdecimal()}
+
+
+def set_aside_newer(checkpoint: Path) -> None:
+    """Hide the checkpoints that were passed over for this one, or `save_total_limit` would prefer them."""
+    newer = checkpoints_in(checkpoint.parent).items()
+    for path in [path for step, path in newer if step > int(checkpoint.name.split("-")[1])]:
+        hidden = path.with_name(f".{path.name}.damaged")
+        shutil.rmtree(hidden, ignore_errors=True)
+        path.rename(hidden)
+        logger.warning("%s was renamed to %s.", path, hidden.name)
 
 
 def check_classes_of_checkpoint(checkpoint: str, config: PreTrainedConfig) -> None:
@@ -181,6 +191,28 @@ def is_unfinished(path: Path) -> bool:
     return is_checkpoint and path.is_dir() and not (path / TRAINER_STATE).is_file()
 
 
+def state_of(checkpoint: str, output_dir: str) -> TrainerState:
+    """The state of a checkpoint, with the best checkpoint where it is now.
+
+    What is stored is its path as of then, perhaps relative to another working directory. A best checkpoint that is
+    gone or damaged is forgotten, with a warning.
+    """
+    state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE)))
+    if state.best_model_checkpoint is None:
+        return state
+    stored, parent = Path(state.best_model_checkpoint), Path(checkpoint).parent
+    if Path(output_dir).is_dir() and parent.samefile(output_dir):
+        parent = Path(output_dir)  # spelled as the paths that `save_total_limit` compares it with
+    best = next((path for path in (parent / stored.name, stored) if path.is_dir()), stored)
+    try:
+        check_files(best)
+        state.best_model_checkpoint = str(best)
+    except ValueError as error:
+        logger.warning("%s The best of the checkpoints from here on takes its place.", error)
+        state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+    return state
+
+
 @contextmanager
 def could_not_be_written(step: int, output_dir: str | Path, unfinished: Path | None = None) -> Iterator[None]:
     """Raise OSError with an error message if a checkpoint could not be written, and remove its partial files."""
@@ -200,6 +232,8 @@ def could_not_go_on(checkpoint: str | None) -> Iterator[None]:
     """Raise ValueError with an error message if a checkpoint does not fit the model or the optimizer."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.filename} is missing: was {checkpoint} written by the other script?") from error
     except (RuntimeError, ValueError, KeyError) as error:
         raise ValueError(f"{checkpoint} does not fit the flags: {OTHER_FLAGS}.") from error
 
