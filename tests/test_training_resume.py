@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -259,3 +260,44 @@ def test_lost_best_checkpoint_is_replaced(name, lost, flags, copy, caplog):
     load_script(name).main([*flags.split(), "--output_dir", str(folder)])
     assert "checkpoint-2" in caplog.text and "The best of the checkpoints from here on" in caplog.text
     assert_same(folder, folder / "checkpoint-6")
+
+
+@pytest.fixture(scope="module")
+def save(flags, tmp_path_factory) -> dict[str, Callable[[Path], None]]:
+    """Of each script, what writes the checkpoint of step 1 into a folder."""
+    made = []
+    flags = f"{flags} --max_steps 1 --save_strategy no --eval_strategy no".replace("--load_best_model_at_end", "")
+    for name in FILES:
+        script = load_script(name)
+        loop = script.Loop if name.endswith("no_trainer") else script.ImageClassificationTrainer
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "evaluate", lambda self, *rest: made.append(self) or {})
+            script.main([*flags.split(), "--output_dir", str(tmp_path_factory.mktemp("one"))])
+    trainer, loop = made
+
+    def by_trainer(folder: Path):
+        trainer.args.output_dir = str(folder)
+        trainer._save_checkpoint(trainer.model, None)
+
+    def by_loop(folder: Path):
+        loop.experiment.training_args.output_dir = str(folder)
+        loop.save_checkpoint()
+
+    return dict(zip(FILES, (by_trainer, by_loop)))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("name, file", [*EACH_FILE, *((name, "training_args.bin") for name in FILES)])
+def test_full_disk_leaves_no_checkpoint(name, file, save, tmp_path):
+    """At whichever file the disk is full, nothing looks like one more checkpoint."""
+    unfinished = tmp_path / (".checkpoint-1.part" if name.endswith("no_trainer") else "checkpoint-1")
+    if file.endswith(".safetensors"):  # written under another name, so here it cannot get its own
+        (unfinished / file / "full").mkdir(parents=True)
+    else:
+        unfinished.mkdir()
+        (unfinished / file).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="the checkpoint of step 1 could not be written"):
+        save[name](tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    save[name](tmp_path)
+    check_files(tmp_path / "checkpoint-1")

@@ -22,6 +22,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..evaluation.metrics import ClassificationMetrics
 from ..losses import image_classification_loss
@@ -261,7 +262,9 @@ class ImageClassificationTrainer(Trainer):
         return super().get_batch_samples(self.timer.batches(epoch_iterator), *args, **kwargs)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with could_not_be_written(self.state.global_step, self.args.output_dir):
+        step, folder = self.state.global_step, self.args.output_dir
+        unfinished = Path(folder, f"{PREFIX_CHECKPOINT_DIR}-{step}") if self.args.should_save else None
+        with could_not_be_written(step, folder, unfinished):
             super()._save_checkpoint(*args, **kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
