@@ -47,6 +47,8 @@ from cait_hf.training.resume import (
     check_optimizer,
     could_not_be_written,
     could_not_go_on,
+    interruptible,
+    say_how_to_resume,
     state_of,
 )
 from cait_hf.training.sampling import make_sampler
@@ -73,6 +75,7 @@ FOLLOWED = """
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
+@interruptible()
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the script and return what it writes to `all_results.json`; wrong input ends it with an error message."""
     set_up_logging()
@@ -102,6 +105,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         )
     except (FloatingPointError, OSError, ValueError) as error:
         sys.exit(error_message(error))
+    except KeyboardInterrupt:
+        say_how_to_resume(experiment.training_args)
+        raise
 
 
 def check_flags(args: TrainingArguments):

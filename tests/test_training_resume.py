@@ -7,8 +7,11 @@ That a run that was killed resumes to the bit is in `test_training_equivalence.p
 import json
 import os
 import pickle
+import re
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +20,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+import warm_process
 from safetensors.torch import load_file, save_file
-from test_scripts import TINY, load_script, write_images
+from test_scripts import SCRIPTS, TINY, load_script, write_images
 
 from cait_hf.training.arguments import TrainingArguments
 from cait_hf.training.resume import check_files, find_checkpoint_to_resume
@@ -301,3 +305,25 @@ def test_full_disk_leaves_no_checkpoint(name, file, save, tmp_path):
     assert list(tmp_path.iterdir()) == []
     save[name](tmp_path)
     check_files(tmp_path / "checkpoint-1")
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="signals to a process group are a matter of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("name", FILES)
+def test_interruption_says_how_to_resume(name, number, flags, tmp_path):
+    """Worker processes get the signal, too, as from a terminal and from Slurm; nobody shows a traceback."""
+    flags = flags.replace("--max_steps 6", "--max_steps 10000") + " --dataloader_num_workers 2 --save_total_limit 1"
+    command = [SCRIPTS / f"{name}.py", *flags.split(), "--output_dir", tmp_path / "out"]
+    code = f"import os; os.setpgid(0, 0); {warm_process.SCRIPT}"
+    process = warm_process.start(code, *command, log=tmp_path / "log")
+    end = time.monotonic() + 100
+    while not list(tmp_path.glob("out/checkpoint-*/trainer_state.json")) and time.monotonic() < end:
+        assert process.is_alive(), (tmp_path / "log.err").read_text()
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    process.join(30)
+    assert process.exitcode == 128 + number
+    printed = (tmp_path / "log.err").read_text()
+    assert "Traceback" not in printed and "Error" not in printed, printed
+    line = rf"interrupted: the same command resumes from checkpoint-\d+ in {tmp_path}/out."
+    assert re.fullmatch(line, printed.splitlines()[-1])

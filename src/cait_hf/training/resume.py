@@ -5,6 +5,9 @@ import json
 import logging
 import pickle
 import shutil
+import signal
+import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -225,6 +228,41 @@ def could_not_be_written(step: int, output_dir: str | Path, unfinished: Path | N
             f"the checkpoint of step {step} could not be written to {output_dir}: {error}. The same command resumes "
             "from the last complete one."
         ) from error
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C, and SIGTERM as Slurm and containers send it, raise KeyboardInterrupt and end the process quietly.
+
+    Its exit status is then 130 or 143, as of any command that the signal has ended.
+    """
+    received = [int(signal.SIGINT)]
+
+    def interrupt(number: int, frame: Any) -> None:
+        received[0] = number
+        signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
+        if hasattr(signal, "SIGCHLD"):  # PyTorch raises at the end of its workers, who may have got the signal, too
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    in_main_thread = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(128 + received[0]) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def say_how_to_resume(args: TrainingArguments) -> None:
+    """After an interruption: one line of the first process."""
+    complete = [step for step, path in checkpoints_in(Path(args.output_dir)).items() if is_complete(path, False)]
+    resumes = f"resumes from {PREFIX_CHECKPOINT_DIR}-{max(complete)}" if complete else "starts from scratch"
+    if args.process_index == 0:
+        print(f"\ninterrupted: the same command {resumes} in {args.output_dir}.", file=sys.stderr)
 
 
 @contextmanager
