@@ -20,9 +20,11 @@ from huggingface_hub.errors import StrictDataclassError
 from cait_hf.evaluation.metrics import ClassificationMetrics, best_classes
 from cait_hf.training.experiment import Experiment, error_message, prepare, set_up_logging
 from cait_hf.training.outputs import already_finished, finish
+from cait_hf.training.resume import interruptible
 from cait_hf.training.trainer import ImageClassificationTrainer
 
 
+@interruptible()
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the script and return what it writes to `all_results.json`; wrong input ends it with an error message."""
     set_up_logging()

@@ -53,7 +53,15 @@ from cait_hf.training.optimization import make_optimizer, make_scheduler
 from cait_hf.training.outputs import already_finished, finish
 from cait_hf.training.progress import StepTimer
 from cait_hf.training.randomness import seed_forward_pass
-from cait_hf.training.resume import TRAINER_STATE, check_optimizer, could_not_be_written, could_not_go_on
+from cait_hf.training.resume import (
+    TRAINER_STATE,
+    check_files,
+    check_optimizer,
+    could_not_be_written,
+    could_not_go_on,
+    interruptible,
+    state_of,
+)
 from cait_hf.training.sampling import make_sampler
 from cait_hf.training.streaming import ImageStream
 from cait_hf.training.trainer import not_finite
@@ -78,6 +86,7 @@ FOLLOWED = """
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
+@interruptible()
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the script and return what it writes to `all_results.json`; wrong input ends it with an error message."""
     set_up_logging()
@@ -191,8 +200,9 @@ class Loop:
         """All epochs, or those after the checkpoint to resume from; returns the `train_...` metrics."""
         args = self.experiment.training_args
         self.per_epoch, num_epochs, max_steps = length_of_training(self.train_loader, args)
-        self.scheduler = make_scheduler(self.optimizer, self.experiment.recipe, args, max_steps)
-        self.accelerator.register_for_checkpointing(self.scheduler)
+        scheduler = make_scheduler(self.optimizer, self.experiment.recipe, args, max_steps)
+        # not `register_for_checkpointing`, whose files are unpickled without limits
+        self.scheduler = self.accelerator.prepare_scheduler(scheduler)
         self.state.compute_steps(args, max_steps)
         self.state.max_steps, self.state.num_train_epochs = max_steps, num_epochs
         self.load_checkpoint(self.experiment.resume_from_checkpoint)
@@ -209,6 +219,7 @@ class Loop:
         self.bar.close()
         self.bar = None  # what follows is in the metrics that the run prints at its end
         if args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            check_files(Path(self.state.best_model_checkpoint))
             self.accelerator.load_state(self.state.best_model_checkpoint)
             if self.ema is not None:
                 self.ema.load(self.state.best_model_checkpoint)
@@ -377,7 +388,7 @@ class Loop:
             check_optimizer(self.optimizer)
             if self.ema is not None:
                 self.ema.load(folder)
-        stored = TrainerState.load_from_json(os.path.join(folder, TRAINER_STATE))
+        stored = state_of(folder, self.experiment.training_args.output_dir)
         for name in (
             "epoch",
             "global_step",
@@ -404,6 +415,7 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=precision,
         dynamo_plugin=compilation if args.torch_compile else None,
+        step_scheduler_with_optimizer=False,  # it steps when it is told to
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
         log_with=[logger for logger in args.report_to if logger in LoggerType.list()] or None,
         project_config=ProjectConfiguration(args.output_dir, logging_dir=os.path.join(args.output_dir, "runs")),

@@ -22,7 +22,14 @@ from .folder_lock import FolderLock
 from .models import add_lora, load_config, load_model, plain_model, set_labels
 from .optimization import freeze_all_but, parameter_groups
 from .randomness import Randomness
-from .resume import CORRUPT_IMAGES_LISTS, check_classes_of_checkpoint, checkpoints_in, find_checkpoint_to_resume
+from .resume import (
+    CORRUPT_IMAGES_LISTS,
+    check_classes_of_checkpoint,
+    checkpoints_in,
+    find_checkpoint_to_resume,
+    say_how_to_resume,
+    set_aside_newer,
+)
 from .run_record import RunRecord, make_record, reached
 from .streaming import ImageStream
 from .transforms import EvalTransform, TrainCollator, TrainTransform
@@ -95,9 +102,15 @@ class Experiment:
                 if self.streaming:  # its list grows while it is read
                     for path in folder.glob(CORRUPT_IMAGES_LISTS):
                         path.unlink()
+            elif self.resume_from_checkpoint is not None and args.resume_from_checkpoint is None:
+                set_aside_newer(Path(self.resume_from_checkpoint))
             if args.do_train:
                 self.record.write(folder)
-            yield
+            try:
+                yield
+            except KeyboardInterrupt:
+                say_how_to_resume(args)
+                raise
 
 
 def set_up_logging() -> None:

@@ -5,6 +5,8 @@ Like the official training loop (`engine.py`), it stops at a loss that is not fi
 """
 
 import copy
+import os
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..evaluation.metrics import ClassificationMetrics
 from ..losses import image_classification_loss
@@ -30,7 +34,14 @@ from .models import plain_model
 from .optimization import decayed_parameter_names, make_optimizer, make_scheduler
 from .progress import StepTimer, TrainingProgress
 from .randomness import Randomness, seed_forward_pass
-from .resume import check_optimizer, could_not_be_written, could_not_go_on
+from .resume import (
+    TRAINER_STATE,
+    check_files,
+    check_optimizer,
+    could_not_be_written,
+    could_not_go_on,
+    state_of,
+)
 from .sampling import make_sampler
 from .streaming import ImageStream
 from .transforms import TrainCollator, collate
@@ -137,9 +148,23 @@ class ImageClassificationTrainer(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor,
         )
 
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """The base class's; a stream resumes where the checkpoint was written, without decoding what comes before."""
-        epochs_trained, batches_to_skip = super()._init_training_state(*args, **kwargs)
+    def _init_training_state(
+        self, max_steps: int, steps_per_epoch: int, num_epochs: int, checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        """The base class's, of a checkpoint that may have been moved.
+
+        A stream resumes where the checkpoint was written, without decoding what comes before.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            if checkpoint is not None:
+                with could_not_go_on(checkpoint):
+                    if not self.is_deepspeed_enabled:  # or the base class would train on with a new optimizer
+                        os.stat(os.path.join(checkpoint, SCHEDULER_NAME))
+                state_of(checkpoint, self.args.output_dir).save_to_json(os.path.join(folder, TRAINER_STATE))
+                checkpoint = folder  # of which the base class reads the state alone
+            epochs_trained, batches_to_skip = super()._init_training_state(
+                max_steps, steps_per_epoch, num_epochs, checkpoint, trial
+            )
         if isinstance(self.train_dataset, ImageStream):
             batches = self.state.global_step * self.args.gradient_accumulation_steps
             self.train_dataset.skip_batches(batches, self._train_batch_size)
@@ -242,7 +267,9 @@ class ImageClassificationTrainer(Trainer):
         return is_best(metrics, self.args, self.state)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with could_not_be_written(self.state.global_step, self.args.output_dir):
+        step, folder = self.state.global_step, self.args.output_dir
+        unfinished = Path(folder, f"{PREFIX_CHECKPOINT_DIR}-{step}") if self.args.should_save else None
+        with could_not_be_written(step, folder, unfinished):
             super()._save_checkpoint(*args, **kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -253,6 +280,7 @@ class ImageClassificationTrainer(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_best_model(self) -> None:
+        check_files(Path(self.state.best_model_checkpoint))
         super()._load_best_model()
         if self.ema is not None:
             self.ema.load(self.state.best_model_checkpoint)
