@@ -5,8 +5,10 @@ The weights are random and such that every part matters (see `random_weights`); 
 in timm's own model, so that nothing of this package is on the side of the reference.
 """
 
+import argparse
 import errno
 import json
+import os
 import pickle
 import re
 import signal
@@ -18,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -231,6 +234,64 @@ def test_as_a_command(pth, official, tmp_path):
     assert_equal_tensors(load(output), official)
 
 
+# Checkpoints of a training
+
+
+def training_checkpoint(code: str, official, ema) -> dict:
+    """What the training code of deit, or timm's, stores after an epoch; `ema` may be `None`."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    args = argparse.Namespace(
+        lr=5e-4, opt_betas=None, mean=(0.5, 0.5), nested=argparse.Namespace(output_dir=Path("x"))
+    )
+    states = {"optimizer": optimizer.state_dict(), "epoch": 3, "args": args}
+    if code == "deit":
+        states |= {"lr_scheduler": {"base_values": [5e-4]}, "scaler": {"scale": 65536.0}}
+        return {"model": official, **states, "model_ema": ema}
+    states |= {"arch": "cait_xxs24_224", "version": 2, "amp_scaler": {}, "metric": np.float64(71.2)}
+    return {**states, "state_dict": official} | ({"state_dict_ema": ema} if ema else {})
+
+
+@pytest.mark.parametrize(
+    "code, prefix", [("deit", ""), ("deit", "module."), ("timm", "_orig_mod."), ("timm", "module._orig_mod.")]
+)
+def test_checkpoint_of_a_training(code, prefix, official, tmp_path, caplog):
+    ema = {key: tensor + 1 for key, tensor in official.items()}
+    source = tmp_path / "checkpoint.pth.tar"
+    wrapped = {prefix + key: tensor for key, tensor in official.items()}
+    torch.save(training_checkpoint(code, wrapped, ema), source)
+    assert to_hf(source, tmp_path / "model") == 0
+    assert caplog.messages == ["checkpoint.pth.tar has EMA weights, too, which --ema converts."]
+    assert to_hf(source, tmp_path / "ema", "--ema") == 0
+    assert len(caplog.messages) == 1
+    assert_equal_tensors(load(tmp_path / "model"), convert_official_state_dict(official))
+    assert_equal_tensors(load(tmp_path / "ema"), convert_official_state_dict(ema))
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("model", "ema")]
+    assert ["checkpoint.pth.tar (EMA weights)" in card for card in cards] == [False, True]
+
+
+@pytest.mark.parametrize("code", ["deit", "timm", "weights alone"])
+def test_ema_weights_that_are_absent(code, official, tmp_path, workplace, refused, caplog):
+    source = tmp_path / "weights.pth"
+    torch.save(official if code == "weights alone" else training_checkpoint(code, official, None), source)
+    refused("--ema is given, but the checkpoint has no EMA weights: it contains ", source, "--ema")
+    assert to_hf(source, workplace / "model") == 0
+    assert caplog.messages == []
+
+
+def test_ema_weights_alone(official, tmp_path, refused):
+    torch.save({"state_dict_ema": official, "args": argparse.Namespace()}, tmp_path / "weights.pth")
+    refused("has EMA weights only, pass --ema: it contains state_dict_ema, args", tmp_path / "weights.pth")
+
+
+def test_tensor_with_and_without_a_prefix(official, tmp_path, refused):
+    twice = official | {"module.norm.bias": official["norm.bias"]}
+    torch.save({"state_dict": twice}, tmp_path / "weights.pth")
+    refused("with and without the prefix", tmp_path / "weights.pth")
+
+
 # Against timm
 
 
@@ -397,6 +458,93 @@ def test_model_card_of_weights_of_ones_own(pth, tmp_path):
 
 
 # What is refused
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("source", ["pth", "timm", "ours"])
+def test_values_that_are_not_finite(value, source, official, tmp_path, refused):
+    official["blocks.1.attn.qkv.weight"][0, 1] = official["head.bias"][0] = value
+    path = tmp_path / "weights.pth"
+    if source == "pth":
+        write_pth(path, official)
+    elif source == "timm":
+        path = write_timm_folder(tmp_path / "timm", official)
+    else:
+        model = CaitForImageClassification(tiny_config())
+        model.load_state_dict(convert_official_state_dict(official))
+        model.save_pretrained(tmp_path / "ours")
+        refused(
+            "in 2 tensors: cait.layers.1.attention.q_proj.weight, classifier.bias", tmp_path / "ours", convert=to_timm
+        )
+        return
+    refused("NaN or infinite values in 2 tensors: blocks.1.attn.qkv.weight, head.bias", path)
+
+
+@pytest.mark.parametrize("part", ["a tensor", "the pickle"])
+def test_flipped_bit(part, pth, refused):
+    """A file of torch's is a zip archive, with a checksum of each member."""
+    content = bytearray(pth.read_bytes())
+    with zipfile.ZipFile(pth) as archive:
+        members = {member.filename.split("/", 1)[1]: member for member in archive.infolist()}
+    member = members["data/3" if part == "a tensor" else "data.pkl"]
+    if part == "a tensor":
+        content[content.index(torch.load(pth)["model"]["module.patch_embed.proj.bias"].numpy().tobytes())] ^= 1
+    else:
+        content[content.index(b"norm.bias", member.header_offset)] ^= 0x20  # the name remains a text
+    pth.write_bytes(content)
+    refused(f"{pth} is damaged", pth)
+    refused(f"{pth} is damaged", pth, "--verify")
+    refused("the CRC-32 of ", pth)
+
+
+@pytest.mark.parametrize("change", ["shrinks", "is overwritten", "is replaced", "disappears"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_source_that_changes_while_it_is_read(change, suffix, official, tmp_path, refused, monkeypatch):
+    """A file that is mapped would end the process when it shrinks, and be a mixture when it is overwritten."""
+    source = tmp_path / f"weights{suffix}"
+    write_pth(source, official) if suffix == ".pth" else safetensors.torch.save_file(official, source)
+    module, name = (torch, "load") if suffix == ".pth" else (safetensors.torch, "load")
+    parse = getattr(module, name)
+
+    def changed(*args, **kwargs):
+        content = parse(*args, **kwargs)
+        if change == "shrinks":
+            os.truncate(source, 1000)
+        elif change == "is overwritten":
+            source.write_bytes(bytes(source.stat().st_size))
+        elif change == "is replaced":
+            (tmp_path / "other").write_bytes(source.read_bytes())
+            (tmp_path / "other").rename(source)
+        else:
+            source.unlink()
+        return content
+
+    monkeypatch.setattr(module, name, changed)
+    refused(f"{source} changed while it was read", source)
+
+
+def test_configuration_that_changes_while_the_weights_are_read(official, tmp_path, refused, monkeypatch):
+    folder, parse = write_timm_folder(tmp_path / "timm", official), safetensors.torch.load
+
+    def changed(content):
+        (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+        return parse(content)
+
+    monkeypatch.setattr(safetensors.torch, "load", changed)
+    refused(f"{folder / 'config.json'} changed while it was read", folder)
+
+
+def test_what_is_verified_and_hashed_is_what_was_converted(pth, tmp_path, monkeypatch):
+    """The source is not read again, whatever becomes of it."""
+    sha256, infer = files.sha256_of(pth), sources.infer_config_kwargs
+
+    def then_gone(tensors):
+        pth.unlink()
+        return infer(tensors)
+
+    monkeypatch.setattr(sources, "infer_config_kwargs", then_gone)
+    assert to_hf(pth, tmp_path / "model") == 0
+    assert sha256 in (tmp_path / "model" / "README.md").read_text()
 
 
 CODE = "open(%r, 'w').close()"

@@ -79,6 +79,25 @@ def new_folder(output_dir: Path, source: str, overwrite: bool) -> Iterator[Path]
             shutil.rmtree(replaced, ignore_errors=True)
 
 
+@contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """Raise OSError in the end if `path` was written to, replaced or removed within the block."""
+
+    def stamp() -> tuple[int, ...] | None:
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    before = stamp()
+    try:
+        yield
+    finally:
+        if stamp() != before:
+            raise OSError(f"{path} changed while it was read; try again once nothing writes to it.")
+
+
 def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:

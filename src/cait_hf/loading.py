@@ -4,16 +4,19 @@
 import re
 import warnings
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+from torch.serialization import safe_globals
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from .configuration_cait import CaitConfig
+from .files import sha256_of, unchanged
 from .modeling_cait import CaitForImageClassification
-from .state_dict import convert_official_state_dict
+from .state_dict import convert_official_state_dict, has_ema_weights, official_tensors
 
 
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -43,12 +46,16 @@ def load_weights(
 ) -> tuple[PreTrainedModel, set[str]]:
     """The model, and the names of its tensors that `source` does not contain.
 
+    Files are read into memory, not mapped: one that shrinks would kill the process.
+
     Raises:
         ValueError: if tensors are damaged, or of other shapes than the configuration says.
         OSError: if `source` does not exist or has no weights.
     """
     try:
-        model, loading = model_class.from_pretrained(source, revision=revision, dtype=dtype, output_loading_info=True)
+        model, loading = model_class.from_pretrained(
+            source, revision=revision, dtype=dtype, output_loading_info=True, disable_mmap=True
+        )
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(f"The weights of {source} cannot be loaded: {error}") from error
     return model, set(loading["missing_keys"])
@@ -60,24 +67,92 @@ def require_none_missing(source: str, missing: set[str]) -> None:
         raise ValueError(f"{source} lacks {len(missing)} tensors, the first are {', '.join(sorted(missing)[:5])}.")
 
 
-def read_weights(path: Path) -> dict[str, Any]:
-    """Content of a weights file, mapped where its format allows; nothing that a pickle contains is ever run.
+class _Ignored:
+    """Stands for an object that a training stores beside its weights: it takes any arguments and any state."""
+
+    def __new__(cls, *args: Any) -> "_Ignored":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+# What flags and metrics are made of, as pickles name it. None of it is ever built or called.
+_IGNORED = [
+    (_Ignored, name)
+    for name in (
+        "argparse.Namespace",
+        "types.SimpleNamespace",
+        *(f"{module}.{kind}Path" for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows")),
+        *(f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")),
+        "numpy.dtype",
+    )
+]
+
+
+@dataclass
+class Weights:
+    """Content of a weights file.
+
+    Attributes:
+        tensors: by their plain official names.
+        sha256: of the file.
+        more_ema: whether the file has EMA weights, too, that were not asked for.
+    """
+
+    tensors: dict[str, Any]
+    sha256: str
+    more_ema: bool
+
+
+def read_weights(path: Path, ema: bool = False) -> Weights:
+    """Content of a weights file, all of it read into memory; nothing that a pickle contains is ever run.
+
+    It is not mapped: a mapped file that shrinks kills the process. Of a zip file (torch's format since 1.6) the
+    checksums are compared; safetensors and earlier pickles have none.
+
+    Args:
+        ema: whether to take the EMA weights of a checkpoint of a training.
 
     Raises:
-        ValueError: if the file is damaged or contains more than tensors.
-        OSError: if it cannot be opened.
+        ValueError: if the file is damaged, contains more than tensors and flags, or has no such weights.
+        OSError: if it cannot be opened, or changes while it is read.
     """
     path.open("rb").close()
-    with warnings.catch_warnings():
+    with unchanged(path):
+        sha256 = sha256_of(path)
+        content = _parse(path)
+    return Weights(official_tensors(content, ema), sha256, not ema and has_ema_weights(content))
+
+
+def _parse(path: Path) -> Any:
+    with warnings.catch_warnings(), safe_globals(_IGNORED):
         warnings.simplefilter("ignore")  # an old pickle protocol
         try:
             if path.suffix == ".safetensors":
-                return safetensors.torch.load_file(path)
-            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+                return dict(sorted(safetensors.torch.load(path.read_bytes()).items()))  # their order is random
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    damaged = archive.testzip()
+                if damaged is not None:
+                    raise zipfile.BadZipFile(f"the CRC-32 of {damaged} is wrong")
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=False)
         except Exception as error:  # any bytes at all: the parsers' errors for them have no common class
+            reason = f": {error}" if isinstance(error, zipfile.BadZipFile) else ""
             raise ValueError(
-                f"{path} is damaged, or it contains more than tensors and was not unpickled ({type(error).__name__})."
+                f"{path} is damaged, or it contains more than tensors and was not unpickled "
+                f"({type(error).__name__}{reason})."
             ) from error
+
+
+def require_finite(source: str, tensors: dict[str, Any]) -> None:
+    """Raise ValueError with the first names if tensors contain NaN or infinities."""
+    damaged = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if damaged:
+        raise ValueError(f"{source} has NaN or infinite values in {len(damaged)} tensors: {', '.join(damaged[:5])}.")
 
 
 def build_model(config: CaitConfig, state_dict: dict[str, Any]) -> CaitForImageClassification:
