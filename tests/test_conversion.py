@@ -39,7 +39,7 @@ from random_weights import images, randomize_, tiny_config
 from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
+from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil, files, loading, sources
 from cait_hf.labels import imagenet_1k_labels
 from cait_hf.state_dict import convert_official_state_dict
 
@@ -49,10 +49,8 @@ sys.path.insert(0, str(CONVERSION))
 import convert_cait_to_hf  # noqa: E402
 import convert_hf_to_timm  # noqa: E402
 
-from cait_hf import files, loading, sources  # noqa: E402
 
-
-WRITTEN = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+WRITTEN = [files.MANIFEST, "README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 IN_USE = "which is not empty; empty it or pass --overwrite"
 
 
@@ -98,11 +96,14 @@ def workplace(tmp_path):
 
 
 @pytest.fixture
-def in_use(workplace):
-    """An output folder with a file of the user's."""
-    (workplace / "model").mkdir()
-    (workplace / "model" / "notes.txt").write_text("mine")
+def ours(pth, workplace):
+    """An output folder of an earlier conversion, with other weights."""
+    assert to_hf(write_pth(pth.with_name("earlier.pth"), official_tensors(tiny_config(), 1)), workplace / "model") == 0
     return workplace / "model"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def to_hf(source, output_dir, *options):
@@ -148,7 +149,7 @@ def test_official_file(official, pth, suffix, tmp_path, workplace, capsys):
     safetensors.torch.save_file(official, tmp_path / "weights.safetensors")
     folder = workplace / "new" / "model"
     assert to_hf(pth.with_suffix(suffix), folder) == 0
-    assert names(folder) == WRITTEN and list(workplace.rglob(".*")) == []
+    assert names(folder) == WRITTEN and list(workplace.rglob(".*")) == [folder / files.MANIFEST]
     assert "32 x 32 pixels" in capsys.readouterr().out
 
     assert_equal_tensors(load(folder), convert_official_state_dict(official))
@@ -772,12 +773,13 @@ runpy.run_path({str(CONVERSION / "convert_cait_to_hf.py")!r}, run_name="__main__
     return warm_process.run(program)
 
 
-def test_killed_while_writing(pth, workplace, in_use):
+def test_killed_while_writing(pth, workplace, ours):
     """Not even then is the target half-written; what was begun stays as a hidden folder."""
-    child = killed_while_writing(pth, in_use, "SIGKILL", "--overwrite")
+    before = contents(ours)
+    child = killed_while_writing(pth, ours, "SIGKILL", "--overwrite")
     assert child.returncode == -signal.SIGKILL
-    assert names(in_use) == ["notes.txt"]
-    assert [file.name[:7] for file in workplace.iterdir() if file != in_use] == [".model."]
+    assert contents(ours) == before
+    assert [file.name[:7] for file in workplace.iterdir() if file != ours] == [".model."]
 
 
 def test_terminated_while_writing(pth, workplace):
@@ -809,19 +811,25 @@ def test_two_at_once_do_not_mix(overwrite, tmp_path, workplace, capsys, monkeypa
     assert model.config.num_labels == model.classifier.out_features == (3 if overwrite else 4)
 
 
-def test_output_folder_that_is_in_use(pth, workplace, in_use, capsys):
-    assert to_hf(pth, in_use) == 1
-    assert IN_USE in capsys.readouterr().err and names(in_use) == ["notes.txt"]
-    assert to_hf(pth, in_use, "--overwrite") == 0
-    assert names(in_use) == WRITTEN and names(workplace) == ["model"]
+def test_output_folder_that_is_in_use(pth, workplace, ours, capsys):
+    before = contents(ours)
+    assert to_hf(pth, ours) == 1
+    assert IN_USE in capsys.readouterr().err and contents(ours) == before
+    (ours / "notes.txt").write_text("mine")
+    assert to_hf(pth, ours, "--overwrite") == 1
+    assert "that no earlier run wrote, or that have changed since: notes.txt" in capsys.readouterr().err
+    assert contents(ours) == before | {"notes.txt": b"mine"}
+    (ours / "notes.txt").unlink()
+    assert to_hf(pth, ours, "--overwrite") == 0
+    assert names(ours) == WRITTEN and names(workplace) == ["model"] and contents(ours) != before
     (workplace / "empty").mkdir()
     assert to_hf(pth, workplace / "empty") == 0
 
 
-@pytest.mark.parametrize("method, call", [("open", 1), ("write_text", 1), ("rename", 2)])
-def test_full_disk_leaves_the_old_folder(method, call, pth, workplace, in_use, capsys, monkeypatch):
+@pytest.mark.parametrize("method, call", [("open", 5), ("write_text", 1), ("rename", 2)])
+def test_full_disk_leaves_the_old_folder(method, call, pth, workplace, ours, capsys, monkeypatch):
     """Where the source is read, the last file is written, and the new folder takes the name of the old one."""
-    works, calls = getattr(Path, method), []
+    works, calls, before = getattr(Path, method), [], contents(workplace)
 
     def full(self, *args, **kwargs):
         calls.append(self)
@@ -830,9 +838,10 @@ def test_full_disk_leaves_the_old_folder(method, call, pth, workplace, in_use, c
         return works(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, method, full)
-    assert to_hf(pth, in_use, "--overwrite") == 1
+    assert to_hf(pth, ours, "--overwrite") == 1
     assert "No space left on device" in capsys.readouterr().err
-    assert [file.name for file in workplace.rglob("*")] == ["model", "notes.txt"]
+    monkeypatch.undo()
+    assert contents(workplace) == before and names(workplace) == ["model"]
 
 
 def test_output_dir_that_is_the_source_or_a_file(pth, tmp_path, capsys):
