@@ -5,21 +5,29 @@ import re
 import warnings
 import zipfile
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+from huggingface_hub.errors import HFValidationError, HTTPError, StrictDataclassError
 from torch.serialization import safe_globals
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from .configuration_cait import CaitConfig
-from .files import sha256_of, unchanged
-from .modeling_cait import CaitForImageClassification
+from .files import read_json, sha256_of, unchanged
+from .image_processing_pil_cait import CaitImageProcessorPil
+from .modeling_cait import CaitBackbone, CaitForImageClassification, CaitForMaskedImageModeling, CaitModel
 from .state_dict import convert_official_state_dict, has_ema_weights, official_tensors
 
 
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ERRORS = (OSError, HTTPError, HFValidationError)  # HTTPError: no connection
+INDEX = "model.safetensors.index.json"
+SHARD = "model-?????-of-?????.safetensors"
+# A model on the Hub, with patterns for names.
+MODEL_FILES = ["config.json", "preprocessor_config.json", "model.safetensors", INDEX, SHARD]
 
 
 def load_model(source: str) -> CaitForImageClassification:
@@ -155,6 +163,90 @@ def require_finite(source: str, tensors: dict[str, Any]) -> None:
         raise ValueError(f"{source} has NaN or infinite values in {len(damaged)} tensors: {', '.join(damaged[:5])}.")
 
 
+def check_folder(folder: Path) -> None:
+    """Raise ValueError unless the model in `folder` can be loaded: its configuration, and headers of its weights.
+
+    Names and shapes are compared with those of a model without values, sizes of files with their headers. Of a
+    quantized model, whose tensors depend on the method, only the files are checked.
+    """
+    try:
+        content_of_config = read_json(folder / "config.json")
+        if not isinstance(content_of_config, dict) or content_of_config.get("model_type") != "cait":
+            raise ValueError("config.json is not a CaiT's")
+        config = CaitConfig.from_pretrained(folder)
+        if (folder / "preprocessor_config.json").is_file():
+            CaitImageProcessorPil.from_pretrained(folder)
+        found = [
+            stored_shapes(folder / "model.safetensors") if (folder / "model.safetensors").is_file() else None,
+            sharded_shapes(folder) if (folder / INDEX).is_file() else None,
+        ]
+        if found == [None, None]:
+            raise ValueError(f"there is neither model.safetensors nor {INDEX}")
+        if getattr(config, "quantization_config", None) is None:
+            for shapes in filter(None, found):
+                require_shapes(shapes, model_shapes(config))
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        raise ValueError(
+            f"folder is {folder}, but it must hold config.json and the complete weights of a converted or trained "
+            f"CaiT: {error}"
+        ) from error
+
+
+def model_shapes(config: CaitConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes by name of the tensors of the class that `config` names, of a classifier where it names none of ours."""
+    classes = (CaitForImageClassification, CaitModel, CaitForMaskedImageModeling, CaitBackbone)
+    named = (model_class for model_class in classes if model_class.__name__ in (config.architectures or ()))
+    with torch.device("meta"):
+        model = next(named, CaitForImageClassification)(config)
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+
+
+def stored_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes by name in a safetensors file, by its header, which is compared with the size of the file.
+
+    Raises:
+        ValueError: if the file is damaged.
+        OSError: if there is none.
+    """
+    file.open("rb").close()
+    try:
+        with safetensors.safe_open(file, framework="pt") as content:
+            return {key: tuple(content.get_slice(key).get_shape()) for key in content.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{file.name} is damaged: {error}") from error
+
+
+def sharded_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The same of all shards that the index names.
+
+    Raises:
+        ValueError: if the index is damaged, names files that are not shards in `folder`, or other tensors than theirs.
+        OSError: if a shard is missing.
+    """
+    index = read_json(folder / INDEX)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{INDEX} has no weight_map")
+    names = set(map(str, weight_map.values()))
+    if others := sorted(name for name in names if not fnmatchcase(name, SHARD) or "/" in name or "\\" in name):
+        raise ValueError(f"{INDEX} names {', '.join(others[:5])}, but shards lie beside it as {SHARD}")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in sorted(names):
+        shard = stored_shapes(folder / name)
+        if shard.keys() != {key for key, file in weight_map.items() if file == name}:
+            raise ValueError(f"{name} has other tensors than {INDEX} says")
+        shapes |= shard
+    return shapes
+
+
+def require_shapes(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
+    """Raise ValueError with the first names if tensors are missing, unknown, or of other shapes."""
+    if found != expected:
+        offenders = [key for key in expected | found if expected.get(key) != found.get(key)]
+        described = ", ".join(f"{key} is {found.get(key)}, not {expected.get(key)}" for key in offenders[:5])
+        raise ValueError(f"{len(offenders)} tensors do not fit the configuration (None: absent): {described}.")
+
+
 def build_model(config: CaitConfig, state_dict: dict[str, Any]) -> CaitForImageClassification:
     """The model of `config` with the tensors of an official `state_dict`, in their dtype.
 
@@ -164,11 +256,9 @@ def build_model(config: CaitConfig, state_dict: dict[str, Any]) -> CaitForImageC
     converted = convert_official_state_dict(state_dict)
     with torch.device("meta"):
         model = CaitForImageClassification(config)
-    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    found = {key: tuple(tensor.shape) for key, tensor in converted.items()}
-    if found != expected:
-        offenders = [key for key in expected | found if expected.get(key) != found.get(key)]
-        described = ", ".join(f"{key} is {found.get(key)}, not {expected.get(key)}" for key in offenders[:5])
-        raise ValueError(f"{len(offenders)} tensors do not fit the configuration (None: absent): {described}.")
+    found, expected = (
+        {key: tuple(tensor.shape) for key, tensor in tensors.items()} for tensors in (converted, model.state_dict())
+    )
+    require_shapes(found, expected)
     model.load_state_dict({key: tensor.clone() for key, tensor in converted.items()}, assign=True)
     return model.eval()

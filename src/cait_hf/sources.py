@@ -20,8 +20,7 @@ from .configuration_cait import CaitConfig
 from .files import sha256_of, unchanged
 from .image_processing_pil_cait import CaitImageProcessorPil
 from .labels import imagenet_1k_labels, label_kwargs
-from .loading import REPO_ID, Weights, read_weights
-from .publish import HUB_ERRORS
+from .loading import HUB_ERRORS, REPO_ID, Weights, read_weights
 from .state_dict import infer_config_kwargs
 from .timm_format import config_kwargs_from_timm
 
