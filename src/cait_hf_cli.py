@@ -128,6 +128,7 @@ def positive(text: str) -> int:
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, help="File, official name, timm repository or timm folder.")
     parser.add_argument("--output_dir", required=True, type=Path, help="Folder to write.")
+    parser.add_argument("--ema", action="store_true", help="Take the EMA weights of a checkpoint of a training.")
     parser.add_argument("--push_to_hub", metavar="REPO", help="Upload the folder to this repository on the Hub.")
     add_folder_arguments(parser)
     add_push_arguments(parser)
@@ -293,7 +294,7 @@ def convert(args: argparse.Namespace) -> None:
 
     model_name = args.push_to_hub or args.output_dir.resolve().name
     converted = convert_source(
-        args.source, args.output_dir, model_name, None, args.overwrite, args.verify, args.remote_code
+        args.source, args.output_dir, model_name, None, args.overwrite, args.verify, args.remote_code, args.ema
     )
     if converted.largest_difference is not None:
         print(f"Verified: {difference_text(converted.largest_difference)}.")

@@ -5,8 +5,10 @@ The weights are random and such that every part matters (see `random_weights`); 
 in timm's own model, so that nothing of this package is on the side of the reference.
 """
 
+import argparse
 import errno
 import json
+import os
 import pickle
 import re
 import signal
@@ -18,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -36,7 +39,7 @@ from random_weights import images, randomize_, tiny_config
 from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
+from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil, files, loading, sources
 from cait_hf.labels import imagenet_1k_labels
 from cait_hf.state_dict import convert_official_state_dict
 
@@ -46,10 +49,8 @@ sys.path.insert(0, str(CONVERSION))
 import convert_cait_to_hf  # noqa: E402
 import convert_hf_to_timm  # noqa: E402
 
-from cait_hf import files, loading, sources  # noqa: E402
 
-
-WRITTEN = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+WRITTEN = [files.MANIFEST, "README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 IN_USE = "which is not empty; empty it or pass --overwrite"
 
 
@@ -95,11 +96,14 @@ def workplace(tmp_path):
 
 
 @pytest.fixture
-def in_use(workplace):
-    """An output folder with a file of the user's."""
-    (workplace / "model").mkdir()
-    (workplace / "model" / "notes.txt").write_text("mine")
+def ours(pth, workplace):
+    """An output folder of an earlier conversion, with other weights."""
+    assert to_hf(write_pth(pth.with_name("earlier.pth"), official_tensors(tiny_config(), 1)), workplace / "model") == 0
     return workplace / "model"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def to_hf(source, output_dir, *options):
@@ -145,7 +149,7 @@ def test_official_file(official, pth, suffix, tmp_path, workplace, capsys):
     safetensors.torch.save_file(official, tmp_path / "weights.safetensors")
     folder = workplace / "new" / "model"
     assert to_hf(pth.with_suffix(suffix), folder) == 0
-    assert names(folder) == WRITTEN and list(workplace.rglob(".*")) == []
+    assert names(folder) == WRITTEN and list(workplace.rglob(".*")) == [folder / files.MANIFEST]
     assert "32 x 32 pixels" in capsys.readouterr().out
 
     assert_equal_tensors(load(folder), convert_official_state_dict(official))
@@ -229,6 +233,64 @@ def test_as_a_command(pth, official, tmp_path):
     child = subprocess.run(command, capture_output=True, text=True)
     assert child.returncode == 0 and child.stdout.startswith("Wrote "), child.stderr
     assert_equal_tensors(load(output), official)
+
+
+# Checkpoints of a training
+
+
+def training_checkpoint(code: str, official, ema) -> dict:
+    """What the training code of deit, or timm's, stores after an epoch; `ema` may be `None`."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    args = argparse.Namespace(
+        lr=5e-4, opt_betas=None, mean=(0.5, 0.5), nested=argparse.Namespace(output_dir=Path("x"))
+    )
+    states = {"optimizer": optimizer.state_dict(), "epoch": 3, "args": args}
+    if code == "deit":
+        states |= {"lr_scheduler": {"base_values": [5e-4]}, "scaler": {"scale": 65536.0}}
+        return {"model": official, **states, "model_ema": ema}
+    states |= {"arch": "cait_xxs24_224", "version": 2, "amp_scaler": {}, "metric": np.float64(71.2)}
+    return {**states, "state_dict": official} | ({"state_dict_ema": ema} if ema else {})
+
+
+@pytest.mark.parametrize(
+    "code, prefix", [("deit", ""), ("deit", "module."), ("timm", "_orig_mod."), ("timm", "module._orig_mod.")]
+)
+def test_checkpoint_of_a_training(code, prefix, official, tmp_path, caplog):
+    ema = {key: tensor + 1 for key, tensor in official.items()}
+    source = tmp_path / "checkpoint.pth.tar"
+    wrapped = {prefix + key: tensor for key, tensor in official.items()}
+    torch.save(training_checkpoint(code, wrapped, ema), source)
+    assert to_hf(source, tmp_path / "model") == 0
+    assert caplog.messages == ["checkpoint.pth.tar has EMA weights, too, which --ema converts."]
+    assert to_hf(source, tmp_path / "ema", "--ema") == 0
+    assert len(caplog.messages) == 1
+    assert_equal_tensors(load(tmp_path / "model"), convert_official_state_dict(official))
+    assert_equal_tensors(load(tmp_path / "ema"), convert_official_state_dict(ema))
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("model", "ema")]
+    assert ["checkpoint.pth.tar (EMA weights)" in card for card in cards] == [False, True]
+
+
+@pytest.mark.parametrize("code", ["deit", "timm", "weights alone"])
+def test_ema_weights_that_are_absent(code, official, tmp_path, workplace, refused, caplog):
+    source = tmp_path / "weights.pth"
+    torch.save(official if code == "weights alone" else training_checkpoint(code, official, None), source)
+    refused("--ema is given, but the checkpoint has no EMA weights: it contains ", source, "--ema")
+    assert to_hf(source, workplace / "model") == 0
+    assert caplog.messages == []
+
+
+def test_ema_weights_alone(official, tmp_path, refused):
+    torch.save({"state_dict_ema": official, "args": argparse.Namespace()}, tmp_path / "weights.pth")
+    refused("has EMA weights only, pass --ema: it contains state_dict_ema, args", tmp_path / "weights.pth")
+
+
+def test_tensor_with_and_without_a_prefix(official, tmp_path, refused):
+    twice = official | {"module.norm.bias": official["norm.bias"]}
+    torch.save({"state_dict": twice}, tmp_path / "weights.pth")
+    refused("with and without the prefix", tmp_path / "weights.pth")
 
 
 # Against timm
@@ -397,6 +459,93 @@ def test_model_card_of_weights_of_ones_own(pth, tmp_path):
 
 
 # What is refused
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("source", ["pth", "timm", "ours"])
+def test_values_that_are_not_finite(value, source, official, tmp_path, refused):
+    official["blocks.1.attn.qkv.weight"][0, 1] = official["head.bias"][0] = value
+    path = tmp_path / "weights.pth"
+    if source == "pth":
+        write_pth(path, official)
+    elif source == "timm":
+        path = write_timm_folder(tmp_path / "timm", official)
+    else:
+        model = CaitForImageClassification(tiny_config())
+        model.load_state_dict(convert_official_state_dict(official))
+        model.save_pretrained(tmp_path / "ours")
+        refused(
+            "in 2 tensors: cait.layers.1.attention.q_proj.weight, classifier.bias", tmp_path / "ours", convert=to_timm
+        )
+        return
+    refused("NaN or infinite values in 2 tensors: blocks.1.attn.qkv.weight, head.bias", path)
+
+
+@pytest.mark.parametrize("part", ["a tensor", "the pickle"])
+def test_flipped_bit(part, pth, refused):
+    """A file of torch's is a zip archive, with a checksum of each member."""
+    content = bytearray(pth.read_bytes())
+    with zipfile.ZipFile(pth) as archive:
+        members = {member.filename.split("/", 1)[1]: member for member in archive.infolist()}
+    member = members["data/3" if part == "a tensor" else "data.pkl"]
+    if part == "a tensor":
+        content[content.index(torch.load(pth)["model"]["module.patch_embed.proj.bias"].numpy().tobytes())] ^= 1
+    else:
+        content[content.index(b"norm.bias", member.header_offset)] ^= 0x20  # the name remains a text
+    pth.write_bytes(content)
+    refused(f"{pth} is damaged", pth)
+    refused(f"{pth} is damaged", pth, "--verify")
+    refused("the CRC-32 of ", pth)
+
+
+@pytest.mark.parametrize("change", ["shrinks", "is overwritten", "is replaced", "disappears"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_source_that_changes_while_it_is_read(change, suffix, official, tmp_path, refused, monkeypatch):
+    """A file that is mapped would end the process when it shrinks, and be a mixture when it is overwritten."""
+    source = tmp_path / f"weights{suffix}"
+    write_pth(source, official) if suffix == ".pth" else safetensors.torch.save_file(official, source)
+    module, name = (torch, "load") if suffix == ".pth" else (safetensors.torch, "load")
+    parse = getattr(module, name)
+
+    def changed(*args, **kwargs):
+        content = parse(*args, **kwargs)
+        if change == "shrinks":
+            os.truncate(source, 1000)
+        elif change == "is overwritten":
+            source.write_bytes(bytes(source.stat().st_size))
+        elif change == "is replaced":
+            (tmp_path / "other").write_bytes(source.read_bytes())
+            (tmp_path / "other").rename(source)
+        else:
+            source.unlink()
+        return content
+
+    monkeypatch.setattr(module, name, changed)
+    refused(f"{source} changed while it was read", source)
+
+
+def test_configuration_that_changes_while_the_weights_are_read(official, tmp_path, refused, monkeypatch):
+    folder, parse = write_timm_folder(tmp_path / "timm", official), safetensors.torch.load
+
+    def changed(content):
+        (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+        return parse(content)
+
+    monkeypatch.setattr(safetensors.torch, "load", changed)
+    refused(f"{folder / 'config.json'} changed while it was read", folder)
+
+
+def test_what_is_verified_and_hashed_is_what_was_converted(pth, tmp_path, monkeypatch):
+    """The source is not read again, whatever becomes of it."""
+    sha256, infer = files.sha256_of(pth), sources.infer_config_kwargs
+
+    def then_gone(tensors):
+        pth.unlink()
+        return infer(tensors)
+
+    monkeypatch.setattr(sources, "infer_config_kwargs", then_gone)
+    assert to_hf(pth, tmp_path / "model") == 0
+    assert sha256 in (tmp_path / "model" / "README.md").read_text()
 
 
 CODE = "open(%r, 'w').close()"
@@ -624,12 +773,13 @@ runpy.run_path({str(CONVERSION / "convert_cait_to_hf.py")!r}, run_name="__main__
     return warm_process.run(program)
 
 
-def test_killed_while_writing(pth, workplace, in_use):
+def test_killed_while_writing(pth, workplace, ours):
     """Not even then is the target half-written; what was begun stays as a hidden folder."""
-    child = killed_while_writing(pth, in_use, "SIGKILL", "--overwrite")
+    before = contents(ours)
+    child = killed_while_writing(pth, ours, "SIGKILL", "--overwrite")
     assert child.returncode == -signal.SIGKILL
-    assert names(in_use) == ["notes.txt"]
-    assert [file.name[:7] for file in workplace.iterdir() if file != in_use] == [".model."]
+    assert contents(ours) == before
+    assert [file.name[:7] for file in workplace.iterdir() if file != ours] == [".model."]
 
 
 def test_terminated_while_writing(pth, workplace):
@@ -661,19 +811,25 @@ def test_two_at_once_do_not_mix(overwrite, tmp_path, workplace, capsys, monkeypa
     assert model.config.num_labels == model.classifier.out_features == (3 if overwrite else 4)
 
 
-def test_output_folder_that_is_in_use(pth, workplace, in_use, capsys):
-    assert to_hf(pth, in_use) == 1
-    assert IN_USE in capsys.readouterr().err and names(in_use) == ["notes.txt"]
-    assert to_hf(pth, in_use, "--overwrite") == 0
-    assert names(in_use) == WRITTEN and names(workplace) == ["model"]
+def test_output_folder_that_is_in_use(pth, workplace, ours, capsys):
+    before = contents(ours)
+    assert to_hf(pth, ours) == 1
+    assert IN_USE in capsys.readouterr().err and contents(ours) == before
+    (ours / "notes.txt").write_text("mine")
+    assert to_hf(pth, ours, "--overwrite") == 1
+    assert "that no earlier run wrote, or that have changed since: notes.txt" in capsys.readouterr().err
+    assert contents(ours) == before | {"notes.txt": b"mine"}
+    (ours / "notes.txt").unlink()
+    assert to_hf(pth, ours, "--overwrite") == 0
+    assert names(ours) == WRITTEN and names(workplace) == ["model"] and contents(ours) != before
     (workplace / "empty").mkdir()
     assert to_hf(pth, workplace / "empty") == 0
 
 
-@pytest.mark.parametrize("method, call", [("open", 1), ("write_text", 1), ("rename", 2)])
-def test_full_disk_leaves_the_old_folder(method, call, pth, workplace, in_use, capsys, monkeypatch):
+@pytest.mark.parametrize("method, call", [("open", 5), ("write_text", 1), ("rename", 2)])
+def test_full_disk_leaves_the_old_folder(method, call, pth, workplace, ours, capsys, monkeypatch):
     """Where the source is read, the last file is written, and the new folder takes the name of the old one."""
-    works, calls = getattr(Path, method), []
+    works, calls, before = getattr(Path, method), [], contents(workplace)
 
     def full(self, *args, **kwargs):
         calls.append(self)
@@ -682,9 +838,10 @@ def test_full_disk_leaves_the_old_folder(method, call, pth, workplace, in_use, c
         return works(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, method, full)
-    assert to_hf(pth, in_use, "--overwrite") == 1
+    assert to_hf(pth, ours, "--overwrite") == 1
     assert "No space left on device" in capsys.readouterr().err
-    assert [file.name for file in workplace.rglob("*")] == ["model", "notes.txt"]
+    monkeypatch.undo()
+    assert contents(workplace) == before and names(workplace) == ["model"]
 
 
 def test_output_dir_that_is_the_source_or_a_file(pth, tmp_path, capsys):

@@ -89,7 +89,7 @@ def test_traced_file_needs_nothing_but_torch(model, tmp_path):
     """`torch.jit.trace`, deprecated, is what some converters to other formats still start from."""
     model.set_attn_implementation("sdpa")
     torch.jit.trace(Logits(model), images(2, 32)).save(tmp_path / "model.pt")
-    torch.save([images(3, 32), logits_of(model, images(3, 32))], tmp_path / "expected.pt")
+    torch.save([images(3, 32), Logits(model)(images(3, 32))], tmp_path / "expected.pt")
     code = """
 import torch
 pixel_values, expected = torch.load("expected.pt")
@@ -110,7 +110,7 @@ def test_onnx_by_tracing(model, tmp_path):
     torch.onnx.export(Logits(model), (images(2, 32),), tmp_path / "model.onnx", **options)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (logits,) = session.run(None, {"pixel_values": images(3, 32).numpy()})
-    torch.testing.assert_close(torch.from_numpy(logits), logits_of(model, images(3, 32)), **TOLERANCE)
+    torch.testing.assert_close(torch.from_numpy(logits), Logits(model)(images(3, 32)), **TOLERANCE)
 
 
 def test_resizing_positions_to_their_own_grid_changes_nothing(model, monkeypatch):

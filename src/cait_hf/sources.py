@@ -1,9 +1,9 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Sources of a conversion: weights, and the configuration and image processor that fit them.
 
-A source is a file in the official format (`.pth`, or `.safetensors` with the same keys), the name of an official
-checkpoint to download (`XXS24_224`), a repository of timm on the Hub (`timm/cait_xxs24_224.fb_dist_in1k`), or a folder
-with timm's `config.json` and weights.
+A source is a file in the official format (`.pth`, or `.safetensors` with the same keys) or a checkpoint that the
+training code of deit or timm wrote, the name of an official checkpoint to download (`XXS24_224`), a repository of timm
+on the Hub (`timm/cait_xxs24_224.fb_dist_in1k`), or a folder with timm's `config.json` and weights.
 
 Official files and names: facebookresearch/deit, `cait_models.py`.
 """
@@ -17,11 +17,10 @@ from huggingface_hub import snapshot_download
 
 from .checkpoints import SECOND_HAND, CaitCheckpoint, find_checkpoint
 from .configuration_cait import CaitConfig
-from .files import sha256_of
+from .files import sha256_of, unchanged
 from .image_processing_pil_cait import CaitImageProcessorPil
 from .labels import imagenet_1k_labels, label_kwargs
-from .loading import REPO_ID, read_weights
-from .publish import HUB_ERRORS
+from .loading import HUB_ERRORS, REPO_ID, Weights, read_weights
 from .state_dict import infer_config_kwargs
 from .timm_format import config_kwargs_from_timm
 
@@ -35,7 +34,8 @@ class Source:
 
     Attributes:
         name: how the model card calls it.
-        weights_file: where the tensors are, in the official format.
+        weights_file: where the tensors were, in the official format.
+        weights: the tensors.
         config: the model's configuration, labels included.
         image_processor: how its images are prepared, None where the class has no such preparation.
         checkpoint: the official checkpoint, where the weights are those of its authors or timm's copy of them.
@@ -43,27 +43,31 @@ class Source:
 
     name: str
     weights_file: Path
+    weights: Weights
     config: CaitConfig
     image_processor: CaitImageProcessorPil | None
     checkpoint: CaitCheckpoint | None = None
 
 
-def load_source(source: str, checkpoint: CaitCheckpoint | None = None) -> Source:
-    """Find out what `source` is, fetch it if need be, and read all but its weights.
+def load_source(source: str, checkpoint: CaitCheckpoint | None = None, ema: bool = False) -> Source:
+    """Find out what `source` is, fetch it if need be, and read it, each file once.
+
+    Args:
+        ema: whether to take the EMA weights of a checkpoint of a training.
 
     Raises:
-        ValueError: if it is nothing that is known, not a CaiT, or not the `checkpoint`.
-        OSError: if it, or one of its files, does not exist or cannot be fetched.
+        ValueError: if it is nothing that is known, damaged, not a CaiT, or not the `checkpoint`.
+        OSError: if it, or one of its files, does not exist, cannot be fetched, or changes while it is read.
     """
     path = Path(source)
     if path.is_file():
-        loaded = load_official_file(path, checkpoint)
+        loaded = load_official_file(path, checkpoint, ema)
     elif path.is_dir():
-        loaded = load_timm_folder(path, path.resolve().name, checkpoint)
-    elif path.suffix in (".pth", ".bin", ".safetensors"):
+        loaded = load_timm_folder(path, path.resolve().name, checkpoint, ema)
+    elif path.suffix in (".pth", ".pt", ".tar", ".bin", ".safetensors"):
         raise FileNotFoundError(f"source is {source}, but there is no such file.")
     elif REPO_ID.fullmatch(source):
-        loaded = load_timm_repo(source)
+        loaded = load_timm_repo(source, ema)
     else:
         try:
             checkpoint = find_checkpoint(source)
@@ -71,15 +75,16 @@ def load_source(source: str, checkpoint: CaitCheckpoint | None = None) -> Source
             raise ValueError(
                 f"source is {source}, which is neither a file nor a folder nor a repository: {error}"
             ) from None
-        loaded = load_official_file(download(checkpoint), checkpoint)
+        loaded = load_official_file(download(checkpoint), checkpoint, ema)
     if loaded.checkpoint is not None:
         check_architecture(loaded.config, loaded.checkpoint)
     return loaded
 
 
-def load_official_file(path: Path, checkpoint: CaitCheckpoint | None = None) -> Source:
+def load_official_file(path: Path, checkpoint: CaitCheckpoint | None = None, ema: bool = False) -> Source:
     """Read a file in the official format; its tensors tell the architecture and the size of the images."""
-    kwargs = infer_config_kwargs(read_weights(path))
+    weights = read_weights(path, ema)
+    kwargs = infer_config_kwargs(weights.tensors)
     labels = imagenet_1k_labels()
     if kwargs["num_labels"] == len(labels):
         del kwargs["num_labels"]
@@ -91,14 +96,21 @@ def load_official_file(path: Path, checkpoint: CaitCheckpoint | None = None) -> 
         image_processor = CaitImageProcessorPil(
             size={"shortest_edge": size}, crop_size={"height": size, "width": size}
         )
-    return Source(path.name, path, config, image_processor, checkpoint)
+    return Source(path.name, path, weights, config, image_processor, checkpoint)
 
 
-def load_timm_folder(folder: Path, name: str, checkpoint: CaitCheckpoint | None = None) -> Source:
-    """Read timm's `config.json` and find its weights."""
+def load_timm_folder(folder: Path, name: str, checkpoint: CaitCheckpoint | None = None, ema: bool = False) -> Source:
+    """Read timm's `config.json` and its weights."""
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"source is {folder}, but it has no config.json.")
+    with unchanged(config_file):
+        return _read_timm_folder(folder, config_file, name, checkpoint, ema)
+
+
+def _read_timm_folder(
+    folder: Path, config_file: Path, name: str, checkpoint: CaitCheckpoint | None, ema: bool
+) -> Source:
     try:
         timm_config = json.loads(config_file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -115,10 +127,10 @@ def load_timm_folder(folder: Path, name: str, checkpoint: CaitCheckpoint | None 
         image_processor = CaitImageProcessorPil.from_pretrained(folder)
     except ValueError:
         image_processor = None
-    return Source(name, weights_file, config, image_processor, checkpoint)
+    return Source(name, weights_file, read_weights(weights_file, ema), config, image_processor, checkpoint)
 
 
-def load_timm_repo(repo_id: str) -> Source:
+def load_timm_repo(repo_id: str, ema: bool = False) -> Source:
     """Fetch a repository of timm's from the Hub, or from the local cache, and read it."""
     try:
         folder = Path(snapshot_download(repo_id, allow_patterns=["config.json", "model.safetensors"]))
@@ -133,7 +145,7 @@ def load_timm_repo(repo_id: str) -> Source:
         check_download(
             folder / "model.safetensors", checkpoint, checkpoint.timm_file_sha256 if is_known else None, _HEADER_BYTES
         )
-    return load_timm_folder(folder, repo_id, checkpoint)
+    return load_timm_folder(folder, repo_id, checkpoint, ema)
 
 
 def official_cache_file(checkpoint: CaitCheckpoint) -> Path:
