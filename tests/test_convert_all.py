@@ -105,6 +105,13 @@ def test_what_is_finished_is_not_done_again(checkpoints, downloads, output, caps
     assert "was finished" not in capsys.readouterr().out
 
 
+def test_what_was_finished_with_other_options_is_done_again(downloads, output):
+    options = ["--source", downloads, "--checkpoints", "XXS24_224"]
+    for remote_code in ([], ["--remote_code"], []):
+        assert run(output, *options, *remote_code) == 0
+        assert (output / "cait-xxs24-224" / "modeling_cait.py").exists() == bool(remote_code)
+
+
 def test_resumes_after_a_kill(downloads, output, monkeypatch):
     def interrupted(source, *args):
         if source.endswith("/S24_224.pth"):
