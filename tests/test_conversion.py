@@ -151,6 +151,7 @@ def test_official_file(official, pth, suffix, tmp_path, workplace, capsys):
     assert to_hf(pth.with_suffix(suffix), folder) == 0
     assert names(folder) == WRITTEN and list(workplace.rglob(".*")) == [folder / files.MANIFEST]
     assert "32 x 32 pixels" in capsys.readouterr().out
+    assert f"SHA-256 `{files.sha256_of(pth.with_suffix(suffix))}`" in (folder / "README.md").read_text()
 
     assert_equal_tensors(load(folder), convert_official_state_dict(official))
     model = AutoModelForImageClassification.from_pretrained(folder)

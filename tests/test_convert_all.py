@@ -131,6 +131,13 @@ def test_files_of_the_user_stay(mine, checkpoints, downloads, output, capsys):
         assert file.read_text() == "mine" and modified(output) == before
 
 
+def test_what_was_finished_with_other_options_is_done_again(downloads, output):
+    options = ["--source", downloads, "--checkpoints", "XXS24_224"]
+    for remote_code in ([], ["--remote_code"], []):
+        assert run(output, *options, *remote_code) == 0
+        assert (output / "cait-xxs24-224" / "modeling_cait.py").exists() == bool(remote_code)
+
+
 def test_resumes_after_a_kill(downloads, output, monkeypatch):
     def interrupted(source, *args):
         if source.endswith("/S24_224.pth"):

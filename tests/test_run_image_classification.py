@@ -155,6 +155,33 @@ def test_best_checkpoint_is_the_model_at_the_end(run_of_each):
     )
 
 
+@pytest.mark.parametrize("metric, values, best", [("eval_loss", [2, 1, 3], [1, 1, 0]), ("top1", [2, 1, 3], [1, 0, 1])])
+def test_best_is_the_smallest_loss_or_the_largest_accuracy(metric, values, best, tmp_path):
+    """Of the loop that is ours; Trainer has its own."""
+    args = TrainingArguments(str(tmp_path), metric_for_best_model=metric)
+    loop = SimpleNamespace(experiment=SimpleNamespace(training_args=args), state=TrainerState())
+    is_best = partial(load_script(SCRIPT_NAMES[1]).Loop.is_best, loop)
+    assert [is_best({"eval_loss": value, "eval_top1": value}) for value in values] == best
+
+
+def test_last_checkpoint_is_that_of_the_most_steps(run_of_each, training_flags, tmp_path):
+    for step, source in ((9, 2), (10, 4)):
+        shutil.copytree(run_of_each / f"checkpoint-{source}", tmp_path / f"checkpoint-{step}")
+    experiment = prepare([*training_flags.split(), "--output_dir", str(tmp_path)])
+    assert experiment.resume_from_checkpoint == str(tmp_path / "checkpoint-10")
+
+
+def test_flags_reach_the_batches(training_flags, tmp_path):
+    """Two of six classes in each mixed image, and a sixth of the smoothing for every class."""
+    pytest.importorskip("timm", reason="mixup is timm's")
+    flags = "--label_smoothing_factor 0.3 --mixup 0.8"
+    experiment = prepare([*training_flags.split(), *flags.split(), "--output_dir", str(tmp_path / "out")])
+    labels = experiment.train_collator([experiment.train_data[index] for index in (0, 8)])["labels"]
+    expected = torch.full((2, 4), 0.05)
+    torch.testing.assert_close(labels.sort(1).values[:, :4], expected)
+    assert (labels.sort(1).values[:, 4:] > 0.06).all()
+
+
 def test_evaluation_maps_labels_by_name(script, run_of_each, images, tmp_path):
     """The validation folder alone numbers its three classes 0 to 2; the model has them at 3, 4, 5 of six."""
     results = evaluate(script, run_of_each, images, tmp_path)

@@ -121,6 +121,15 @@ def test_teacher_never_trains():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_teacher_has_no_part_in_the_loss_of_an_evaluation(tmp_path):
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    model, inputs = cait(num_labels=5), {"pixel_values": images(4, 32), "labels": torch.arange(4)}
+    trainer = ImageClassificationTrainer(model, args, distillation=distillation(teacher()))
+    for training in (True, False):
+        loss = trainer.compute_loss(model.train(training), inputs)
+        assert torch.equal(loss, model(**inputs).loss) != training
+
+
 @pytest.mark.parametrize("processor", [HALF, BLUE_FIRST], ids=["another mean", "blue first"])
 def test_teacher_sees_its_own_normalization(processor):
     """Of the same pixels, to 1e-5 of values of a few units."""

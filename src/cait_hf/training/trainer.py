@@ -94,7 +94,6 @@ class ImageClassificationTrainer(Trainer):
             )
         super().__init__(model=model, args=args, **kwargs)
         self.recipe, self.train_collator, self.randomness = recipe or RecipeArguments(), train_collator, randomness
-        self.label_smoother = None
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = False  # ours is the mean of a batch
         self.distillation = distillation.to(self.args.device) if distillation else None
         self.ema = None
