@@ -320,11 +320,12 @@ def verify(args: argparse.Namespace) -> None:
 
 def push(args: argparse.Namespace) -> None:
     from cait_hf.checkpoints import resolve_model
-    from cait_hf.publish import PACKAGE, add_remote_code, check_model_folder, push_folder
+    from cait_hf.loading import check_folder
+    from cait_hf.publish import PACKAGE, add_remote_code, push_folder
 
     folder = Path(resolve_model(args.folder))
     if args.remote_code:
-        check_model_folder(folder)
+        check_folder(folder)
         if folder.resolve().parent == PACKAGE.resolve():
             raise ValueError(f"--remote_code adds files, but {folder} is part of the installed package: copy it.")
         add_remote_code(folder)
