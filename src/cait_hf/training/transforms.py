@@ -275,8 +275,11 @@ def measure_normalization(image_processor: BaseImageProcessor) -> Normalization:
             f"the image processor {type(image_processor).__name__} does more than to resize, crop and normalize, such "
             "as padding to a crop_size above its size: training cannot."
         )
-    mean, std = -black / (white - black), 1 / (white - black)
-    return Normalization(*([float(f"{value:.6g}") for value in values.tolist()] for values in (mean, std)), order)
+    mean, std = (
+        [float(f"{value:.6g}") for value in values.tolist()]
+        for values in (-black / (white - black), 1 / (white - black))
+    )
+    return Normalization(mean, std, order)
 
 
 def _preprocess(image_processor: BaseImageProcessor, image: Image.Image) -> torch.Tensor:
