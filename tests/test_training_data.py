@@ -447,9 +447,17 @@ def test_link_back_is_not_followed(tmp_path):
 
 
 UNCLEAR_FOLDERS = [
-    (("train/cat/1.png", "train/dog/2.png", "val/cat/3.png"), r"no images themselves.*\(train/cat, .*/data/train\."),
-    (("images/cat/1.png", "images/dog/2.png", "note.png"), r"no images themselves.*\(images/cat, .*/data/images\."),
-    (("animals/cat/1.png", "plants/oak/2.png"), "no images themselves.*animals/cat, plants/oak"),
+    (
+        ("train/cat/1.png", "train/dog/2.png", "val/cat/3.png"),
+        r"lie in subfolders of these.*\(train/cat, .*/data/train\.",
+    ),
+    (
+        ("images/cat/1.png", "images/dog/2.png", "note.png"),
+        r"lie in subfolders of these.*\(images/cat, .*/data/images\.",
+    ),
+    (("animals/cat/1.png", "plants/oak/2.png"), "lie in subfolders of these.*animals/cat, plants/oak"),
+    (("train/1.png", "train/dog/2.png", "val/cat/3.png"), "lie in subfolders of these.*train/dog, val/cat"),
+    (("cat/\udcff.png", "dog/2.png"), "the name of .*udcff.* is not UTF-8"),
     (("1.png", "2.png"), "must lie in subfolders, one for each class"),
     (("cat/notes", "images.zip"), "there are no images in it"),
     (("cat/1.png", "dog/2.png", "metadata.csv"), "its metadata.csv cannot be read"),

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "cls")  # usual names, where no type decides
+SPLIT_NAMES = frozenset(("train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing"))
 # A stream is dealt out in at most so many shards: enough to share among workers, few enough to open one by one.
 MAX_SHARDS = 1024
 
@@ -198,6 +199,9 @@ def load_folder(folder: str, flag: str, streaming: bool = False, labeled: bool =
     images = [file for file in files if os.path.splitext(file)[1].lower() in ImageFolder.EXTENSIONS]
     if not images:
         raise ValueError(f"--{flag} is {folder}, but there are no images in it.")
+    for image in images:
+        if image.encode(errors="replace").decode() != image:
+            raise ValueError(f"--{flag} is {folder}, but the name of {image!r} is not UTF-8: rename it.")
     features = datasets.Features({"image": datasets.Image()})
     columns = {"image": tuple(images)}
     if labeled:
@@ -234,12 +238,13 @@ def _class_folders(root: Path, images: list[str], problem: str) -> tuple[list[st
     inside = [(image, names) for image, names in zip(images, parts) if len(names) > 1]
     if not inside:
         raise ValueError(f"{problem} its images must lie in subfolders, one for each class.")
-    if all(len(names) > 2 for _, names in inside):
-        found = sorted({os.path.join(*names[:2]) for _, names in inside})
-        below = sorted({names[0] for _, names in inside})
+    below = sorted({names[0] for _, names in inside})
+    deeper = [names for _, names in inside if len(names) > 2]
+    if len(deeper) == len(inside) or (deeper and SPLIT_NAMES.issuperset(below)):
+        found = sorted({os.path.join(*names[:2]) for names in deeper})
         raise ValueError(
-            f"{problem} its subfolders hold no images themselves, only subfolders with images ({some(found)}): pass "
-            f"the folder whose subfolders are the classes, such as {root / below[0]}."
+            f"{problem} the images of its subfolders lie in subfolders of these ({some(found)}): pass a folder whose "
+            f"subfolders are the classes, such as {root / below[0]}."
         )
     if len(inside) < len(images):
         logger.warning(
