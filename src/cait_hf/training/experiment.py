@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback, set_seed
@@ -21,7 +22,13 @@ from .folder_lock import FolderLock
 from .models import add_lora, load_config, load_model, plain_model, set_labels
 from .optimization import freeze_all_but, parameter_groups
 from .randomness import Randomness
-from .resume import CORRUPT_IMAGES_LISTS, check_classes_of_checkpoint, checkpoints_in, find_checkpoint_to_resume
+from .resume import (
+    CORRUPT_IMAGES_LISTS,
+    RUN_RECORD,
+    check_classes_of_checkpoint,
+    checkpoints_in,
+    find_checkpoint_to_resume,
+)
 from .run_record import RunRecord, make_record, reached
 from .streaming import ImageStream
 from .transforms import EvalTransform, TrainCollator, TrainTransform
@@ -76,7 +83,7 @@ class Experiment:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """While a run writes to its output folder: no other may; what it replaces is deleted, its record is written.
+        """While a run writes to its output folder: no other may, and what it replaces is deleted.
 
         Raises:
             ValueError: if another run writes there, or has written since this one was prepared.
@@ -89,14 +96,24 @@ class Experiment:
             if {*checkpoints_in(folder)} != self.checkpoints:
                 raise ValueError(f"another run has written to --output_dir {folder}: run the same command again.")
             if args.do_train and self.data_args.overwrite_output_dir:
+                (folder / RUN_RECORD).unlink(missing_ok=True)
                 for path in checkpoints_in(folder).values():
                     shutil.rmtree(path)
                 if self.streaming:  # its list grows while it is read
                     for path in folder.glob(CORRUPT_IMAGES_LISTS):
                         path.unlink()
-            if args.do_train:
-                self.record.write(folder)
             yield
+
+
+class WriteRecord(TrainerCallback):
+    """Writes the record of a run as soon as its checkpoint, if it resumes from one, is loaded."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+
+    def on_train_begin(self, args: TrainingArguments, *rest: Any, **kwargs: Any) -> None:
+        if args.should_save:
+            self.record.write(args.output_dir)
 
 
 def set_up_logging() -> None:
@@ -196,6 +213,7 @@ def prepare(argv: list[str]) -> Experiment:
         resume_from_checkpoint=resume_from,
         record=record,
         checkpoints=checkpoints,
+        callbacks=[WriteRecord(record)],
     )
 
 
