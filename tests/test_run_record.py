@@ -246,7 +246,7 @@ def test_run_that_wrote_meanwhile_is_noticed(run_of_each, flags, tmp_path, monke
 
 
 def test_saved_epoch_is_told_and_evaluated_once(run_of_each, flags, images, tmp_path, monkeypatch, caplog):
-    """At a learning rate of 0 all epochs are equal: the first stays. Its evaluation is not drawn at the end."""
+    """With a learning rate of 0 all epochs are equal and the first stays; its evaluation is not drawn at the end."""
     script, drawn = load_script(run_of_each[0]), {}
     monkeypatch.setattr(outputs, "write_report", lambda folder, **kwargs: drawn.update(kwargs))
     flags = " ".join(flags).replace("--save_steps 2", "--save_strategy epoch --eval_strategy epoch")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback, set_seed
@@ -24,6 +25,7 @@ from .optimization import freeze_all_but, parameter_groups
 from .randomness import Randomness
 from .resume import (
     CORRUPT_IMAGES_LISTS,
+    RUN_RECORD,
     check_classes_of_checkpoint,
     checkpoints_in,
     find_checkpoint_to_resume,
@@ -84,7 +86,7 @@ class Experiment:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """While a run writes to its output folder: no other may; what it replaces is deleted, its record is written.
+        """While a run writes to its output folder: no other may, and what it replaces is deleted.
 
         Raises:
             ValueError: if another run writes there, or has written since this one was prepared.
@@ -97,6 +99,7 @@ class Experiment:
             if {*checkpoints_in(folder)} != self.checkpoints:
                 raise ValueError(f"another run has written to --output_dir {folder}: run the same command again.")
             if args.do_train and self.data_args.overwrite_output_dir:
+                (folder / RUN_RECORD).unlink(missing_ok=True)
                 for path in checkpoints_in(folder).values():
                     shutil.rmtree(path)
                 if self.streaming:  # its list grows while it is read
@@ -104,13 +107,22 @@ class Experiment:
                         path.unlink()
             elif self.resume_from_checkpoint is not None and args.resume_from_checkpoint is None:
                 set_aside_newer(Path(self.resume_from_checkpoint))
-            if args.do_train:
-                self.record.write(folder)
             try:
                 yield
             except KeyboardInterrupt:
                 say_how_to_resume(args)
                 raise
+
+
+class WriteRecord(TrainerCallback):
+    """Writes the record of a run as soon as its checkpoint, if it resumes from one, is loaded."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+
+    def on_train_begin(self, args: TrainingArguments, *rest: Any, **kwargs: Any) -> None:
+        if args.should_save:
+            self.record.write(args.output_dir)
 
 
 def set_up_logging() -> None:
@@ -214,6 +226,7 @@ def prepare(argv: list[str]) -> Experiment:
         resume_from_checkpoint=resume_from,
         record=record,
         checkpoints=checkpoints,
+        callbacks=[WriteRecord(record)],
     )
 
 

@@ -79,6 +79,7 @@ class RunRecord:
 
     def write(self, folder: str | Path) -> None:
         """Write it, complete or not at all."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
         write_json(Path(folder) / RUN_RECORD, asdict(self), indent=1)
 
     def resumes(self, before: "RunRecord", place: str, step: int, epoch: float) -> None:
