@@ -21,7 +21,7 @@ from cait_hf.evaluation.metrics import ClassificationMetrics, best_classes
 from cait_hf.training.experiment import error_message, prepare, set_up_logging
 from cait_hf.training.outputs import finish
 from cait_hf.training.resume import interruptible, say_how_to_resume
-from cait_hf.training.trainer import ImageClassificationTrainer
+from cait_hf.training.trainer import ImageClassificationTrainer, log_strategy
 
 
 @interruptible()
@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     except (ValueError, OSError, ImportError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")
 
+    log_strategy(trainer.accelerator)
     metrics = {}
     try:
         if experiment.training_args.do_train:

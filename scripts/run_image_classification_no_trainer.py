@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, ProjectConfiguration, TorchDynamoPlugin
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, TorchDynamoPlugin
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -36,7 +36,7 @@ from cait_hf.losses import image_classification_loss
 from cait_hf.training.arguments import TrainingArguments
 from cait_hf.training.ema import ModelEma
 from cait_hf.training.experiment import Experiment, error_message, prepare, set_up_logging
-from cait_hf.training.models import plain_model
+from cait_hf.training.models import has_unused_parameters, plain_model
 from cait_hf.training.optimization import make_optimizer, make_scheduler
 from cait_hf.training.outputs import finish
 from cait_hf.training.progress import StepTimer
@@ -53,7 +53,7 @@ from cait_hf.training.resume import (
 )
 from cait_hf.training.sampling import make_sampler
 from cait_hf.training.streaming import ImageStream
-from cait_hf.training.trainer import not_finite
+from cait_hf.training.trainer import SHARDED, log_strategy, not_finite
 from cait_hf.training.transforms import collate
 
 
@@ -72,9 +72,6 @@ FOLLOWED = """
 """
 
 
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-
-
 @interruptible()
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the script and return what it writes to `all_results.json`; wrong input ends it with an error message."""
@@ -85,6 +82,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         loop = Loop.of(experiment)
     except (ValueError, OSError, ImportError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")
+    log_strategy(loop.accelerator)
     metrics = {}
     try:
         if experiment.training_args.do_train:
@@ -142,6 +140,8 @@ class Loop:
         args, recipe = experiment.training_args, experiment.recipe
         accelerator = make_accelerator(args)
         model, optimizer, train_loader, eval_loader = experiment.model, None, None, None
+        if accelerator.num_processes > 1 and not (args.activation_checkpointing or args.gradient_checkpointing):
+            accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model)
         if args.gradient_checkpointing:  # the old names, which newer versions keep equal to the new ones
             model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         if experiment.distillation is not None:
