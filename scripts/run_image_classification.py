@@ -21,7 +21,7 @@ from cait_hf.evaluation.metrics import ClassificationMetrics, best_classes
 from cait_hf.training.experiment import Experiment, error_message, prepare, set_up_logging
 from cait_hf.training.outputs import already_finished, finish
 from cait_hf.training.resume import interruptible
-from cait_hf.training.trainer import ImageClassificationTrainer
+from cait_hf.training.trainer import ImageClassificationTrainer, log_strategy
 
 
 @interruptible()
@@ -54,6 +54,7 @@ def run(experiment: Experiment) -> dict[str, float]:
         preprocess_logits_for_metrics=best_classes,
         processing_class=experiment.image_processor,
     )
+    log_strategy(trainer.accelerator)
     metrics = {}
     if experiment.training_args.do_train:
         train_loss = trainer.train(experiment.resume_from_checkpoint).metrics["train_loss"]

@@ -28,13 +28,7 @@ import cait_hf  # noqa: F401 - first, so that Transformers' optional packages im
 
 import torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    DistributedType,
-    LoggerType,
-    ProjectConfiguration,
-    TorchDynamoPlugin,
-)
+from accelerate.utils import DistributedDataParallelKwargs, LoggerType, ProjectConfiguration, TorchDynamoPlugin
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -48,7 +42,7 @@ from cait_hf.training.arguments import TrainingArguments
 from cait_hf.training.best_model import is_best
 from cait_hf.training.ema import ModelEma
 from cait_hf.training.experiment import Experiment, error_message, prepare, set_up_logging
-from cait_hf.training.models import plain_model
+from cait_hf.training.models import has_unused_parameters, plain_model
 from cait_hf.training.optimization import make_optimizer, make_scheduler
 from cait_hf.training.outputs import already_finished, finish
 from cait_hf.training.progress import StepTimer
@@ -64,7 +58,7 @@ from cait_hf.training.resume import (
 )
 from cait_hf.training.sampling import make_sampler
 from cait_hf.training.streaming import ImageStream
-from cait_hf.training.trainer import not_finite
+from cait_hf.training.trainer import SHARDED, log_strategy, not_finite
 from cait_hf.training.transforms import collate
 
 
@@ -81,9 +75,6 @@ FOLLOWED = """
     dataloader_persistent_workers dataloader_prefetch_factor disable_tqdm remove_unused_columns ddp_timeout
     local_rank log_level trackio_space_id
 """
-
-
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 @interruptible()
@@ -104,6 +95,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 def run(experiment: Experiment) -> dict[str, float]:
     """Train and evaluate as the flags say; returns the metrics."""
     loop = Loop.of(experiment)
+    log_strategy(loop.accelerator)
     metrics = {}
     if experiment.training_args.do_train:
         metrics |= loop.train()
@@ -159,6 +151,8 @@ class Loop:
         args, recipe = experiment.training_args, experiment.recipe
         accelerator = make_accelerator(args)
         model, optimizer, train_loader, eval_loader = experiment.model, None, None, None
+        if accelerator.num_processes > 1 and not (args.activation_checkpointing or args.gradient_checkpointing):
+            accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model)
         if args.gradient_checkpointing:  # the old names, which newer versions keep equal to the new ones
             model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         if experiment.distillation is not None:

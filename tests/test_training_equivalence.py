@@ -159,6 +159,9 @@ def test_two_processes_train_as_one(name, flags, images, tmp_path):
         for process in processes:
             process.join(SECONDS)
     assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "log0.err").read_text()[-3000:]
+    logs = [(tmp_path / f"log{rank}.err").read_text() for rank in (0, 1)]
+    assert ["DDP of 2 processes on cpu." in log for log in logs] == [True, False]
+    assert "unused parameters" not in "".join(logs)
     assert_close(load_file(tmp_path / "double" / "model.safetensors"), single)
     results = [json.loads((tmp_path / run / "all_results.json").read_text()) for run in ("single", "double")]
     assert results[0]["eval_top1"] == results[1]["eval_top1"]  # each of the 18 images counted once

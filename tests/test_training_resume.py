@@ -308,7 +308,7 @@ def test_full_disk_leaves_no_checkpoint(name, file, save, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="signals to a process group are a matter of POSIX")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FILES)
 def test_interruption_says_how_to_resume(name, number, flags, tmp_path):
     """Worker processes get the signal, too, as from a terminal and from Slurm; nobody shows a traceback."""

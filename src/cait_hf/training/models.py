@@ -236,3 +236,25 @@ def save_model(
 def plain_model(model: torch.nn.Module) -> torch.nn.Module:
     """The model of Transformers inside one of PEFT, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def has_unused_parameters(model: torch.nn.Module) -> bool:
+    """Whether the logits leave a parameter that trains without a gradient, such as the mask token of a DINOv2.
+
+    DDP waits for the gradients of all parameters unless it looks for such ones, which takes time and warns where there
+    are none. A step on the meta device tells, without data; True for a model that cannot take one there.
+    """
+    config = plain_model(model).config
+    sides = getattr(config, "image_size", 224)
+    sides = sides if isinstance(sides, list | tuple) else (sides, sides)
+    meta = {name: torch.empty_like(buffer, device="meta") for name, buffer in model.named_buffers()}
+    training = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = {name: torch.empty_like(p, device="meta").requires_grad_() for name, p in training.items()}
+    meta |= {name: torch.empty_like(p, device="meta") for name, p in model.named_parameters() if name not in training}
+    try:
+        images = torch.empty(1, getattr(config, "num_channels", 3), *sides, device="meta")
+        outputs = torch.func.functional_call(model, parameters | meta, kwargs={"pixel_values": images})
+        outputs.logits.sum().backward()
+    except Exception:  # of any model: it may need values, or another size
+        return True
+    return any(parameter.grad is None for parameter in parameters.values())

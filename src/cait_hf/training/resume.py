@@ -98,8 +98,10 @@ def checkpoints_in(output_dir: Path) -> dict[int, Path]:
 
 def set_aside_newer(checkpoint: Path) -> None:
     """Hide the checkpoints that were passed over for this one, or `save_total_limit` would prefer them."""
-    newer = checkpoints_in(checkpoint.parent).items()
-    for path in [path for step, path in newer if step > int(checkpoint.name.split("-")[1])]:
+    taken = int(checkpoint.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"))
+    for step, path in checkpoints_in(checkpoint.parent).items():
+        if step <= taken or not path.is_dir() or is_unfinished(path):  # those are overwritten
+            continue
         hidden = path.with_name(f".{path.name}.damaged")
         shutil.rmtree(hidden, ignore_errors=True)
         path.rename(hidden)

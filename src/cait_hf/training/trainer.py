@@ -5,6 +5,7 @@ Like the official training loop (`engine.py`), it stops at a loss that is not fi
 """
 
 import copy
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import (
     PrinterCallback,
@@ -30,7 +33,7 @@ from .arguments import RecipeArguments
 from .best_model import is_best
 from .distillation import Distillation
 from .ema import ModelEma
-from .models import plain_model
+from .models import has_unused_parameters, plain_model
 from .optimization import decayed_parameter_names, make_optimizer, make_scheduler
 from .progress import StepTimer, TrainingProgress
 from .randomness import Randomness, seed_forward_pass
@@ -45,6 +48,11 @@ from .resume import (
 from .sampling import make_sampler
 from .streaming import ImageStream
 from .transforms import TrainCollator, collate
+
+
+logger = logging.getLogger(__name__)
+
+SHARDED = {DistributedType.FSDP: "FSDP", DistributedType.DEEPSPEED: "DeepSpeed"}
 
 
 class ImageClassificationTrainer(Trainer):
@@ -93,6 +101,10 @@ class ImageClassificationTrainer(Trainer):
                 "pass TrainCollator(num_labels, randomness, label_smoothing_factor) of cait_hf.training.transforms."
             )
         super().__init__(model=model, args=args, **kwargs)
+        if self.accelerator.num_processes > 1 and args.ddp_find_unused_parameters is None:
+            checkpointing = args.activation_checkpointing or args.gradient_checkpointing  # excludes the search
+            find = not checkpointing and has_unused_parameters(model)
+            self.accelerator.ddp_handler.find_unused_parameters = find
         self.recipe, self.train_collator, self.randomness = recipe or RecipeArguments(), train_collator, randomness
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = False  # ours is the mean of a batch
         self.distillation = distillation.to(self.args.device) if distillation else None
@@ -320,3 +332,17 @@ def not_finite(loss: torch.Tensor, step: int, output_dir: str | Path) -> Floatin
         f"The loss is {loss.item()} at step {step}, so training stopped before that step: look for pixels or labels "
         f"that are not finite, or lower the learning rate. Checkpoints of earlier steps, if any, are in {output_dir}."
     )
+
+
+def log_strategy(accelerator: Accelerator) -> None:
+    """Log how the processes train together, and warn where that is not what `accelerate launch` was told."""
+    kind = accelerator.distributed_type
+    strategy = "FSDP2" if accelerator.is_fsdp2 else SHARDED.get(kind, "DDP")
+    if not accelerator.is_main_process:
+        return
+    processes = accelerator.num_processes
+    one = processes == 1
+    logger.info("%s on %s.", "One process" if one else f"{strategy} of {processes} processes", accelerator.device.type)
+    for sharded, name in SHARDED.items():
+        if os.environ.get(f"ACCELERATE_USE_{sharded.value}", "false").lower() == "true" and kind != sharded:
+            logger.warning("%s was asked for, but accelerate has it for several GPUs alone.", name)
