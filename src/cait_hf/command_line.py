@@ -8,21 +8,34 @@ from contextlib import contextmanager
 
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from safetensors import SafetensorError
 from transformers.utils import logging
 
 
 def run_command(command: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
-    """Run `command(args)`; what goes wrong becomes one error message on the standard error and exit code 1."""
+    """Run `command(args)`; what goes wrong becomes one error message on the standard error and exit code 1.
+
+    Errors of the kinds that users cause always; any other where the command has the flag `--debug`, which shows where
+    an error comes from.
+    """
     try:
         with quiet_transformers():
             return command(args) or 0
-    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
+    except (ValueError, OSError, ImportError, StrictDataclassError, SafetensorError) as error:  # of a full disk
         if getattr(args, "debug", False):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("error: interrupted.", file=sys.stderr)
+    except Exception as error:
+        if getattr(args, "debug", True):
+            raise
+        print(f"error: {type(error).__name__}: {one_line(error)} (see --debug)", file=sys.stderr)
     return 1
+
+
+def add_debug_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", help="Show where an error comes from.")
 
 
 def one_line(error: BaseException) -> str:
