@@ -310,7 +310,9 @@ def test_timm_to_us_and_back(kwargs, tmp_path, capsys):
     pth = write_pth(tmp_path / "weights.pth", reference.state_dict())
     assert to_hf(tmp_path / "timm", tmp_path / "from_folder", "--verify") == 0
     assert to_hf(pth, tmp_path / "from_pth", "--verify") == 0
-    assert capsys.readouterr().out.count("Verified: the logits differ from timm's by at most") == 2
+    output = capsys.readouterr().out
+    assert output.count("Verified: the logits differ from timm's by at most") == 2
+    assert f"SHA-256 of the source: {files.sha256_of(pth)} (compare it with its publisher's)." in output
     assert to_timm(tmp_path / "from_pth", tmp_path / "back") == 0
     back = timm.create_model(f"local-dir:{tmp_path / 'back'}", pretrained=True).eval()
 
@@ -628,6 +630,26 @@ def test_code_in_a_pickle_does_not_run(opcode, container, tmp_path, refused):
     else:
         with suppress(Exception):  # there is no model behind the code
             torch.load(source, weights_only=False)
+    assert marker.exists()  # the file does have the code
+
+
+class RunsCode:
+    def __init__(self, code):
+        self.code = code
+
+    def __reduce__(self):
+        return exec, (self.code,)
+
+
+@pytest.mark.parametrize("place", ["args", "optimizer", "metric"])
+def test_code_in_a_checkpoint_of_a_training_does_not_run(place, official, tmp_path, refused):
+    marker = tmp_path / "marker"
+    code = RunsCode(CODE % str(marker))
+    states = {place: argparse.Namespace(lr=code) if place == "args" else code}
+    torch.save(training_checkpoint("timm", official, None) | states, tmp_path / "weights.pth")
+    refused("contains more than tensors", tmp_path / "weights.pth")
+    assert not marker.exists()
+    torch.load(tmp_path / "weights.pth", weights_only=False)
     assert marker.exists()  # the file does have the code
 
 
