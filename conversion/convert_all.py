@@ -24,7 +24,7 @@ from huggingface_hub import constants
 from tqdm import tqdm
 
 from cait_hf.checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint
-from cait_hf.command_line import one_line, run_command
+from cait_hf.command_line import add_debug_argument, one_line, run_command
 from cait_hf.conversion import convert
 from cait_hf.files import read_json, read_manifest, sha256_of, write_json
 from cait_hf.publish import push_folder
@@ -65,6 +65,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--push_to_hub", metavar="ORG", help="Upload each to a repository of this owner on the Hub.")
     add_folder_arguments(parser)
     add_push_arguments(parser)
+    add_debug_argument(parser)
     return parser.parse_args(argv)
 
 

@@ -20,7 +20,7 @@ import safetensors.torch
 
 from cait_hf import CHECKPOINTS, CaitCheckpoint, CaitConfig, CaitImageProcessorPil
 from cait_hf.checkpoints import resolve_model
-from cait_hf.command_line import run_command
+from cait_hf.command_line import add_debug_argument, run_command
 from cait_hf.configuration_cait import as_pair
 from cait_hf.files import new_folder
 from cait_hf.loading import load_model, require_finite
@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--source", required=True, help="Folder or repository with a CaitForImageClassification.")
     parser.add_argument("--output_dir", required=True, type=Path, help="Folder to write.")
     parser.add_argument("--overwrite", action="store_true", help="Replace an output folder that is not empty.")
+    add_debug_argument(parser)
     return run_command(convert, parser.parse_args(argv))
 
 

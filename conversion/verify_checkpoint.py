@@ -36,9 +36,9 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitForImageClassification
 from cait_hf.checkpoints import resolve_model
-from cait_hf.command_line import run_command
+from cait_hf.command_line import add_debug_argument, run_command
 from cait_hf.configuration_cait import as_pair
-from cait_hf.files import write_text
+from cait_hf.files import read_json, write_text
 from cait_hf.loading import load_weights, require_none_missing
 from cait_hf.state_dict import convert_to_official_state_dict
 from cait_hf.verify import TIMM, TOLERANCE, compare_logits, difference_text, logits_of, require_timm, timm_logits
@@ -71,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--record", action="store_true", help="Compare with timm, then write timm's logits down.")
     parser.add_argument("--expected", type=Path, default=EXPECTED_LOGITS, help="File of the recorded logits.")
+    add_debug_argument(parser)
     return run_command(verify, parser.parse_args(argv))
 
 
@@ -158,7 +159,7 @@ def read_expected(path: Path) -> dict[str, Any]:
         OSError: if it cannot be read.
     """
     try:
-        expected = json.loads(path.read_text(encoding="utf-8"))
+        expected = read_json(path)
         valid = all("architecture" in entry and "logits" in entry for entry in expected["checkpoints"].values())
     except (ValueError, TypeError, KeyError, AttributeError):
         valid = False

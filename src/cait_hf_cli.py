@@ -35,13 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up when terminated, too
     from cait_hf.command_line import run_command
 
-    try:
-        return run_command(args.command, args)
-    except Exception as error:  # not of the kinds that users cause
-        if args.debug:
-            raise
-        print(f"error: {type(error).__name__}: {' '.join(str(error).split())} (see --debug)", file=sys.stderr)
-        return 1
+    return run_command(args.command, args)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -298,6 +292,8 @@ def convert(args: argparse.Namespace) -> None:
     )
     if converted.largest_difference is not None:
         print(f"Verified: {difference_text(converted.largest_difference)}.")
+        known = "the published one" if converted.has_known_sha256 else "compare it with its publisher's"
+        print(f"SHA-256 of the source: {converted.source_sha256} ({known}).")
     if not converted.has_image_processor:
         print("No preprocessor_config.json: the package prepares square RGB images, which are not this model's.")
     height, width = as_pair(converted.config.image_size)

@@ -345,7 +345,7 @@ def test_info_of_a_folder(model, capsys):
         (["classify", "a.png", "--model", "{tmp}/nowhere"], "which is neither a folder nor the id of a repository"),
         (["classify", "a.png", "--model", "tester/nowhere"], "tester/nowhere"),
         (["convert", "--source", "{tmp}/missing.pth", "--output_dir", "{tmp}/out"], "there is no such file"),
-        (["push", "{tmp}/nowhere", "tester/repo"], "it must hold config.json and model.safetensors"),
+        (["push", "{tmp}/nowhere", "tester/repo"], "it must hold config.json and the complete weights"),
         (["info", "{tmp}/nowhere"], "nowhere"),
         (["verify", "{tmp}/nowhere"], "which is neither a folder nor the id of a repository"),
     ],

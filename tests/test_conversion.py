@@ -311,7 +311,9 @@ def test_timm_to_us_and_back(kwargs, tmp_path, capsys):
     pth = write_pth(tmp_path / "weights.pth", reference.state_dict())
     assert to_hf(tmp_path / "timm", tmp_path / "from_folder", "--verify") == 0
     assert to_hf(pth, tmp_path / "from_pth", "--verify") == 0
-    assert capsys.readouterr().out.count("Verified: the logits differ from timm's by at most") == 2
+    output = capsys.readouterr().out
+    assert output.count("Verified: the logits differ from timm's by at most") == 2
+    assert f"SHA-256 of the source: {files.sha256_of(pth)} (compare it with its publisher's)." in output
     assert to_timm(tmp_path / "from_pth", tmp_path / "back") == 0
     back = timm.create_model(f"local-dir:{tmp_path / 'back'}", pretrained=True).eval()
 
@@ -387,13 +389,6 @@ def test_official_name_is_downloaded_once(tiny_xxs24, torch_hub, tmp_path, refus
     assert AutoConfig.from_pretrained(tmp_path / "model").id2label == imagenet_1k_labels()
 
 
-def test_download_of_another_checkpoint(tiny_xxs24, torch_hub, tmp_path, refused):
-    files, _ = torch_hub
-    deeper = CaitConfig(**{**tiny_xxs24.config_kwargs, "num_hidden_layers": 4}, num_labels=1000)
-    files[tiny_xxs24.url] = write_pth(tmp_path / "source.pth", official_tensors(deeper))
-    refused("num_hidden_layers is 4 in the source, but in XXS24_224 it is 3", "XXS24_224")
-
-
 def test_sources_out_of_reach(hub, torch_hub, refused):
     refused("https://dl.fbaipublicfiles.com/deit/M48_448.pth could not be downloaded", "M48_448")
     refused("nobody/cait_nowhere, neither a local path nor a repository", "nobody/cait_nowhere")
@@ -437,6 +432,59 @@ def test_timm_repository_with_other_weights(known, hub, tmp_path, workplace, ref
         assert hub.count(r"GET .*resolve/.*/model\.safetensors") == 1
     publish(hub, good, checkpoint.timm_repo)
     assert to_hf(checkpoint.timm_repo, workplace / "model") == 0
+
+
+@pytest.mark.parametrize("kind", ["timm", "ours"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("change", ["same length", "longer"])
+def test_download_that_is_not_what_the_hub_states(change, name, kind, hub, repo_id, tmp_path, workplace, refused):
+    """It is refused, and fetched again at the next try."""
+    config = tiny_config(num_labels=7)
+    folder, convert = tmp_path / "source", to_hf if kind == "timm" else to_timm
+    official = official_tensors(config)
+    if kind == "timm":
+        write_timm_folder(folder, official, num_classes=7, model_args={**TINY_ARGS, "num_classes": 7})
+    else:
+        assert to_hf(write_pth(tmp_path / "weights.pth", official), folder) == 0
+    publish(hub, folder, repo_id)
+    place = hub.blob_path(hub.repositories[repo_id].branches["main"].files[name])
+    stated = place.read_bytes()
+    place.write_bytes(stated[:-1] + (b"\x01" if name == "model.safetensors" else b" ") + b" " * (change == "longer"))
+    for _ in range(2):
+        hub.requests.clear()
+        refused(f"The download of {name} from {repo_id} has ", repo_id, convert=convert)
+        assert hub.count(f"GET .*resolve/.*/{name}") == 1
+    place.write_bytes(stated)
+    assert convert(repo_id, workplace / "model") == 0
+
+
+def test_official_download_that_is_damaged(tiny_xxs24, torch_hub, tmp_path, refused):
+    """It does not stay in the cache; nor does another network."""
+    fetchable, fetched = torch_hub
+    fetchable[tiny_xxs24.url] = source = write_pth(tmp_path / "source.pth", tiny_official_tensors(tiny_xxs24))
+    content = bytearray(source.read_bytes())
+    complete = bytes(content)
+    content[len(content) // 2] ^= 1
+    source.write_bytes(content)
+    refused("the CRC-32 of ", "XXS24_224")
+    deeper = CaitConfig(**{**tiny_xxs24.config_kwargs, "num_hidden_layers": 4}, num_labels=1000)
+    write_pth(source, official_tensors(deeper))
+    refused("num_hidden_layers is 4 in the source, but in XXS24_224 it is 3", "XXS24_224")
+    source.write_bytes(complete)
+    assert to_hf("XXS24_224", tmp_path / "model") == 0
+    assert len(fetched) == 3
+
+
+def test_local_file_of_timms_that_is_another(official, tmp_path):
+    """Whose SHA-256 is known: what `convert_all` says the folder is, it must be."""
+    checkpoint = tiny_checkpoint("XXS24_224")
+    folder = write_tiny_timm_folder(tmp_path / "timm", checkpoint, tiny_official_tensors(checkpoint))
+    sha256 = files.sha256_of(folder / "model.safetensors")
+    load_source = sources.load_source
+    load_source(str(folder), replace(checkpoint, timm_file_sha256=sha256))
+    load_source(str(folder), replace(checkpoint, timm_file_sha256="0", timm_file_sha256_source=sources.SECOND_HAND))
+    with pytest.raises(ValueError, match=f"of XXS24_224 has SHA-256 {sha256}, but timm's has 0"):
+        load_source(str(folder), replace(checkpoint, timm_file_sha256="0"))
 
 
 def test_file_names_that_leave_the_folder(hub, repo_id, official, tmp_path, workplace):
@@ -586,6 +634,26 @@ def test_code_in_a_pickle_does_not_run(opcode, container, tmp_path, refused):
     assert marker.exists()  # the file does have the code
 
 
+class RunsCode:
+    def __init__(self, code):
+        self.code = code
+
+    def __reduce__(self):
+        return exec, (self.code,)
+
+
+@pytest.mark.parametrize("place", ["args", "optimizer", "metric"])
+def test_code_in_a_checkpoint_of_a_training_does_not_run(place, official, tmp_path, refused):
+    marker = tmp_path / "marker"
+    code = RunsCode(CODE % str(marker))
+    states = {place: argparse.Namespace(lr=code) if place == "args" else code}
+    torch.save(training_checkpoint("timm", official, None) | states, tmp_path / "weights.pth")
+    refused("contains more than tensors", tmp_path / "weights.pth")
+    assert not marker.exists()
+    torch.load(tmp_path / "weights.pth", weights_only=False)
+    assert marker.exists()  # the file does have the code
+
+
 def test_code_in_a_pickle_of_a_repository_does_not_run(official, tmp_path, refused):
     """timm's format has pickles too, and `from_pretrained` reads it by itself."""
     marker, folder = tmp_path / "marker", write_timm_folder(tmp_path / "timm", official)
@@ -679,6 +747,7 @@ TINY_ARGS = {**TINY_TIMM, "mlp_ratio": 2.0, "mlp_ratio_token_only": 2.0}
         ({"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {}}, "architecture is 'vit_tiny_patch16_224'"),
         ([], "is of model_type None"),
         ("{", "is not valid JSON"),
+        ("[" * 100_000, "is nested too deeply"),
         ({**TIMM, "model_args": {"depth": "4"}}, "num_hidden_layers"),
         ({**TIMM, "model_args": {"num_heads": 7}}, "hidden_size is 384"),
         ({**TIMM, "model_args": {**TINY_ARGS, "img_size": 64}}, "position_embeddings is (1, 16, 48), not (1, 64, 48)"),
@@ -687,7 +756,7 @@ TINY_ARGS = {**TINY_TIMM, "mlp_ratio": 2.0, "mlp_ratio_token_only": 2.0}
             for size in ("depth", "depth_token_only", "embed_dim", "num_heads")
         ),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_configuration_that_does_not_fit(official, config, message, tmp_path, refused):
     folder = write_timm_folder(tmp_path / "timm", official)
@@ -749,7 +818,15 @@ def test_the_way_back_names_what_it_lacks(tmp_path, refused):
 # All or nothing
 
 
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=repr)
+INTERRUPTIONS = [
+    KeyboardInterrupt(),
+    OSError(28, "No space left on device"),
+    safetensors.SafetensorError("I/O error: No space left on device"),
+    RuntimeError("of whatever library"),
+]
+
+
+@pytest.mark.parametrize("interruption", INTERRUPTIONS, ids=repr)
 @pytest.mark.parametrize("moment", [CaitForImageClassification, CaitImageProcessorPil, Path])
 def test_interrupted_while_writing(moment, interruption, pth, refused, monkeypatch):
     def interrupt(*args, **kwargs):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from safetensors import SafetensorError
 from transformers.utils import logging
 
 
@@ -19,14 +20,16 @@ SIGPIPE_EXIT_CODE = 128 + 13  # of a program that the signal ends, as it does th
 def run_command(command: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
     """Run `command(args)`; what goes wrong becomes one error message on the standard error and exit code 1.
 
-    Where the reader of the standard output has left, as `head` does, the command ends without a message.
+    Errors of the kinds that users cause always; any other where the command has the flag `--debug`, which shows where
+    an error comes from. Where the reader of the standard output has left, as `head` does, the command ends without a
+    message.
     """
     try:
         with quiet_transformers():
             code = command(args) or 0
         sys.stdout.flush()  # here rather than at exit, where Python would complain
         return code
-    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
+    except (ValueError, OSError, ImportError, StrictDataclassError, SafetensorError) as error:  # of a full disk
         if isinstance(error, BrokenPipeError) and reader_has_left():
             return SIGPIPE_EXIT_CODE
         if getattr(args, "debug", False):
@@ -34,6 +37,10 @@ def run_command(command: Callable[[argparse.Namespace], int | None], args: argpa
         print(f"error: {one_line(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("error: interrupted.", file=sys.stderr)
+    except Exception as error:
+        if getattr(args, "debug", True):
+            raise
+        print(f"error: {type(error).__name__}: {one_line(error)} (see --debug)", file=sys.stderr)
     return 1
 
 
@@ -51,6 +58,10 @@ def reader_has_left() -> bool:
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
     return True
+
+
+def add_debug_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", help="Show where an error comes from.")
 
 
 def one_line(error: BaseException) -> str:

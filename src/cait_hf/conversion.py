@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cards.checkpoint import render_model_card
-from .checkpoints import CaitCheckpoint
+from .checkpoints import CHECKPOINTS, CaitCheckpoint
 from .configuration_cait import CaitConfig
 from .files import new_folder, write_text
 from .loading import build_model, require_finite
@@ -24,13 +24,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Converted:
-    """Result of a conversion. `largest_difference` is in units of the largest logit, None if not verified."""
+    """Result of a conversion.
+
+    `largest_difference` is in units of the largest logit, None if not verified; `has_known_sha256` says whether the
+    source is, to the bit, a file whose SHA-256 is known.
+    """
 
     config: CaitConfig
     has_image_processor: bool
     num_parameters: int
     source_sha256: str
     largest_difference: float | None
+    has_known_sha256: bool
 
 
 def convert(
@@ -88,4 +93,7 @@ def convert(
             remote_code=remote_code,
         )
         write_text(folder / "README.md", card)
-    return Converted(loaded.config, loaded.image_processor is not None, num_parameters, weights.sha256, difference)
+    is_known = weights.sha256 in {known.timm_file_sha256 for known in CHECKPOINTS}
+    return Converted(
+        loaded.config, loaded.image_processor is not None, num_parameters, weights.sha256, difference, is_known
+    )

@@ -132,10 +132,12 @@ def foreign_files(folder: Path) -> list[str]:
     Of a folder that is itself foreign, only its own name.
     """
     written = read_manifest(folder)["files"]
+    if not written:  # whatever it is: it may be large
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     foreign = []
     for name in _files(folder):
         path = folder / name
-        if name == MANIFEST and written:
+        if name == MANIFEST:
             continue
         if name not in written or path.is_symlink() or not path.is_file() or sha256_of(path) != written[name]:
             inside_written = any(known.startswith(f"{name.partition('/')[0]}/") for known in written)

@@ -1,6 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Weights and models from files, folders and repositories; nothing that is loaded runs code."""
 
+import hashlib
 import re
 import warnings
 import zipfile
@@ -11,6 +12,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError, StrictDataclassError
 from torch.serialization import safe_globals
 from transformers import AutoModelForImageClassification, PreTrainedModel
@@ -28,6 +30,14 @@ INDEX = "model.safetensors.index.json"
 SHARD = "model-?????-of-?????.safetensors"
 # A model on the Hub, with patterns for names.
 MODEL_FILES = ["config.json", "preprocessor_config.json", "model.safetensors", INDEX, SHARD]
+
+
+class DamagedFile(ValueError):
+    """A file whose content cannot be what was written."""
+
+
+class DamagedDownload(OSError):
+    """A file from the Hub that is not the one that was announced."""
 
 
 def load_model(source: str) -> CaitForImageClassification:
@@ -54,19 +64,68 @@ def load_weights(
 ) -> tuple[PreTrainedModel, set[str]]:
     """The model, and the names of its tensors that `source` does not contain.
 
-    Files are read into memory, not mapped: one that shrinks would kill the process.
+    Files are read into memory, not mapped: one that shrinks would kill the process. Those of a repository are compared
+    with the hashes that the Hub states.
 
     Raises:
         ValueError: if tensors are damaged, or of other shapes than the configuration says.
-        OSError: if `source` does not exist or has no weights.
+        OSError: if `source` does not exist or has no weights, or its download is damaged.
     """
     try:
+        if not Path(source).exists():
+            fetch_if_possible(source, revision)
         model, loading = model_class.from_pretrained(
             source, revision=revision, dtype=dtype, output_loading_info=True, disable_mmap=True
         )
-    except (RuntimeError, safetensors.SafetensorError) as error:
+    except (RuntimeError, safetensors.SafetensorError) as error:  # RecursionError of a configuration included
         raise ValueError(f"The weights of {source} cannot be loaded: {error}") from error
     return model, set(loading["missing_keys"])
+
+
+def fetch(repo_id: str, patterns: list[str], revision: str = "main") -> Path:
+    """Folder in the Hub's cache with the files of a repository whose names match.
+
+    Raises:
+        OSError, HTTPError, HFValidationError: if they cannot be fetched, or are not what the Hub says.
+    """
+    folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
+    for file in folder.iterdir():
+        if any(fnmatchcase(file.name, pattern) for pattern in patterns):
+            require_stated_hash(file, repo_id)
+    return folder
+
+
+def fetch_if_possible(repo_id: str, revision: str = "main") -> None:
+    """The same for all files of a model; what is missing or out of reach is left to Transformers to say."""
+    try:
+        fetch(repo_id, MODEL_FILES, revision)
+    except DamagedDownload:
+        raise
+    except HUB_ERRORS:
+        pass
+
+
+def require_stated_hash(file: Path, repo_id: str) -> None:
+    """Raise OSError if a file in the Hub's cache is not the one that the Hub named, and remove it.
+
+    The cache calls a file by the hash that came with it: the SHA-256 of a large file, git's SHA-1 of a small one. A
+    system without links has no such names, and nothing is compared.
+    """
+    blob = file.resolve()
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        kind, found = "SHA-256", sha256_of(blob)
+    elif re.fullmatch("[0-9a-f]{40}", blob.name):
+        content = blob.read_bytes()
+        kind, found = "git SHA-1", hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    else:
+        return
+    if found != blob.name:
+        blob.unlink()
+        file.unlink(missing_ok=True)
+        raise DamagedDownload(
+            f"The download of {file.name} from {repo_id} has {kind} {found}, but the Hub states {blob.name}; it was "
+            "removed, try again."
+        )
 
 
 def require_none_missing(source: str, missing: set[str]) -> None:
@@ -150,7 +209,7 @@ def _parse(path: Path) -> Any:
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=False)
         except Exception as error:  # any bytes at all: the parsers' errors for them have no common class
             reason = f": {error}" if isinstance(error, zipfile.BadZipFile) else ""
-            raise ValueError(
+            raise DamagedFile(
                 f"{path} is damaged, or it contains more than tensors and was not unpickled "
                 f"({type(error).__name__}{reason})."
             ) from error

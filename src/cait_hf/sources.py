@@ -8,19 +8,17 @@ on the Hub (`timm/cait_xxs24_224.fb_dist_in1k`), or a folder with timm's `config
 Official files and names: facebookresearch/deit, `cait_models.py`.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 
 from .checkpoints import SECOND_HAND, CaitCheckpoint, find_checkpoint
 from .configuration_cait import CaitConfig
-from .files import sha256_of, unchanged
+from .files import read_json, sha256_of, unchanged
 from .image_processing_pil_cait import CaitImageProcessorPil
 from .labels import imagenet_1k_labels, label_kwargs
-from .loading import HUB_ERRORS, REPO_ID, Weights, read_weights
+from .loading import HUB_ERRORS, REPO_ID, DamagedDownload, DamagedFile, Weights, fetch, read_weights
 from .state_dict import infer_config_kwargs
 from .timm_format import config_kwargs_from_timm
 
@@ -49,6 +47,10 @@ class Source:
     checkpoint: CaitCheckpoint | None = None
 
 
+class WrongCheckpoint(ValueError):
+    """Weights that are not those of the official checkpoint that they are said to be."""
+
+
 def load_source(source: str, checkpoint: CaitCheckpoint | None = None, ema: bool = False) -> Source:
     """Find out what `source` is, fetch it if need be, and read it, each file once.
 
@@ -75,9 +77,22 @@ def load_source(source: str, checkpoint: CaitCheckpoint | None = None, ema: bool
             raise ValueError(
                 f"source is {source}, which is neither a file nor a folder nor a repository: {error}"
             ) from None
-        loaded = load_official_file(download(checkpoint), checkpoint, ema)
+        loaded = load_download(checkpoint, ema)
     if loaded.checkpoint is not None:
         check_architecture(loaded.config, loaded.checkpoint)
+        check_published(loaded.weights.sha256, loaded.weights_file, loaded.checkpoint)
+    return loaded
+
+
+def load_download(checkpoint: CaitCheckpoint, ema: bool) -> Source:
+    """Fetch and read the authors' file. One that is damaged, or of another network, does not stay in the cache."""
+    path = download(checkpoint)
+    try:
+        loaded = load_official_file(path, checkpoint, ema)
+        check_architecture(loaded.config, checkpoint)
+    except (DamagedFile, WrongCheckpoint):
+        path.unlink()
+        raise
     return loaded
 
 
@@ -111,10 +126,7 @@ def load_timm_folder(folder: Path, name: str, checkpoint: CaitCheckpoint | None 
 def _read_timm_folder(
     folder: Path, config_file: Path, name: str, checkpoint: CaitCheckpoint | None, ema: bool
 ) -> Source:
-    try:
-        timm_config = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{config_file} is not valid JSON: {error}") from None
+    timm_config = read_json(config_file)
     if not isinstance(timm_config, dict) or "pretrained_cfg" not in timm_config:
         model_type = timm_config.get("model_type") if isinstance(timm_config, dict) else None
         raise ValueError(f"{config_file} is of model_type {model_type!r}, but it must be timm's, with pretrained_cfg.")
@@ -133,7 +145,9 @@ def _read_timm_folder(
 def load_timm_repo(repo_id: str, ema: bool = False) -> Source:
     """Fetch a repository of timm's from the Hub, or from the local cache, and read it."""
     try:
-        folder = Path(snapshot_download(repo_id, allow_patterns=["config.json", "model.safetensors"]))
+        folder = fetch(repo_id, ["config.json", "model.safetensors"])
+    except DamagedDownload:
+        raise
     except HUB_ERRORS as error:
         raise OSError(f"source is {repo_id}, neither a local path nor a repository within reach: {error}") from error
     try:
@@ -141,10 +155,7 @@ def load_timm_repo(repo_id: str, ema: bool = False) -> Source:
     except ValueError:
         checkpoint = None
     if checkpoint is not None:
-        is_known = checkpoint.timm_file_sha256_source not in (None, SECOND_HAND)
-        check_download(
-            folder / "model.safetensors", checkpoint, checkpoint.timm_file_sha256 if is_known else None, _HEADER_BYTES
-        )
+        check_download(folder / "model.safetensors", checkpoint, published_sha256(checkpoint), _HEADER_BYTES)
     return load_timm_folder(folder, repo_id, checkpoint, ema)
 
 
@@ -189,11 +200,25 @@ def check_download(
         raise OSError(f"The download of {checkpoint.official_name} has {found}, but it must have {expected}.")
 
 
+def published_sha256(checkpoint: CaitCheckpoint) -> str | None:
+    """SHA-256 of timm's file, where it is known at first hand."""
+    return checkpoint.timm_file_sha256 if checkpoint.timm_file_sha256_source not in (None, SECOND_HAND) else None
+
+
+def check_published(sha256: str, weights_file: Path, checkpoint: CaitCheckpoint) -> None:
+    """Raise WrongCheckpoint if timm's file of `checkpoint` has another SHA-256 than the published one."""
+    expected = published_sha256(checkpoint)
+    if weights_file.name == "model.safetensors" and expected not in (None, sha256):
+        raise WrongCheckpoint(
+            f"{weights_file} of {checkpoint.official_name} has SHA-256 {sha256}, but timm's has {expected}."
+        )
+
+
 def check_architecture(config: CaitConfig, checkpoint: CaitCheckpoint) -> None:
-    """Raise ValueError if `config` is not of the network that `checkpoint` is."""
+    """Raise WrongCheckpoint if `config` is not of the network that `checkpoint` is."""
     for name, expected in checkpoint.config_kwargs.items():
         # LayerScale at the start of training is not in the weights.
         if name != "layer_scale_init_value" and getattr(config, name) != expected:
-            raise ValueError(
+            raise WrongCheckpoint(
                 f"{name} is {getattr(config, name)} in the source, but in {checkpoint.official_name} it is {expected}."
             )
