@@ -401,6 +401,22 @@ def test_cutmix_and_mixup_alternate_as_asked():
         assert abs(cut - probability) < 0.15
 
 
+@pytest.mark.parametrize("flag", ["mixup", "cutmix"])
+def test_each_mixes_alone_and_as_evenly_as_asked(flag):
+    """Mixup leaves an image of one color, cutmix the colors as they are; the larger alpha, the nearer to a half."""
+    pytest.importorskip("timm", reason=NO_TIMM)
+    distances = []
+    for alpha in (0.05, 50.0):
+        batches = [mixing(**{flag: alpha})(items(2, key)) for key in range(0, 200, 2)]
+        pixels, labels = (torch.cat([batch[name] for batch in batches]) for name in ("pixel_values", "labels"))
+        if flag == "mixup":
+            assert torch.equal(pixels.amin((1, 2, 3)), pixels.amax((1, 2, 3)))
+        else:
+            assert pixels.unique().tolist() == [1, 2]
+        distances.append((labels[:, 0] - 0.5).abs().mean().item())
+    assert distances[0] > 1.5 * distances[1]
+
+
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 def test_mixing_depends_on_seed_epoch_and_keys_alone(mode):
     pytest.importorskip("timm", reason=NO_TIMM)
