@@ -173,6 +173,7 @@ def test_photo_with_exif_orientation_equals_timm_without_the_transpose(tmp_path)
         Image.open(tmp_path / "photo.jpg").convert("RGB")
     )
     assert torch.equal(run(CaitImageProcessorPil, tmp_path / "photo.jpg", do_exif_transpose=False)[0], expected)
+    assert not torch.equal(run(CaitImageProcessorPil, tmp_path / "photo.jpg")[0], expected)  # upright
     assert not torch.equal(run(CaitImageProcessorPil, tmp_path / "photo.jpg")[0], expected)
 
 
