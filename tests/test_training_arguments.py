@@ -108,6 +108,7 @@ CONFLICTS = [
     ("--per_device_train_batch_size 0", "--per_device_train_batch_size is 0, "),
     ("--gradient_accumulation_steps 0", "--gradient_accumulation_steps is 0, "),
     ("--fp16 --use_cpu", "--fp16 needs a GPU"),
+    ("--bf16_full_eval", "--bf16_full_eval rounds the weights"),
     ("--save_strategy best --eval_strategy epoch", "--save_strategy best needs --metric_for_best_model"),
     ("--save_strategy best --metric_for_best_model eval_top1", "--save_strategy best .*--eval_strategy"),
 ]

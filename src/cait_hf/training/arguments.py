@@ -280,6 +280,9 @@ def _check(
             raise ValueError(f"--{name} is {getattr(args, name)}, but it must be at least 1.")
     if args.fp16 and args.use_cpu:
         raise ValueError("--fp16 needs a GPU: drop it.")
+    for name in ("bf16_full_eval", "fp16_full_eval"):
+        if args.do_train and getattr(args, name):
+            raise ValueError(f"--{name} rounds the weights before they are saved: drop it, or --do_train.")
     if args.save_strategy == "best" and (args.metric_for_best_model is None or args.eval_strategy == "no"):
         raise ValueError("--save_strategy best needs --metric_for_best_model, such as eval_top1, and --eval_strategy.")
     available = {*get_available_reporting_integrations(), *(["flyte"] if find_spec("flytekit") else [])}

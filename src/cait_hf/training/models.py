@@ -139,10 +139,10 @@ def load_model(config: PreTrainedConfig, model_args: ModelArguments) -> tuple[Pr
     """The model and its image processor, for a CaiT the Pillow one: it repeats the official preprocessing exactly."""
     name = model_args.model_name_or_path
     options = {"trust_remote_code": model_args.trust_remote_code}
+    # Training keeps float32 weights, whatever was stored; autocast computes in less.
     if name is None:
-        model = AutoModelForImageClassification.from_config(config, **options)
+        model = AutoModelForImageClassification.from_config(config, dtype=torch.float32, **options)
     else:
-        # Training keeps float32 weights, whatever was stored; autocast computes in less.
         with loading(source_flag(model_args), name):
             model, report = AutoModelForImageClassification.from_pretrained(
                 name,
