@@ -584,6 +584,21 @@ def test_configuration_that_changes_while_the_weights_are_read(official, tmp_pat
     refused(f"{folder / 'config.json'} changed while it was read", folder)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_model_that_changes_while_it_is_read(name, pth, tmp_path, refused, monkeypatch):
+    """On the way back to timm."""
+    assert to_hf(pth, tmp_path / "model") == 0
+    load_pretrained = loading.CaitForImageClassification.from_pretrained
+
+    def changed(*args, **kwargs):
+        loaded = load_pretrained(*args, **kwargs)
+        os.utime(tmp_path / "model" / name, ns=(1, 1))
+        return loaded
+
+    monkeypatch.setattr(loading.CaitForImageClassification, "from_pretrained", changed)
+    refused(f"{tmp_path / 'model' / name} changed while it was read", tmp_path / "model", convert=to_timm)
+
+
 def test_what_is_verified_and_hashed_is_what_was_converted(pth, tmp_path, monkeypatch):
     """The source is not read again, whatever becomes of it."""
     sha256, infer = files.sha256_of(pth), sources.infer_config_kwargs
@@ -721,6 +736,7 @@ def test_truncated_file(official, fraction, suffix, tmp_path, refused):
     [
         (lambda official: {key: official[key] for key in official if key != "norm.bias"}, "1 missing: norm.bias (48)"),
         (lambda official: official | {"extra": torch.zeros(1)}, "1 unknown: extra"),
+        (lambda official: official | {"norm.bias": 3}, "another shape: norm.bias () instead of (48)"),
         (lambda official: official | {"head.bias": torch.zeros(4)}, "another shape: head.bias (4) instead of (5)"),
         (lambda official: official | {"pos_embed": torch.zeros(1, 15, 48)}, "pos_embed has 15 patches"),
         (
@@ -730,7 +746,7 @@ def test_truncated_file(official, fraction, suffix, tmp_path, refused):
         (convert_official_state_dict, "not a CaiT checkpoint in the official format"),
         (lambda official: {}, "not be empty"),
     ],
-    ids=["missing", "unknown", "shape", "patches", "ViT", "ours", "empty"],
+    ids=["missing", "unknown", "no tensor", "shape", "patches", "ViT", "ours", "empty"],
 )
 def test_weights_that_do_not_fit(official, change, message, tmp_path, refused):
     refused(message, write_pth(tmp_path / "weights.pth", change(official)))

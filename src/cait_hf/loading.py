@@ -5,6 +5,7 @@ import hashlib
 import re
 import warnings
 import zipfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -69,14 +70,18 @@ def load_weights(
 
     Raises:
         ValueError: if tensors are damaged, or of other shapes than the configuration says.
-        OSError: if `source` does not exist or has no weights, or its download is damaged.
+        OSError: if `source` does not exist or has no weights, changes while it is read, or its download is damaged.
     """
     try:
         if not Path(source).exists():
             fetch_if_possible(source, revision)
-        model, loading = model_class.from_pretrained(
-            source, revision=revision, dtype=dtype, output_loading_info=True, disable_mmap=True
-        )
+        with ExitStack() as stack:
+            for file in Path(source).iterdir() if Path(source).is_dir() else ():
+                if file.name == "config.json" or file.suffix in (".safetensors", ".bin"):
+                    stack.enter_context(unchanged(file))
+            model, loading = model_class.from_pretrained(
+                source, revision=revision, dtype=dtype, output_loading_info=True, disable_mmap=True
+            )
     except (RuntimeError, safetensors.SafetensorError) as error:  # RecursionError of a configuration included
         raise ValueError(f"The weights of {source} cannot be loaded: {error}") from error
     return model, set(loading["missing_keys"])
@@ -217,7 +222,8 @@ def _parse(path: Path) -> Any:
 
 def require_finite(source: str, tensors: dict[str, Any]) -> None:
     """Raise ValueError with the first names if tensors contain NaN or infinities."""
-    damaged = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    found = {key: tensor for key, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+    damaged = [key for key, tensor in found.items() if not torch.isfinite(tensor).all()]
     if damaged:
         raise ValueError(f"{source} has NaN or infinite values in {len(damaged)} tensors: {', '.join(damaged[:5])}.")
 
