@@ -149,6 +149,7 @@ def load_model(config: PreTrainedConfig, model_args: ModelArguments) -> tuple[Pr
                 parameter.data = parameter.data.clone()
     source = name or model_args.config_name
     if config.model_type != CaitConfig.model_type:
+        assert source is not None  # or it would be a CaiT
         with loading(source_flag(model_args), source):
             image_processor = AutoImageProcessor.from_pretrained(source, **options)
         drop_auto_map(image_processor, source)
