@@ -340,6 +340,8 @@ def info(args: argparse.Namespace) -> None:
     official = {} if Path(source).exists() else {checkpoint.timm_repo: checkpoint for checkpoint in CHECKPOINTS}
     if source in official:
         config = CaitConfig(**official[source].config_kwargs, num_labels=1000)
+    elif Path(source).is_dir() and not Path(source, "config.json").is_file():  # Transformers takes the defaults
+        raise FileNotFoundError(f"MODEL is {args.model}, but this folder has no config.json.")
     else:
         config = CaitConfig.from_pretrained(source)
     with torch.device("meta"):

@@ -264,7 +264,7 @@ def test_names_of_models_that_every_command_takes(images, tmp_path, monkeypatch,
     (tmp_path / "fashion_mnist").mkdir()
     monkeypatch.chdir(tmp_path)
     assert [resolve_model(name) for name in ("XS24_384", "fashion_mnist")] == ["XS24_384", "fashion_mnist"]
-    with pytest.raises(OSError):  # the folder is meant
+    with pytest.raises(OSError, match="XS24_384, .* no config.json"):  # the folder is meant
         run("info", "XS24_384", "--debug")
 
 
