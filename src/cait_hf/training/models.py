@@ -153,10 +153,6 @@ def load_model(config: PreTrainedConfig, model_args: ModelArguments) -> tuple[Pr
                 **options,
             )
         log_new_weights(name, report)
-        for parameter in model.parameters():
-            # q, k and v of timm's one tensor are views of it, which accelerate takes for copies and does not save
-            if parameter.untyped_storage().nbytes() != parameter.nbytes:
-                parameter.data = parameter.data.clone()
     source = name or model_args.config_name
     if config.model_type != CaitConfig.model_type:
         assert source is not None  # or it would be a CaiT
