@@ -138,11 +138,12 @@ def already_finished(experiment: Experiment) -> dict[str, float]:
         OSError: if its metrics cannot be read, or it cannot be pushed.
     """
     args, folder = experiment.training_args, Path(experiment.training_args.output_dir)
-    step, epoch = experiment.record.finished["step"], experiment.record.finished["epoch"]
+    finished = experiment.record.finished
+    assert finished is not None  # or there would be something to do
     logger.info(
         "%s has the finished training already (%d steps, %.4g epochs); metrics and model card stay as they are. To "
         "train on pass more --num_train_epochs or --max_steps; from scratch, --overwrite_output_dir.",
-        *(folder, step, epoch),
+        *(folder, finished["step"], finished["epoch"]),
     )
     if args.push_to_hub and args.should_save:
         push(folder, args)
