@@ -72,7 +72,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 REFUSED = [
     ("--learning_rate 1e-3", "--learning_rate was 0.01, now 0.001"),
-    ("--seed 4 --mixup 0.8", "--mixup was 0.0, now 0.8; --seed was 3, now 4"),
+    ("--seed 4 --mixup 0.8", "--seed was 3, now 4; --mixup was 0.0, now 0.8"),
     ("--per_device_train_batch_size 8", "--per_device_train_batch_size was 16, now 8"),
     ("--gradient_accumulation_steps 2", "--gradient_accumulation_steps was 1, now 2"),
     ("--optim sgd", "--optim was adamw_\\w+, now sgd"),

@@ -139,7 +139,7 @@ def already_finished(experiment: Experiment) -> dict[str, float]:
     """
     args, folder = experiment.training_args, Path(experiment.training_args.output_dir)
     finished = experiment.record.finished
-    assert finished is not None
+    assert finished is not None  # or there would be something to do
     logger.info(
         "%s has the finished training already (%d steps, %.4g epochs); metrics and model card stay as they are. To "
         "train on pass more --num_train_epochs or --max_steps; from scratch, --overwrite_output_dir.",
