@@ -625,7 +625,13 @@ def _load_timm_state_dict(
     for filename in filenames:
         path = cached_file(name_or_path, filename, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
         if path is not None:
-            return convert_official_state_dict(load_state_dict(path))
+            weights = convert_official_state_dict(load_state_dict(path))
+            # Queries, keys and values as tensors of their own: views of a fused one look shared to Accelerate, which
+            # would save the first of them only.
+            return {
+                name: tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
+                for name, tensor in weights.items()
+            }
     raise OSError(f"{name_or_path} contains timm's config.json but neither {' nor '.join(filenames)}.")
 
 

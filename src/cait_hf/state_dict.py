@@ -98,8 +98,8 @@ def convert_official_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Tens
             `official_tensors` takes. The classifier may be absent, and the biases of all queries, keys and values.
 
     Returns:
-        Native key -> tensor, with dtype and values untouched. Queries, keys and values of a patch layer are copies,
-        everything else is not: as views of one fused tensor, Accelerate would take them for shared and save only one.
+        Native key -> tensor, with dtype and values untouched. Nothing is copied: queries, keys and values of a patch
+        layer are views of the fused tensor.
 
     Raises:
         ValueError: if this is not a CaiT, or tensors are missing, unknown or of a wrong shape; the first are named.
@@ -110,8 +110,7 @@ def convert_official_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Tens
     converted: dict[str, Tensor] = {}
     for entry in entries:
         if entry.official in official:
-            parts = official[entry.official].chunk(len(entry.native))
-            converted.update(zip(entry.native, parts if len(parts) == 1 else (part.clone() for part in parts)))
+            converted.update(zip(entry.native, official[entry.official].chunk(len(entry.native))))
     return converted
 
 
