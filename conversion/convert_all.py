@@ -12,7 +12,6 @@ have the hashes written there is not converted again. One that fails does not st
 """
 
 import argparse
-import json
 import shutil
 import signal
 import sys
@@ -25,9 +24,9 @@ from huggingface_hub import constants
 from tqdm import tqdm
 
 from cait_hf.checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint
-from cait_hf.command_line import one_line, run_command
+from cait_hf.command_line import add_debug_argument, one_line, run_command
 from cait_hf.conversion import convert
-from cait_hf.files import sha256_of, write_json
+from cait_hf.files import read_json, read_manifest, sha256_of, write_json
 from cait_hf.publish import push_folder
 from cait_hf.sources import official_cache_file
 from cait_hf.verify import require_timm
@@ -66,6 +65,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--push_to_hub", metavar="ORG", help="Upload each to a repository of this owner on the Hub.")
     add_folder_arguments(parser)
     add_push_arguments(parser)
+    add_debug_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -96,9 +96,10 @@ def convert_one(checkpoint: CaitCheckpoint, finished: Row | None, args: argparse
     try:
         if finished is None:
             started = time.monotonic()
-            # A folder that this script wrote, and that is out of date, is its own to replace.
-            overwrite = args.overwrite or checkpoint.official_name in read_record(args.output_dir)
             source = source_of(checkpoint, args.source)
+            # A folder that this script wrote is its own to replace, also if it was killed before the record had it.
+            is_own = checkpoint.official_name in read_record(args.output_dir) or is_from(source, folder)
+            overwrite = args.overwrite or is_own
             converted = convert(
                 source, folder, repo_id or checkpoint.hub_name, checkpoint, overwrite, args.verify, args.remote_code
             )
@@ -136,10 +137,15 @@ def source_of(checkpoint: CaitCheckpoint, source: str) -> str:
 # The record of what is finished
 
 
+def is_from(source: str, folder: Path) -> bool:
+    """Whether `folder` says that it was converted from `source`."""
+    return read_manifest(folder).get("source") == Path(source).name
+
+
 def read_record(output_dir: Path) -> dict[str, dict]:
     """Entries by official name; a record that is missing or damaged is an empty one."""
     try:
-        record = json.loads((output_dir / RECORD).read_text(encoding="utf-8"))
+        record = read_json(output_dir / RECORD)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -15,7 +15,7 @@ import argparse
 import signal
 import sys
 
-from cait_hf.command_line import run_command
+from cait_hf.command_line import add_debug_argument, run_command
 from cait_hf_cli import add_convert_arguments, convert
 
 
@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own); return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_convert_arguments(parser)
+    add_debug_argument(parser)
     return run_command(convert, parser.parse_args(argv))
 
 

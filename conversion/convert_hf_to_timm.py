@@ -19,10 +19,11 @@ from typing import Any
 import safetensors.torch
 
 from cait_hf import CHECKPOINTS, CaitCheckpoint, CaitConfig, CaitImageProcessorPil
-from cait_hf.command_line import run_command
+from cait_hf.checkpoints import resolve_model
+from cait_hf.command_line import add_debug_argument, run_command
 from cait_hf.configuration_cait import as_pair
 from cait_hf.files import new_folder
-from cait_hf.loading import load_model
+from cait_hf.loading import load_model, require_finite
 from cait_hf.state_dict import convert_to_official_state_dict
 from cait_hf.timm_format import timm_model_args
 
@@ -33,13 +34,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--source", required=True, help="Folder or repository with a CaitForImageClassification.")
     parser.add_argument("--output_dir", required=True, type=Path, help="Folder to write.")
     parser.add_argument("--overwrite", action="store_true", help="Replace an output folder that is not empty.")
+    add_debug_argument(parser)
     return run_command(convert, parser.parse_args(argv))
 
 
 def convert(args: argparse.Namespace):
     """Load, convert, write to a temporary folder, and only then give it its name."""
+    args.source = resolve_model(args.source)
     with new_folder(args.output_dir, args.source, args.overwrite) as folder:
         model = load_model(args.source)
+        require_finite(args.source, model.state_dict())
         timm_config = timm_config_dict(model.config, load_image_processor(args.source, model.config))
         (folder / "config.json").write_text(json.dumps(timm_config, indent=2) + "\n", encoding="utf-8")
         tensors = convert_to_official_state_dict(model.state_dict())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cait_hf import CHECKPOINTS, CaitCheckpoint, CaitConfig
 from cait_hf.cards.checkpoint import render_model_card
-from cait_hf.command_line import run_command
+from cait_hf.command_line import add_debug_argument, run_command
 from cait_hf.files import write_text
 
 
@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="Write nothing; exit with 1 if a card would change.")
     parser.add_argument("--output_dir", type=Path, default=MODEL_CARDS, help="Folder of the cards.")
+    add_debug_argument(parser)
     return run_command(render, parser.parse_args(argv))
 
 

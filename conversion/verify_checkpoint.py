@@ -23,6 +23,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cait_hf  # noqa: F401 - first, so that Transformers' optional packages import without messages
+
+
+# isort: split
+
 import numpy as np
 import PIL.Image
 import torch
@@ -30,9 +35,10 @@ from transformers import AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitForImageClassification
-from cait_hf.command_line import run_command
+from cait_hf.checkpoints import resolve_model
+from cait_hf.command_line import add_debug_argument, run_command
 from cait_hf.configuration_cait import as_pair
-from cait_hf.files import write_text
+from cait_hf.files import read_json, write_text
 from cait_hf.loading import load_weights, require_none_missing
 from cait_hf.state_dict import convert_to_official_state_dict
 from cait_hf.verify import TIMM, TOLERANCE, compare_logits, difference_text, logits_of, require_timm, timm_logits
@@ -65,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--record", action="store_true", help="Compare with timm, then write timm's logits down.")
     parser.add_argument("--expected", type=Path, default=EXPECTED_LOGITS, help="File of the recorded logits.")
+    add_debug_argument(parser)
     return run_command(verify, parser.parse_args(argv))
 
 
@@ -79,6 +86,7 @@ def verify(args: argparse.Namespace):
     against_timm = args.record or args.against == "timm"
     if against_timm:
         require_timm()
+    args.checkpoint = resolve_model(args.checkpoint)
     model = load_model(args.checkpoint, args.revision)
     if args.record or not against_timm:
         expected_file = read_expected(args.expected)
@@ -151,7 +159,7 @@ def read_expected(path: Path) -> dict[str, Any]:
         OSError: if it cannot be read.
     """
     try:
-        expected = json.loads(path.read_text(encoding="utf-8"))
+        expected = read_json(path)
         valid = all("architecture" in entry and "logits" in entry for entry in expected["checkpoints"].values())
     except (ValueError, TypeError, KeyError, AttributeError):
         valid = False

@@ -25,6 +25,11 @@ import time
 from functools import partial
 from pathlib import Path
 
+import cait_hf  # noqa: F401 - first, so that Transformers' optional packages import without messages
+
+
+# isort: split
+
 import accelerate
 import numpy as np
 import torch
@@ -33,7 +38,7 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from cait_hf import CaitConfig, CaitImageProcessorPil
-from cait_hf.checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint
+from cait_hf.checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint, resolve_model
 from cait_hf.command_line import run_command
 from cait_hf.evaluation.imagenet import (
     NUM_IMAGES,
@@ -87,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
 def evaluate_command(args: argparse.Namespace):
     """Load, evaluate what is not evaluated yet, print and write the results."""
     check_arguments(args)
+    args.model = resolve_model(args.model)
     # Every process takes its own images, of a stream too: the first one need not decode those of all.
     accelerator = accelerate.Accelerator(dataloader_config=accelerate.DataLoaderConfiguration(dispatch_batches=False))
     images = load_images(args)

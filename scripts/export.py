@@ -33,6 +33,7 @@ import torch
 from torch.export import Dim
 
 from cait_hf import CaitForImageClassification, CaitImageProcessorPil
+from cait_hf.checkpoints import resolve_model
 from cait_hf.command_line import one_line, run_command
 from cait_hf.configuration_cait import as_pair
 from cait_hf.files import new_folder
@@ -63,6 +64,7 @@ def export_command(args: argparse.Namespace):
     if args.opset is not None and args.format != "onnx":
         raise ValueError(f"--opset is {args.opset}, but --format {args.format} has no opsets: pass it with onnx only.")
     require_packages(args.format)
+    args.source = resolve_model(args.source)
     with new_folder(args.output_dir, args.source, args.overwrite) as folder:
         model = load_model(args.source).float().eval()
         if model.config.num_labels == 0:

@@ -13,6 +13,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import cait_hf  # noqa: F401 - first: the Auto classes know CaiT from here on
+
+
+# isort: split
+
 import datasets
 import numpy as np
 import torch
@@ -22,7 +27,6 @@ from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForImageClassification, TrainingArguments, pipeline, set_seed
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-import cait_hf  # noqa: F401  # the Auto classes know CaiT from here on
 from cait_hf.fashion_mnist import CHECKPOINT, load_sample
 from cait_hf.training.trainer import ImageClassificationTrainer
 from cait_hf.visualization import class_attention_maps, overlay_attention, prediction_grid

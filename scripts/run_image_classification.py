@@ -18,53 +18,59 @@ import sys
 from huggingface_hub.errors import StrictDataclassError
 
 from cait_hf.evaluation.metrics import ClassificationMetrics, best_classes
-from cait_hf.training.experiment import error_message, prepare, set_up_logging
-from cait_hf.training.outputs import finish
-from cait_hf.training.trainer import ImageClassificationTrainer
+from cait_hf.training.experiment import Experiment, error_message, prepare, set_up_logging
+from cait_hf.training.outputs import already_finished, finish
+from cait_hf.training.resume import interruptible
+from cait_hf.training.trainer import ImageClassificationTrainer, log_strategy
 
 
+@interruptible()
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the script and return what it writes to `all_results.json`; wrong input ends it with an error message."""
     set_up_logging()
     try:
         experiment = prepare(sys.argv[1:] if argv is None else argv)
-        trainer = ImageClassificationTrainer(
-            model=experiment.model,
-            args=experiment.training_args,
-            recipe=experiment.recipe,
-            train_dataset=experiment.train_data,
-            eval_dataset=experiment.eval_data,
-            train_collator=experiment.train_collator,
-            randomness=experiment.randomness,
-            distillation=experiment.distillation,
-            callbacks=experiment.callbacks,
-            compute_metrics=ClassificationMetrics(experiment.model.config.num_labels),
-            preprocess_logits_for_metrics=best_classes,
-            processing_class=experiment.image_processor,
-        )
-    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
-        sys.exit(f"error: {error}")
-
-    metrics = {}
-    try:
-        if experiment.training_args.do_train:
-            train_loss = trainer.train(experiment.resume_from_checkpoint).metrics["train_loss"]
-            metrics |= {"train_loss": train_loss, "epoch": trainer.state.epoch, **trainer.timer.summary()}
-            trainer.save_state()
-        if experiment.training_args.do_eval:
-            metrics |= trainer.evaluate()
-        state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.sharded else None
-        return finish(
-            experiment,
-            trainer.model,
-            trainer.ema,
-            metrics=metrics,
-            results=trainer.results,
-            log_history=trainer.state.log_history,
-            state_dict=state_dict,
-        )
-    except (FloatingPointError, OSError, ValueError) as error:
+        if experiment.record.finished:
+            return already_finished(experiment)
+        with experiment.writing():
+            return run(experiment)
+    except (ValueError, OSError, ImportError, FloatingPointError, StrictDataclassError) as error:
         sys.exit(error_message(error))
+
+
+def run(experiment: Experiment) -> dict[str, float]:
+    """Train and evaluate as the flags say; returns the metrics."""
+    trainer = ImageClassificationTrainer(
+        model=experiment.model,
+        args=experiment.training_args,
+        recipe=experiment.recipe,
+        train_dataset=experiment.train_data,
+        eval_dataset=experiment.eval_data,
+        train_collator=experiment.train_collator,
+        randomness=experiment.randomness,
+        distillation=experiment.distillation,
+        callbacks=experiment.callbacks,
+        compute_metrics=ClassificationMetrics(experiment.model.config.num_labels),
+        preprocess_logits_for_metrics=best_classes,
+        processing_class=experiment.image_processor,
+    )
+    log_strategy(trainer.accelerator)
+    metrics = {}
+    if experiment.training_args.do_train:
+        train_loss = trainer.train(experiment.resume_from_checkpoint).metrics["train_loss"]
+        metrics |= {"train_loss": train_loss, "epoch": trainer.state.epoch, **trainer.timer.summary()}
+        trainer.save_state()
+    if experiment.training_args.do_eval:
+        metrics |= trainer.evaluate()
+    return finish(
+        experiment,
+        trainer.model,
+        trainer.ema,
+        metrics=metrics,
+        results=trainer.results,
+        state=trainer.state,
+        state_dict=trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.sharded else None,
+    )
 
 
 if __name__ == "__main__":

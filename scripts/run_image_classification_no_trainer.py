@@ -21,9 +21,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cait_hf  # noqa: F401 - first, so that Transformers' optional packages import without messages
+
+
+# isort: split
+
 import torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, ProjectConfiguration, TorchDynamoPlugin
+from accelerate.utils import DistributedDataParallelKwargs, LoggerType, ProjectConfiguration, TorchDynamoPlugin
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -34,17 +39,26 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rota
 from cait_hf.evaluation.metrics import best_classes, classification_metrics, scalars
 from cait_hf.losses import image_classification_loss
 from cait_hf.training.arguments import TrainingArguments
+from cait_hf.training.best_model import is_best
 from cait_hf.training.ema import ModelEma
 from cait_hf.training.experiment import Experiment, error_message, prepare, set_up_logging
-from cait_hf.training.models import plain_model
+from cait_hf.training.models import has_unused_parameters, plain_model
 from cait_hf.training.optimization import make_optimizer, make_scheduler
-from cait_hf.training.outputs import finish
+from cait_hf.training.outputs import already_finished, finish
 from cait_hf.training.progress import StepTimer
 from cait_hf.training.randomness import seed_forward_pass
-from cait_hf.training.resume import TRAINER_STATE, check_optimizer, could_not_be_written, could_not_go_on
+from cait_hf.training.resume import (
+    TRAINER_STATE,
+    check_files,
+    check_optimizer,
+    could_not_be_written,
+    could_not_go_on,
+    interruptible,
+    state_of,
+)
 from cait_hf.training.sampling import make_sampler
 from cait_hf.training.streaming import ImageStream
-from cait_hf.training.trainer import not_finite
+from cait_hf.training.trainer import SHARDED, log_strategy, not_finite
 from cait_hf.training.transforms import collate
 
 
@@ -63,44 +77,51 @@ FOLLOWED = """
 """
 
 
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-
-
+@interruptible()
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the script and return what it writes to `all_results.json`; wrong input ends it with an error message."""
     set_up_logging()
     try:
         experiment = prepare(sys.argv[1:] if argv is None else argv)
         check_flags(experiment.training_args)
-        loop = Loop.of(experiment)
-    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
-        sys.exit(f"error: {error}")
-    metrics = {}
-    try:
-        if experiment.training_args.do_train:
-            metrics |= loop.train()
-            loop.save_state()
-        if experiment.training_args.do_eval:
-            metrics |= loop.evaluate()
-        state_dict = loop.accelerator.get_state_dict(loop.model) if loop.sharded else None
-        loop.accelerator.end_training()
-        return finish(
-            experiment,
-            loop.plain_model,
-            loop.ema,
-            metrics=metrics,
-            results=loop.results,
-            log_history=loop.state.log_history,
-            state_dict=state_dict,
-        )
-    except (FloatingPointError, OSError, ValueError) as error:
+        if experiment.record.finished:
+            return already_finished(experiment)
+        with experiment.writing():
+            return run(experiment)
+    except (ValueError, OSError, ImportError, FloatingPointError, StrictDataclassError) as error:
         sys.exit(error_message(error))
+
+
+def run(experiment: Experiment) -> dict[str, float]:
+    """Train and evaluate as the flags say; returns the metrics."""
+    loop = Loop.of(experiment)
+    log_strategy(loop.accelerator)
+    metrics = {}
+    if experiment.training_args.do_train:
+        metrics |= loop.train()
+        loop.save_state()
+    if experiment.training_args.do_eval:
+        metrics |= loop.evaluate()
+    state_dict = loop.accelerator.get_state_dict(loop.model) if loop.sharded else None
+    loop.accelerator.end_training()
+    return finish(
+        experiment,
+        loop.plain_model,
+        loop.ema,
+        metrics=metrics,
+        results=loop.results,
+        state=loop.state,
+        state_dict=state_dict,
+    )
 
 
 def check_flags(args: TrainingArguments):
     """Raise ValueError for a flag that is set and that this loop does not follow."""
     if args.lr_scheduler_type == "reduce_lr_on_plateau":
         raise ValueError("--lr_scheduler_type reduce_lr_on_plateau is for run_image_classification.py: take another.")
+    for logger in args.report_to:
+        if logger not in (*LoggerType.list(), "kubeflow"):  # which Transformers adds by itself
+            raise ValueError(f"--report_to {logger} is for run_image_classification.py: leave it out here.")
     for name in args.changed:
         if name not in FOLLOWED.split():
             raise ValueError(f"--{name} is for run_image_classification.py: leave it out here.")
@@ -123,12 +144,15 @@ class Loop:
     callbacks: CallbackHandler
     control: TrainerControl = field(default_factory=TrainerControl)  # set by the callbacks: what is due
     results: dict[str, dict] = field(default_factory=dict)  # of the last evaluation, of "raw" weights and "ema"
+    bar: tqdm | None = None  # while it trains
 
     @classmethod
     def of(cls, experiment: Experiment) -> "Loop":
         args, recipe = experiment.training_args, experiment.recipe
         accelerator = make_accelerator(args)
         model, optimizer, train_loader, eval_loader = experiment.model, None, None, None
+        if accelerator.num_processes > 1 and not (args.activation_checkpointing or args.gradient_checkpointing):
+            accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model)
         if args.gradient_checkpointing:  # the old names, which newer versions keep equal to the new ones
             model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         if experiment.distillation is not None:
@@ -170,8 +194,9 @@ class Loop:
         """All epochs, or those after the checkpoint to resume from; returns the `train_...` metrics."""
         args = self.experiment.training_args
         self.per_epoch, num_epochs, max_steps = length_of_training(self.train_loader, args)
-        self.scheduler = make_scheduler(self.optimizer, self.experiment.recipe, args, max_steps)
-        self.accelerator.register_for_checkpointing(self.scheduler)
+        scheduler = make_scheduler(self.optimizer, self.experiment.recipe, args, max_steps)
+        # not `register_for_checkpointing`, whose files are unpickled without limits
+        self.scheduler = self.accelerator.prepare_scheduler(scheduler)
         self.state.compute_steps(args, max_steps)
         self.state.max_steps, self.state.num_train_epochs = max_steps, num_epochs
         self.load_checkpoint(self.experiment.resume_from_checkpoint)
@@ -186,7 +211,9 @@ class Loop:
             self.train_epoch(epoch)
         self.callbacks.on_train_end(args, self.state, self.control)
         self.bar.close()
+        self.bar = None  # what follows is in the metrics that the run prints at its end
         if args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            check_files(Path(self.state.best_model_checkpoint))
             self.accelerator.load_state(self.state.best_model_checkpoint)
             if self.ema is not None:
                 self.ema.load(self.state.best_model_checkpoint)
@@ -275,7 +302,7 @@ class Loop:
             self.log({"loss": loss, "grad_norm": norm, "learning_rate": self.learning_rate})
             self.total_loss, self.losses = self.total_loss + sum(map(float, self.losses)), []
         if control.should_evaluate:
-            best = self.is_best(self.evaluate())
+            best = is_best(self.evaluate(), args, self.state)
             if args.save_strategy == SaveStrategy.BEST:
                 control.should_save = best
             self.model.train()
@@ -289,20 +316,8 @@ class Loop:
         self.state.log_history.append({**metrics, "step": self.state.global_step})
         self.accelerator.log(metrics, step=self.state.global_step)
         self.callbacks.on_log(self.experiment.training_args, self.state, self.control, metrics)
-        if not self.quiet:
-            self.bar.write(str(metrics)) if hasattr(self, "bar") else print(metrics)
-
-    def is_best(self, metrics: dict[str, float]) -> bool:
-        """Whether an evaluation is the best so far; the state remembers it."""
-        args, state = self.experiment.training_args, self.state
-        if args.metric_for_best_model is None:
-            return False
-        value = metrics[f"eval_{args.metric_for_best_model.removeprefix('eval_')}"]
-        sign = 1 if args.greater_is_better else -1
-        best = state.best_metric is None or sign * value > sign * state.best_metric
-        if best:
-            state.best_metric, state.best_global_step = value, state.global_step
-        return best
+        if self.bar is not None and not self.quiet:
+            self.bar.write(str(metrics))
 
     def evaluate(self) -> dict[str, float]:
         """Loss and accuracies as `eval_...` and, of the average of the weights, as `eval_ema_...`."""
@@ -367,7 +382,7 @@ class Loop:
             check_optimizer(self.optimizer)
             if self.ema is not None:
                 self.ema.load(folder)
-        stored = TrainerState.load_from_json(os.path.join(folder, TRAINER_STATE))
+        stored = state_of(folder, self.experiment.training_args.output_dir)
         for name in (
             "epoch",
             "global_step",
@@ -394,8 +409,9 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=precision,
         dynamo_plugin=compilation if args.torch_compile else None,
+        step_scheduler_with_optimizer=False,  # it steps when it is told to
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
-        log_with=args.report_to or None,
+        log_with=[logger for logger in args.report_to if logger in LoggerType.list()] or None,
         project_config=ProjectConfiguration(args.output_dir, logging_dir=os.path.join(args.output_dir, "runs")),
     )
     if args.report_to:

@@ -29,6 +29,7 @@ import torch
 from PIL import Image, ImageOps
 
 from cait_hf import CaitImageProcessorPil, CaitModel
+from cait_hf.checkpoints import resolve_model
 from cait_hf.command_line import run_command
 from cait_hf.configuration_cait import as_pair
 from cait_hf.image_input import open_image, to_rgb
@@ -44,7 +45,6 @@ from cait_hf.visualization import (
     patch_attention_maps,
     save_drawing,
 )
-from cait_hf_cli import source_of
 
 
 PANEL, GIF_PANEL = 192, 384  # pixels of the longer edge of a drawn image
@@ -72,7 +72,7 @@ def visualize(args: argparse.Namespace):
     """Everything that can be wrong with the command line is found before a large model is loaded."""
     check(args)
     images = [to_rgb(open_image(file, "IMAGE"), name=file) for file in args.images]
-    source = source_of(args.model)
+    source = resolve_model(args.model)
     model = load(source, patches_only=args.what == "patch")
     image_processor = load_image_processor(source)
 

@@ -13,7 +13,8 @@ import glob
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 
 DEFAULT_MODEL = "XXS24_224"
-MODEL_HELP = "Folder or repository of a CaiT, ours or timm's, or an official name such as XXS24_224"
+MODEL_HELP = "Folder or repository of a CaiT, ours or timm's, an official name such as XXS24_224, or fashion_mnist"
+URL_SCHEMES = ("http://", "https://")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,13 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up when terminated, too
     from cait_hf.command_line import run_command
 
-    try:
-        return run_command(args.command, args)
-    except Exception as error:  # not of the kinds that users cause
-        if args.debug:
-            raise
-        print(f"error: {type(error).__name__}: {' '.join(str(error).split())} (see --debug)", file=sys.stderr)
-        return 1
+    return run_command(args.command, args)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -71,7 +67,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     example = "cait-hf classify cat.jpg holidays/ 'more/*.png' --model XXS24_224 --top_k 3"
     classifying = subcommand("classify", classify, text, example)
-    classifying.add_argument("images", nargs="+", metavar="IMAGE", help="File, folder (and all below) or pattern.")
+    classifying.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="File, URL, folder (and all below) or pattern."
+    )
     classifying.add_argument("--model", default=DEFAULT_MODEL, help=f"{MODEL_HELP} (default: %(default)s).")
     classifying.add_argument("--top_k", type=positive, default=5, help="Classes to show (default: %(default)s).")
     classifying.add_argument("--batch_size", type=positive, default=8, help="Images at a time (default: %(default)s).")
@@ -85,11 +83,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     verifying = subcommand("verify", verify, text, "cait-hf verify cait-xxs24-224")
     verifying.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}.")
 
-    text = "Upload a converted folder to the Hub, in one commit, or none where nothing has changed."
+    text = "Upload a converted or trained model to the Hub, in one commit, or none where nothing has changed."
     pushing = subcommand("push", push, text, "cait-hf push cait-xxs24-224 me/cait-xxs24-224 --private")
-    pushing.add_argument("folder", type=Path, metavar="FOLDER", help="What `cait-hf convert` wrote.")
+    pushing.add_argument(
+        "folder", metavar="FOLDER", help="What `cait-hf convert` or a training wrote, or fashion_mnist."
+    )
     pushing.add_argument("repo", metavar="REPO", help="Repository, OWNER/NAME.")
     add_push_arguments(pushing)
+    add_remote_code_argument(pushing)
 
     text = "Parameters, MACs, input size and memory of a model; of an official one without its weights."
     subcommand("info", info, text, "cait-hf info S24_224").add_argument(
@@ -121,6 +122,7 @@ def positive(text: str) -> int:
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, help="File, official name, timm repository or timm folder.")
     parser.add_argument("--output_dir", required=True, type=Path, help="Folder to write.")
+    parser.add_argument("--ema", action="store_true", help="Take the EMA weights of a checkpoint of a training.")
     parser.add_argument("--push_to_hub", metavar="REPO", help="Upload the folder to this repository on the Hub.")
     add_folder_arguments(parser)
     add_push_arguments(parser)
@@ -129,6 +131,10 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace an output folder that is not empty.")
     parser.add_argument("--verify", action="store_true", help="Compare the logits with timm's before writing.")
+    add_remote_code_argument(parser)
+
+
+def add_remote_code_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--remote_code",
         action="store_true",
@@ -168,51 +174,80 @@ def classify(args: argparse.Namespace) -> int:
 
     files = list(expand(args.images))
     classifier = Classifier(args.model, args.top_k)
-    results = []
+    failed, before = False, "["
     with tqdm(total=len(files), unit="image", disable=None) as progress:  # None: only on a terminal
-        for start in range(0, len(files), args.batch_size):
-            batch = files[start : start + args.batch_size]
-            for result in classifier(batch):
-                results.append(result)
-                if "error" in result:
-                    progress.write(f"error: {result['file']}: {result['error']}", file=sys.stderr)
-                elif not args.json:
-                    progress.write(result["file"], file=sys.stdout)
-                    for prediction in result["predictions"]:
-                        progress.write(f"  {prediction['score']:.4f}  {prediction['label']}", file=sys.stdout)
-            progress.update(len(batch))
-    if args.json:
-        print(json.dumps(results, indent=2))
-    return int(any("error" in result for result in results))
+        try:
+            for start in range(0, len(files), args.batch_size):
+                batch = files[start : start + args.batch_size]
+                for result in classifier(batch):
+                    if "error" in result:
+                        failed = True
+                        progress.write(f"error: {result['file']}: {result['error']}", file=sys.stderr)
+                    if args.json:
+                        text = textwrap.indent(json.dumps(result, indent=2), "  ")
+                        progress.write(f"{before}\n{text}", file=sys.stdout, end="")
+                        before = ","
+                    elif "error" not in result:
+                        progress.write(result["file"], file=sys.stdout)
+                        for prediction in result["predictions"]:
+                            progress.write(f"  {prediction['score']:.4f}  {prediction['label']}", file=sys.stdout)
+                sys.stdout.flush()
+                progress.update(len(batch))
+        finally:  # after Ctrl-C what there is is a list, too
+            if args.json:
+                progress.write("[]" if before == "[" else "\n]", file=sys.stdout)
+    return int(failed)
 
 
 def expand(arguments: list[str]) -> Iterator[str]:
-    """Files of the command line in order, each once: of a folder all images below it, of a pattern its matches.
+    """Images of the command line in order, each once: of a folder all below it that are not hidden, of a pattern its
+    matches; an URL as it is.
 
-    What does not exist is handed on, for its reader to complain.
+    What does not exist, and a folder without images, is handed on, for its reader to complain.
     """
     from PIL import Image
 
     suffixes = Image.registered_extensions().keys()
     seen = set()
     for argument in arguments:
-        paths = [argument] if Path(argument).exists() else sorted(glob.glob(argument, recursive=True)) or [argument]
-        for path in map(Path, paths):
-            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
-            for file in below if path.is_dir() else [path]:
+        is_one = argument.startswith(URL_SCHEMES) or Path(argument).exists()
+        for path in [argument] if is_one else sorted(glob.glob(argument, recursive=True)) or [argument]:
+            below = [str(file) for file in images_below(Path(path), suffixes)]
+            for file in below or [path if path.startswith(URL_SCHEMES) else str(Path(path))]:
                 if file not in seen:
                     seen.add(file)
-                    yield str(file)
+                    yield file
+
+
+def images_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Files of these suffixes, sorted, without hidden ones, such as those that macOS leaves on other disks."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in suffixes
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and file.is_file()
+    )
+
+
+def read(file: str) -> "Path | str":
+    """What the image processor reads; raises OSError for a folder."""
+    if file.startswith(URL_SCHEMES):
+        return file
+    if Path(file).is_dir():
+        raise IsADirectoryError("it is a folder that contains no images.")
+    return Path(file)
 
 
 class Classifier:
     """A model with the preparation of its images, from their files to the `top_k` most probable classes."""
 
     def __init__(self, model: str, top_k: int) -> None:
+        from cait_hf.checkpoints import resolve_model
         from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
         from cait_hf.loading import load_model
 
-        source = source_of(model)
+        source = resolve_model(model)
         self.model = load_model(source).eval()
         self.image_processor = CaitImageProcessorPil.from_pretrained(source)
         self.top_k = min(top_k, self.model.config.num_labels)
@@ -225,7 +260,7 @@ class Classifier:
         pixel_values = []
         for file in files:
             try:
-                pixel_values.append(self.image_processor(Path(file), return_tensors="pt").pixel_values)
+                pixel_values.append(self.image_processor(read(file), return_tensors="pt").pixel_values)
                 results.append({"file": file})
             except (OSError, ValueError) as error:
                 results.append({"file": file, "error": " ".join(str(error).split())})
@@ -245,16 +280,6 @@ class Classifier:
         return [{"label": label, "score": score} for label, score in zip(labels, best.values.tolist())]
 
 
-def source_of(model: str) -> str:
-    """What `from_pretrained` loads: an official name denotes timm's copy of the weights."""
-    from cait_hf.checkpoints import find_checkpoint
-
-    try:
-        return model if Path(model).exists() else find_checkpoint(model).timm_repo
-    except ValueError:
-        return model
-
-
 def convert(args: argparse.Namespace) -> None:
     """Convert, report, and push if asked to."""
     from cait_hf.configuration_cait import as_pair
@@ -263,10 +288,12 @@ def convert(args: argparse.Namespace) -> None:
 
     model_name = args.push_to_hub or args.output_dir.resolve().name
     converted = convert_source(
-        args.source, args.output_dir, model_name, None, args.overwrite, args.verify, args.remote_code
+        args.source, args.output_dir, model_name, None, args.overwrite, args.verify, args.remote_code, args.ema
     )
     if converted.largest_difference is not None:
         print(f"Verified: {difference_text(converted.largest_difference)}.")
+        known = "the published one" if converted.has_known_sha256 else "compare it with its publisher's"
+        print(f"SHA-256 of the source: {converted.source_sha256} ({known}).")
     if not converted.has_image_processor:
         print("No preprocessor_config.json: the package prepares square RGB images, which are not this model's.")
     height, width = as_pair(converted.config.image_size)
@@ -279,31 +306,44 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def verify(args: argparse.Namespace) -> None:
+    from cait_hf.checkpoints import resolve_model
     from cait_hf.loading import load_model
     from cait_hf.verify import compare_model_with_timm, difference_text, require_timm
 
     require_timm()
-    print(f"Verified: {difference_text(compare_model_with_timm(load_model(source_of(args.model))))}.")
+    print(f"Verified: {difference_text(compare_model_with_timm(load_model(resolve_model(args.model))))}.")
 
 
 def push(args: argparse.Namespace) -> None:
-    from cait_hf.publish import push_folder
+    from cait_hf.checkpoints import resolve_model
+    from cait_hf.loading import check_folder
+    from cait_hf.publish import PACKAGE, add_remote_code, push_folder
 
-    print(f"Pushed: {push_folder(args.folder, args.repo, args.private, args.revision, args.tag)}")
+    folder = Path(resolve_model(args.folder))
+    if args.remote_code:
+        check_folder(folder)
+        if folder.resolve().parent == PACKAGE.resolve():
+            raise ValueError(f"--remote_code adds files, but {folder} is part of the installed package: copy it.")
+        add_remote_code(folder)
+    print(f"Pushed: {push_folder(folder, args.repo, args.private, args.revision, args.tag)}")
 
 
 def info(args: argparse.Namespace) -> None:
     import torch
 
-    from cait_hf.checkpoints import find_checkpoint
+    from cait_hf.checkpoints import CHECKPOINTS, resolve_model
     from cait_hf.configuration_cait import CaitConfig, as_pair
     from cait_hf.macs import macs
     from cait_hf.modeling_cait import CaitForImageClassification
 
-    try:
-        config = CaitConfig(**find_checkpoint(args.model).config_kwargs | {"num_labels": 1000})
-    except ValueError:
-        config = CaitConfig.from_pretrained(args.model)
+    source = resolve_model(args.model)
+    official = {} if Path(source).exists() else {checkpoint.timm_repo: checkpoint for checkpoint in CHECKPOINTS}
+    if source in official:
+        config = CaitConfig(**official[source].config_kwargs, num_labels=1000)
+    elif Path(source).is_dir() and not Path(source, "config.json").is_file():  # Transformers takes the defaults
+        raise FileNotFoundError(f"MODEL is {args.model}, but this folder has no config.json.")
+    else:
+        config = CaitConfig.from_pretrained(source)
     with torch.device("meta"):
         parameters = CaitForImageClassification(config).num_parameters()
     height, width = as_pair(config.image_size)

@@ -95,7 +95,7 @@ def hub():
     """The loopback Hub, with an empty log. Repositories of other tests may be there: take the name `repo_id`."""
     _HUB.requests.clear()
     yield _HUB
-    unused, _HUB.faults = _HUB.faults, []
+    unused, _HUB.faults, _HUB.token_role = _HUB.faults, [], "write"
     assert unused == [], "a fault was ordered that no request met"
 
 

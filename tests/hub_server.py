@@ -128,6 +128,7 @@ class LoopbackHub:
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
         self.token = "hf_" + secrets.token_hex(16)  # random, so that a test can search output and files for it
+        self.token_role = "write"
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Request] = []
         self.faults: list[tuple[re.Pattern, str | int]] = []
@@ -330,7 +331,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args) -> None:
         """Nothing on stderr; see `LoopbackHub.requests`."""
 
-    # Repositories and their cards.
+    # Who asks, his repositories and their cards.
+
+    @_route("GET", "/api/whoami-v2", "user")
+    def who_am_i(self):
+        token = {"displayName": "of the tests", "role": self.hub.token_role}
+        return {"type": "user", "name": "tester", "orgs": [{"name": "team"}], "auth": {"accessToken": token}}
 
     @_route("POST", "/api/repos/create", "user")
     def create_repository(self):

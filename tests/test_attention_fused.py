@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from random_weights import images, randomize_, tiny_config
+from torch.autograd import forward_ad
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import cait_hf
@@ -229,6 +231,46 @@ def test_export_records_the_plain_formulas():
     assert not any("cait_hf" in str(node.target) for node in program.graph.nodes)
     difference = program.module()(pixel_values=images(2, 32)).logits - model(images(2, 32)).logits
     assert difference.abs().max() <= 1e-5
+
+
+def forward_mode(function, x: torch.Tensor) -> torch.Tensor:
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(function(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
+
+
+def gradients_of_each_image(model, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    loss = grad(lambda parameters, image: functional_call(model, parameters, image[None]).logits.square().sum())
+    return vmap(loss, in_dims=(None, 0))(parameters, x)
+
+
+# name -> function of the model, its logits as a function of images, and images
+TRANSFORMS = {
+    "grad": lambda model, logits, x: grad(lambda x: logits(x).sum())(x),
+    "grad of grad": lambda model, logits, x: grad(lambda x: grad(lambda x: logits(x).sum())(x).square().sum())(x),
+    "hessian": lambda model, logits, x: hessian(lambda factor: logits(factor * x).sum())(x.new_ones(2, 1, 1, 1)),
+    "jacrev": lambda model, logits, x: jacrev(logits)(x),
+    "jacfwd": lambda model, logits, x: jacfwd(lambda factor: logits(factor * x))(x.new_ones(2, 1, 1, 1)),
+    "jvp": lambda model, logits, x: jvp(logits, (x,), (torch.ones_like(x),))[1],
+    "forward mode": lambda model, logits, x: forward_mode(logits, x),
+    "vmap": lambda model, logits, x: vmap(lambda image: logits(image[None])[0])(x),
+    "vmap of grad": lambda model, logits, x: gradients_of_each_image(model, x),
+    "compiled grad": lambda model, logits, x: torch.compile(
+        grad(lambda x: logits(x).sum()), backend="eager", fullgraph=True
+    )(x),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_of_torch_func_take_the_plain_formulas(name):
+    torch.compiler.reset()
+    config = tiny_config(num_hidden_layers=1, num_class_attention_layers=1)
+    model = randomize_(CaitForImageClassification(config)).double()
+    found = []
+    for implementation in ("sdpa", "eager"):
+        model.set_attn_implementation(implementation)
+        found.append(TRANSFORMS[name](model, lambda x: model(x).logits, images(2, 32).double()))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("training", [False, True])

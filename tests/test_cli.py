@@ -1,10 +1,14 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """The command `cait-hf`: what each subcommand prints, which errors it reports, and that help is quick."""
 
+import http.server
 import json
 import re
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +18,17 @@ from huggingface_hub import HfApi
 from official_files import official_tensors, write_pth, write_timm_folder
 from PIL import Image
 from random_weights import randomize_, tiny_config
+from test_scripts import SCRIPTS, load_script
 
 import cait_hf
 import cait_hf_cli as cli
-from cait_hf import CHECKPOINTS, CaitForImageClassification, CaitImageProcessorPil, loading
+from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitImageProcessorPil, loading
+from cait_hf.checkpoints import resolve_model
+from cait_hf.fashion_mnist import CHECKPOINT
 from cait_hf.macs import macs
 
 
+CONVERSION = SCRIPTS.parent / "conversion"
 SUBCOMMANDS = ["list", "classify", "convert", "verify", "push", "info"]
 
 
@@ -161,12 +169,121 @@ def test_classify_with_a_repository_of_timm_and_multi_label(hub, repo_id, images
     assert [odd / sum(odds) for odd in odds] == pytest.approx([p["score"] for p in single], rel=1e-3)
 
 
-def test_official_name_stands_for_the_copy_of_timm(tmp_path, monkeypatch):
-    assert cli.source_of("xs24_384") == "timm/cait_xs24_384.fb_dist_in1k"
-    assert cli.source_of("someone/model") == "someone/model"
+def test_classify_takes_urls(model, images, capsys):
+    """Each once, in the order given; one that gives no image is reported."""
+    with http_server(images) as address:
+        urls = [f"{address}/a.png", f"{address}//b.jpg", f"{address}/missing.png"]
+        assert run("classify", "--json", *urls, urls[0], "--model", model) == 1
+    results = json.loads(capsys.readouterr().out)
+    assert [result["file"] for result in results] == urls
+    local = classified(capsys, images / "a.png", images / "b.jpg", "--model", model)
+    assert [result["predictions"] for result in results[:2]] == [result["predictions"] for result in local]
+    assert "404" in results[2]["error"]
+
+
+@contextmanager
+def http_server(folder: Path):
+    handler = partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def test_hidden_files_are_no_images_of_a_folder(model, images, capsys):
+    """Those that macOS leaves beside each file on other disks are named like images."""
+    for hidden in ("._a.png", ".thumbnails/a.png", "__MACOSX/._a.png"):
+        (images / hidden).parent.mkdir(exist_ok=True)
+        (images / hidden).write_bytes(b"not an image")
+    results = classified(capsys, images, "--model", model)
+    assert files(results, images) == ["a.png", "b.jpg", "below/d.png", "below/e.webp", "c.PNG"]
+    (images / ".c.png").write_bytes((images / "a.png").read_bytes())  # named, it is one
+    assert len(classified(capsys, images / ".c.png", "--model", model)) == 1
+
+
+def test_a_folder_without_images_is_an_error(model, images, capsys):
+    (images / "empty").mkdir()
+    assert run("classify", images / "empty", images / "a.png", "--model", model, "--json") == 1
+    captured = capsys.readouterr()
+    assert ["error" in result for result in json.loads(captured.out)] == [True, False]
+    assert f"error: {images / 'empty'}: it is a folder that contains no images." in captured.err
+
+
+def test_json_keeps_what_there_is_when_interrupted(model, images, capsys, monkeypatch):
+    classify = cli.Classifier.__call__
+    batches = []
+
+    def interrupted(self, batch):
+        batches.append(batch)
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return classify(self, batch)
+
+    monkeypatch.setattr(cli.Classifier, "__call__", interrupted)
+    assert run("classify", images, "--model", model, "--json", "--batch_size", 2) == 1
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)) == 4 and "interrupted" in captured.err
+    assert run("classify", images, "--model", model, "--json") == 0  # and the format is that of `json.dumps`
+    printed = capsys.readouterr().out
+    assert printed == json.dumps(json.loads(printed), indent=2) + "\n"
+
+
+@pytest.mark.parametrize("arguments", ["list", "classify {images}/*.png --model {model} --json"])
+def test_a_reader_that_leaves_ends_the_command_quietly(arguments, model, images, tmp_path):
+    """As `head` does; a message would come at the exit at the latest, so this is a process of its own."""
+    program = "import sys; from cait_hf_cli import main; sys.stdin.readline(); sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, *arguments.format(images=images, model=model).split()]
+    pipe = subprocess.PIPE
+    child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    child.stdout.close()
+    _, errors = child.communicate("go on\n")
+    assert (child.returncode, errors) == (128 + 13, "")
+
+
+def test_other_broken_pipes_are_errors(model, capsys, monkeypatch):
+    def broken(*args, **kwargs):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(loading, "load_model", broken)
+    assert run("classify", "a.png", "--model", model) == 1
+    assert "Broken pipe" in capsys.readouterr().err
+
+
+def test_names_of_models_that_every_command_takes(images, tmp_path, monkeypatch, capsys):
+    assert resolve_model("xs24_384") == "timm/cait_xs24_384.fb_dist_in1k"
+    assert resolve_model("someone/model") == "someone/model"
+    assert resolve_model("fashion_mnist") == CHECKPOINT
     (tmp_path / "XS24_384").mkdir()
+    (tmp_path / "fashion_mnist").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert cli.source_of("XS24_384") == "XS24_384"
+    assert [resolve_model(name) for name in ("XS24_384", "fashion_mnist")] == ["XS24_384", "fashion_mnist"]
+    with pytest.raises(OSError, match="XS24_384, .* no config.json"):  # the folder is meant
+        run("info", "XS24_384", "--debug")
+
+
+def test_the_checkpoint_in_the_package_has_a_short_name(images, tmp_path, hub, repo_id, capsys):
+    (result,) = classified(capsys, images / "a.png", "--model", "fashion_mnist")
+    labels = CaitConfig.from_pretrained(CHECKPOINT).label2id
+    assert {prediction["label"] for prediction in result["predictions"]} < labels.keys()
+    for script, folder, arguments in (
+        ("visualize_attention", SCRIPTS, ["fashion_mnist", images / "a.png", "--output", tmp_path / "a.png"]),
+        ("convert_hf_to_timm", CONVERSION, ["--source", "fashion_mnist", "--output_dir", tmp_path / "timm"]),
+    ):
+        assert load_script(script, folder).main([str(argument) for argument in arguments]) == 0
+    assert run("info", "fashion_mnist") == 0
+    assert run("push", "fashion_mnist", repo_id) == 0
+    assert hub.read(repo_id, "model.safetensors") == Path(CHECKPOINT, "model.safetensors").read_bytes()
+    before = sorted(path.name for path in Path(CHECKPOINT).iterdir())
+    assert run("push", "fashion_mnist", repo_id, "--remote_code") == 1  # no change of installed files
+    assert "part of the installed package" in capsys.readouterr().err
+    assert sorted(path.name for path in Path(CHECKPOINT).iterdir()) == before
 
 
 # convert, push, verify, info
@@ -228,7 +345,7 @@ def test_info_of_a_folder(model, capsys):
         (["classify", "a.png", "--model", "{tmp}/nowhere"], "which is neither a folder nor the id of a repository"),
         (["classify", "a.png", "--model", "tester/nowhere"], "tester/nowhere"),
         (["convert", "--source", "{tmp}/missing.pth", "--output_dir", "{tmp}/out"], "there is no such file"),
-        (["push", "{tmp}/nowhere", "tester/repo"], "it must hold config.json and model.safetensors"),
+        (["push", "{tmp}/nowhere", "tester/repo"], "it must hold config.json and the complete weights"),
         (["info", "{tmp}/nowhere"], "nowhere"),
         (["verify", "{tmp}/nowhere"], "which is neither a folder nor the id of a repository"),
     ],

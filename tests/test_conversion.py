@@ -5,8 +5,10 @@ The weights are random and such that every part matters (see `random_weights`); 
 in timm's own model, so that nothing of this package is on the side of the reference.
 """
 
+import argparse
 import errno
 import json
+import os
 import pickle
 import re
 import signal
@@ -18,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -36,7 +39,7 @@ from random_weights import images, randomize_, tiny_config
 from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
+from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil, files, loading, sources
 from cait_hf.labels import imagenet_1k_labels
 from cait_hf.state_dict import convert_official_state_dict
 
@@ -46,10 +49,8 @@ sys.path.insert(0, str(CONVERSION))
 import convert_cait_to_hf  # noqa: E402
 import convert_hf_to_timm  # noqa: E402
 
-from cait_hf import files, loading, sources  # noqa: E402
 
-
-WRITTEN = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+WRITTEN = [files.MANIFEST, "README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 IN_USE = "which is not empty; empty it or pass --overwrite"
 
 
@@ -95,11 +96,14 @@ def workplace(tmp_path):
 
 
 @pytest.fixture
-def in_use(workplace):
-    """An output folder with a file of the user's."""
-    (workplace / "model").mkdir()
-    (workplace / "model" / "notes.txt").write_text("mine")
+def ours(pth, workplace):
+    """An output folder of an earlier conversion, with other weights."""
+    assert to_hf(write_pth(pth.with_name("earlier.pth"), official_tensors(tiny_config(), 1)), workplace / "model") == 0
     return workplace / "model"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def to_hf(source, output_dir, *options):
@@ -145,8 +149,9 @@ def test_official_file(official, pth, suffix, tmp_path, workplace, capsys):
     safetensors.torch.save_file(official, tmp_path / "weights.safetensors")
     folder = workplace / "new" / "model"
     assert to_hf(pth.with_suffix(suffix), folder) == 0
-    assert names(folder) == WRITTEN and list(workplace.rglob(".*")) == []
+    assert names(folder) == WRITTEN and list(workplace.rglob(".*")) == [folder / files.MANIFEST]
     assert "32 x 32 pixels" in capsys.readouterr().out
+    assert f"SHA-256 `{files.sha256_of(pth.with_suffix(suffix))}`" in (folder / "README.md").read_text()
 
     assert_equal_tensors(load(folder), convert_official_state_dict(official))
     model = AutoModelForImageClassification.from_pretrained(folder)
@@ -231,6 +236,64 @@ def test_as_a_command(pth, official, tmp_path):
     assert_equal_tensors(load(output), official)
 
 
+# Checkpoints of a training
+
+
+def training_checkpoint(code: str, official, ema) -> dict:
+    """What the training code of deit, or timm's, stores after an epoch; `ema` may be `None`."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    args = argparse.Namespace(
+        lr=5e-4, opt_betas=None, mean=(0.5, 0.5), nested=argparse.Namespace(output_dir=Path("x"))
+    )
+    states = {"optimizer": optimizer.state_dict(), "epoch": 3, "args": args}
+    if code == "deit":
+        states |= {"lr_scheduler": {"base_values": [5e-4]}, "scaler": {"scale": 65536.0}}
+        return {"model": official, **states, "model_ema": ema}
+    states |= {"arch": "cait_xxs24_224", "version": 2, "amp_scaler": {}, "metric": np.float64(71.2)}
+    return {**states, "state_dict": official} | ({"state_dict_ema": ema} if ema else {})
+
+
+@pytest.mark.parametrize(
+    "code, prefix", [("deit", ""), ("deit", "module."), ("timm", "_orig_mod."), ("timm", "module._orig_mod.")]
+)
+def test_checkpoint_of_a_training(code, prefix, official, tmp_path, caplog):
+    ema = {key: tensor + 1 for key, tensor in official.items()}
+    source = tmp_path / "checkpoint.pth.tar"
+    wrapped = {prefix + key: tensor for key, tensor in official.items()}
+    torch.save(training_checkpoint(code, wrapped, ema), source)
+    assert to_hf(source, tmp_path / "model") == 0
+    assert caplog.messages == ["checkpoint.pth.tar has EMA weights, too, which --ema converts."]
+    assert to_hf(source, tmp_path / "ema", "--ema") == 0
+    assert len(caplog.messages) == 1
+    assert_equal_tensors(load(tmp_path / "model"), convert_official_state_dict(official))
+    assert_equal_tensors(load(tmp_path / "ema"), convert_official_state_dict(ema))
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("model", "ema")]
+    assert ["checkpoint.pth.tar (EMA weights)" in card for card in cards] == [False, True]
+
+
+@pytest.mark.parametrize("code", ["deit", "timm", "weights alone"])
+def test_ema_weights_that_are_absent(code, official, tmp_path, workplace, refused, caplog):
+    source = tmp_path / "weights.pth"
+    torch.save(official if code == "weights alone" else training_checkpoint(code, official, None), source)
+    refused("--ema is given, but the checkpoint has no EMA weights: it contains ", source, "--ema")
+    assert to_hf(source, workplace / "model") == 0
+    assert caplog.messages == []
+
+
+def test_ema_weights_alone(official, tmp_path, refused):
+    torch.save({"state_dict_ema": official, "args": argparse.Namespace()}, tmp_path / "weights.pth")
+    refused("has EMA weights only, pass --ema: it contains state_dict_ema, args", tmp_path / "weights.pth")
+
+
+def test_tensor_with_and_without_a_prefix(official, tmp_path, refused):
+    twice = official | {"module.norm.bias": official["norm.bias"]}
+    torch.save({"state_dict": twice}, tmp_path / "weights.pth")
+    refused("with and without the prefix", tmp_path / "weights.pth")
+
+
 # Against timm
 
 
@@ -248,7 +311,9 @@ def test_timm_to_us_and_back(kwargs, tmp_path, capsys):
     pth = write_pth(tmp_path / "weights.pth", reference.state_dict())
     assert to_hf(tmp_path / "timm", tmp_path / "from_folder", "--verify") == 0
     assert to_hf(pth, tmp_path / "from_pth", "--verify") == 0
-    assert capsys.readouterr().out.count("Verified: the logits differ from timm's by at most") == 2
+    output = capsys.readouterr().out
+    assert output.count("Verified: the logits differ from timm's by at most") == 2
+    assert f"SHA-256 of the source: {files.sha256_of(pth)} (compare it with its publisher's)." in output
     assert to_timm(tmp_path / "from_pth", tmp_path / "back") == 0
     back = timm.create_model(f"local-dir:{tmp_path / 'back'}", pretrained=True).eval()
 
@@ -324,13 +389,6 @@ def test_official_name_is_downloaded_once(tiny_xxs24, torch_hub, tmp_path, refus
     assert AutoConfig.from_pretrained(tmp_path / "model").id2label == imagenet_1k_labels()
 
 
-def test_download_of_another_checkpoint(tiny_xxs24, torch_hub, tmp_path, refused):
-    files, _ = torch_hub
-    deeper = CaitConfig(**{**tiny_xxs24.config_kwargs, "num_hidden_layers": 4}, num_labels=1000)
-    files[tiny_xxs24.url] = write_pth(tmp_path / "source.pth", official_tensors(deeper))
-    refused("num_hidden_layers is 4 in the source, but in XXS24_224 it is 3", "XXS24_224")
-
-
 def test_sources_out_of_reach(hub, torch_hub, refused):
     refused("https://dl.fbaipublicfiles.com/deit/M48_448.pth could not be downloaded", "M48_448")
     refused("nobody/cait_nowhere, neither a local path nor a repository", "nobody/cait_nowhere")
@@ -376,6 +434,59 @@ def test_timm_repository_with_other_weights(known, hub, tmp_path, workplace, ref
     assert to_hf(checkpoint.timm_repo, workplace / "model") == 0
 
 
+@pytest.mark.parametrize("kind", ["timm", "ours"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("change", ["same length", "longer"])
+def test_download_that_is_not_what_the_hub_states(change, name, kind, hub, repo_id, tmp_path, workplace, refused):
+    """It is refused, and fetched again at the next try."""
+    config = tiny_config(num_labels=7)
+    folder, convert = tmp_path / "source", to_hf if kind == "timm" else to_timm
+    official = official_tensors(config)
+    if kind == "timm":
+        write_timm_folder(folder, official, num_classes=7, model_args={**TINY_ARGS, "num_classes": 7})
+    else:
+        assert to_hf(write_pth(tmp_path / "weights.pth", official), folder) == 0
+    publish(hub, folder, repo_id)
+    place = hub.blob_path(hub.repositories[repo_id].branches["main"].files[name])
+    stated = place.read_bytes()
+    place.write_bytes(stated[:-1] + (b"\x01" if name == "model.safetensors" else b" ") + b" " * (change == "longer"))
+    for _ in range(2):
+        hub.requests.clear()
+        refused(f"The download of {name} from {repo_id} has ", repo_id, convert=convert)
+        assert hub.count(f"GET .*resolve/.*/{name}") == 1
+    place.write_bytes(stated)
+    assert convert(repo_id, workplace / "model") == 0
+
+
+def test_official_download_that_is_damaged(tiny_xxs24, torch_hub, tmp_path, refused):
+    """It does not stay in the cache; nor does another network."""
+    fetchable, fetched = torch_hub
+    fetchable[tiny_xxs24.url] = source = write_pth(tmp_path / "source.pth", tiny_official_tensors(tiny_xxs24))
+    content = bytearray(source.read_bytes())
+    complete = bytes(content)
+    content[len(content) // 2] ^= 1
+    source.write_bytes(content)
+    refused("the CRC-32 of ", "XXS24_224")
+    deeper = CaitConfig(**{**tiny_xxs24.config_kwargs, "num_hidden_layers": 4}, num_labels=1000)
+    write_pth(source, official_tensors(deeper))
+    refused("num_hidden_layers is 4 in the source, but in XXS24_224 it is 3", "XXS24_224")
+    source.write_bytes(complete)
+    assert to_hf("XXS24_224", tmp_path / "model") == 0
+    assert len(fetched) == 3
+
+
+def test_local_file_of_timms_that_is_another(official, tmp_path):
+    """Whose SHA-256 is known: what `convert_all` says the folder is, it must be."""
+    checkpoint = tiny_checkpoint("XXS24_224")
+    folder = write_tiny_timm_folder(tmp_path / "timm", checkpoint, tiny_official_tensors(checkpoint))
+    sha256 = files.sha256_of(folder / "model.safetensors")
+    load_source = sources.load_source
+    load_source(str(folder), replace(checkpoint, timm_file_sha256=sha256))
+    load_source(str(folder), replace(checkpoint, timm_file_sha256="0", timm_file_sha256_source=sources.SECOND_HAND))
+    with pytest.raises(ValueError, match=f"of XXS24_224 has SHA-256 {sha256}, but timm's has 0"):
+        load_source(str(folder), replace(checkpoint, timm_file_sha256="0"))
+
+
 def test_file_names_that_leave_the_folder(hub, repo_id, official, tmp_path, workplace):
     folder = write_timm_folder(tmp_path / "timm", official)
     evil = ("../evil.txt", "../../model.safetensors", "/tmp/cait-hf-evil.txt", "..\\config.json")
@@ -397,6 +508,108 @@ def test_model_card_of_weights_of_ones_own(pth, tmp_path):
 
 
 # What is refused
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("source", ["pth", "timm", "ours"])
+def test_values_that_are_not_finite(value, source, official, tmp_path, refused):
+    official["blocks.1.attn.qkv.weight"][0, 1] = official["head.bias"][0] = value
+    path = tmp_path / "weights.pth"
+    if source == "pth":
+        write_pth(path, official)
+    elif source == "timm":
+        path = write_timm_folder(tmp_path / "timm", official)
+    else:
+        model = CaitForImageClassification(tiny_config())
+        model.load_state_dict(convert_official_state_dict(official))
+        model.save_pretrained(tmp_path / "ours")
+        refused(
+            "in 2 tensors: cait.layers.1.attention.q_proj.weight, classifier.bias", tmp_path / "ours", convert=to_timm
+        )
+        return
+    refused("NaN or infinite values in 2 tensors: blocks.1.attn.qkv.weight, head.bias", path)
+
+
+@pytest.mark.parametrize("part", ["a tensor", "the pickle"])
+def test_flipped_bit(part, pth, refused):
+    """A file of torch's is a zip archive, with a checksum of each member."""
+    content = bytearray(pth.read_bytes())
+    with zipfile.ZipFile(pth) as archive:
+        members = {member.filename.split("/", 1)[1]: member for member in archive.infolist()}
+    member = members["data/3" if part == "a tensor" else "data.pkl"]
+    if part == "a tensor":
+        content[content.index(torch.load(pth)["model"]["module.patch_embed.proj.bias"].numpy().tobytes())] ^= 1
+    else:
+        content[content.index(b"norm.bias", member.header_offset)] ^= 0x20  # the name remains a text
+    pth.write_bytes(content)
+    refused(f"{pth} is damaged", pth)
+    refused(f"{pth} is damaged", pth, "--verify")
+    refused("the CRC-32 of ", pth)
+
+
+@pytest.mark.parametrize("change", ["shrinks", "is overwritten", "is replaced", "disappears"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_source_that_changes_while_it_is_read(change, suffix, official, tmp_path, refused, monkeypatch):
+    """A file that is mapped would end the process when it shrinks, and be a mixture when it is overwritten."""
+    source = tmp_path / f"weights{suffix}"
+    write_pth(source, official) if suffix == ".pth" else safetensors.torch.save_file(official, source)
+    module, name = (torch, "load") if suffix == ".pth" else (safetensors.torch, "load")
+    parse = getattr(module, name)
+
+    def changed(*args, **kwargs):
+        content = parse(*args, **kwargs)
+        if change == "shrinks":
+            os.truncate(source, 1000)
+        elif change == "is overwritten":
+            source.write_bytes(bytes(source.stat().st_size))
+        elif change == "is replaced":
+            (tmp_path / "other").write_bytes(source.read_bytes())
+            (tmp_path / "other").rename(source)
+        else:
+            source.unlink()
+        return content
+
+    monkeypatch.setattr(module, name, changed)
+    refused(f"{source} changed while it was read", source)
+
+
+def test_configuration_that_changes_while_the_weights_are_read(official, tmp_path, refused, monkeypatch):
+    folder, parse = write_timm_folder(tmp_path / "timm", official), safetensors.torch.load
+
+    def changed(content):
+        (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+        return parse(content)
+
+    monkeypatch.setattr(safetensors.torch, "load", changed)
+    refused(f"{folder / 'config.json'} changed while it was read", folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_model_that_changes_while_it_is_read(name, pth, tmp_path, refused, monkeypatch):
+    """On the way back to timm."""
+    assert to_hf(pth, tmp_path / "model") == 0
+    load_pretrained = loading.CaitForImageClassification.from_pretrained
+
+    def changed(*args, **kwargs):
+        loaded = load_pretrained(*args, **kwargs)
+        os.utime(tmp_path / "model" / name, ns=(1, 1))
+        return loaded
+
+    monkeypatch.setattr(loading.CaitForImageClassification, "from_pretrained", changed)
+    refused(f"{tmp_path / 'model' / name} changed while it was read", tmp_path / "model", convert=to_timm)
+
+
+def test_what_is_verified_and_hashed_is_what_was_converted(pth, tmp_path, monkeypatch):
+    """The source is not read again, whatever becomes of it."""
+    sha256, infer = files.sha256_of(pth), sources.infer_config_kwargs
+
+    def then_gone(tensors):
+        pth.unlink()
+        return infer(tensors)
+
+    monkeypatch.setattr(sources, "infer_config_kwargs", then_gone)
+    assert to_hf(pth, tmp_path / "model") == 0
+    assert sha256 in (tmp_path / "model" / "README.md").read_text()
 
 
 CODE = "open(%r, 'w').close()"
@@ -433,6 +646,26 @@ def test_code_in_a_pickle_does_not_run(opcode, container, tmp_path, refused):
     else:
         with suppress(Exception):  # there is no model behind the code
             torch.load(source, weights_only=False)
+    assert marker.exists()  # the file does have the code
+
+
+class RunsCode:
+    def __init__(self, code):
+        self.code = code
+
+    def __reduce__(self):
+        return exec, (self.code,)
+
+
+@pytest.mark.parametrize("place", ["args", "optimizer", "metric"])
+def test_code_in_a_checkpoint_of_a_training_does_not_run(place, official, tmp_path, refused):
+    marker = tmp_path / "marker"
+    code = RunsCode(CODE % str(marker))
+    states = {place: argparse.Namespace(lr=code) if place == "args" else code}
+    torch.save(training_checkpoint("timm", official, None) | states, tmp_path / "weights.pth")
+    refused("contains more than tensors", tmp_path / "weights.pth")
+    assert not marker.exists()
+    torch.load(tmp_path / "weights.pth", weights_only=False)
     assert marker.exists()  # the file does have the code
 
 
@@ -503,6 +736,7 @@ def test_truncated_file(official, fraction, suffix, tmp_path, refused):
     [
         (lambda official: {key: official[key] for key in official if key != "norm.bias"}, "1 missing: norm.bias (48)"),
         (lambda official: official | {"extra": torch.zeros(1)}, "1 unknown: extra"),
+        (lambda official: official | {"norm.bias": 3}, "another shape: norm.bias () instead of (48)"),
         (lambda official: official | {"head.bias": torch.zeros(4)}, "another shape: head.bias (4) instead of (5)"),
         (lambda official: official | {"pos_embed": torch.zeros(1, 15, 48)}, "pos_embed has 15 patches"),
         (
@@ -512,7 +746,7 @@ def test_truncated_file(official, fraction, suffix, tmp_path, refused):
         (convert_official_state_dict, "not a CaiT checkpoint in the official format"),
         (lambda official: {}, "not be empty"),
     ],
-    ids=["missing", "unknown", "shape", "patches", "ViT", "ours", "empty"],
+    ids=["missing", "unknown", "no tensor", "shape", "patches", "ViT", "ours", "empty"],
 )
 def test_weights_that_do_not_fit(official, change, message, tmp_path, refused):
     refused(message, write_pth(tmp_path / "weights.pth", change(official)))
@@ -529,6 +763,7 @@ TINY_ARGS = {**TINY_TIMM, "mlp_ratio": 2.0, "mlp_ratio_token_only": 2.0}
         ({"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {}}, "architecture is 'vit_tiny_patch16_224'"),
         ([], "is of model_type None"),
         ("{", "is not valid JSON"),
+        ("[" * 100_000, "is nested too deeply"),
         ({**TIMM, "model_args": {"depth": "4"}}, "num_hidden_layers"),
         ({**TIMM, "model_args": {"num_heads": 7}}, "hidden_size is 384"),
         ({**TIMM, "model_args": {**TINY_ARGS, "img_size": 64}}, "position_embeddings is (1, 16, 48), not (1, 64, 48)"),
@@ -537,7 +772,7 @@ TINY_ARGS = {**TINY_TIMM, "mlp_ratio": 2.0, "mlp_ratio_token_only": 2.0}
             for size in ("depth", "depth_token_only", "embed_dim", "num_heads")
         ),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_configuration_that_does_not_fit(official, config, message, tmp_path, refused):
     folder = write_timm_folder(tmp_path / "timm", official)
@@ -599,7 +834,15 @@ def test_the_way_back_names_what_it_lacks(tmp_path, refused):
 # All or nothing
 
 
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=repr)
+INTERRUPTIONS = [
+    KeyboardInterrupt(),
+    OSError(28, "No space left on device"),
+    safetensors.SafetensorError("I/O error: No space left on device"),
+    RuntimeError("of whatever library"),
+]
+
+
+@pytest.mark.parametrize("interruption", INTERRUPTIONS, ids=repr)
 @pytest.mark.parametrize("moment", [CaitForImageClassification, CaitImageProcessorPil, Path])
 def test_interrupted_while_writing(moment, interruption, pth, refused, monkeypatch):
     def interrupt(*args, **kwargs):
@@ -624,12 +867,13 @@ runpy.run_path({str(CONVERSION / "convert_cait_to_hf.py")!r}, run_name="__main__
     return warm_process.run(program)
 
 
-def test_killed_while_writing(pth, workplace, in_use):
+def test_killed_while_writing(pth, workplace, ours):
     """Not even then is the target half-written; what was begun stays as a hidden folder."""
-    child = killed_while_writing(pth, in_use, "SIGKILL", "--overwrite")
+    before = contents(ours)
+    child = killed_while_writing(pth, ours, "SIGKILL", "--overwrite")
     assert child.returncode == -signal.SIGKILL
-    assert names(in_use) == ["notes.txt"]
-    assert [file.name[:7] for file in workplace.iterdir() if file != in_use] == [".model."]
+    assert contents(ours) == before
+    assert [file.name[:7] for file in workplace.iterdir() if file != ours] == [".model."]
 
 
 def test_terminated_while_writing(pth, workplace):
@@ -661,19 +905,25 @@ def test_two_at_once_do_not_mix(overwrite, tmp_path, workplace, capsys, monkeypa
     assert model.config.num_labels == model.classifier.out_features == (3 if overwrite else 4)
 
 
-def test_output_folder_that_is_in_use(pth, workplace, in_use, capsys):
-    assert to_hf(pth, in_use) == 1
-    assert IN_USE in capsys.readouterr().err and names(in_use) == ["notes.txt"]
-    assert to_hf(pth, in_use, "--overwrite") == 0
-    assert names(in_use) == WRITTEN and names(workplace) == ["model"]
+def test_output_folder_that_is_in_use(pth, workplace, ours, capsys):
+    before = contents(ours)
+    assert to_hf(pth, ours) == 1
+    assert IN_USE in capsys.readouterr().err and contents(ours) == before
+    (ours / "notes.txt").write_text("mine")
+    assert to_hf(pth, ours, "--overwrite") == 1
+    assert "that no earlier run wrote, or that have changed since: notes.txt" in capsys.readouterr().err
+    assert contents(ours) == before | {"notes.txt": b"mine"}
+    (ours / "notes.txt").unlink()
+    assert to_hf(pth, ours, "--overwrite") == 0
+    assert names(ours) == WRITTEN and names(workplace) == ["model"] and contents(ours) != before
     (workplace / "empty").mkdir()
     assert to_hf(pth, workplace / "empty") == 0
 
 
-@pytest.mark.parametrize("method, call", [("open", 1), ("write_text", 1), ("rename", 2)])
-def test_full_disk_leaves_the_old_folder(method, call, pth, workplace, in_use, capsys, monkeypatch):
+@pytest.mark.parametrize("method, call", [("open", 5), ("write_text", 1), ("rename", 2)])
+def test_full_disk_leaves_the_old_folder(method, call, pth, workplace, ours, capsys, monkeypatch):
     """Where the source is read, the last file is written, and the new folder takes the name of the old one."""
-    works, calls = getattr(Path, method), []
+    works, calls, before = getattr(Path, method), [], contents(workplace)
 
     def full(self, *args, **kwargs):
         calls.append(self)
@@ -682,9 +932,10 @@ def test_full_disk_leaves_the_old_folder(method, call, pth, workplace, in_use, c
         return works(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, method, full)
-    assert to_hf(pth, in_use, "--overwrite") == 1
+    assert to_hf(pth, ours, "--overwrite") == 1
     assert "No space left on device" in capsys.readouterr().err
-    assert [file.name for file in workplace.rglob("*")] == ["model", "notes.txt"]
+    monkeypatch.undo()
+    assert contents(workplace) == before and names(workplace) == ["model"]
 
 
 def test_output_dir_that_is_the_source_or_a_file(pth, tmp_path, capsys):

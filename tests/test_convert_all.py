@@ -91,18 +91,51 @@ def test_what_is_finished_is_not_done_again(checkpoints, downloads, output, caps
     assert run(output, *options) == 0
     assert modified(output) == before and capsys.readouterr().out.count("was finished") == 2
 
-    (output / "cait-xxs24-224" / "config.json").write_text("{}")  # a file that is no longer the one written
+    (output / "cait-xxs24-224" / "config.json").unlink()
     write_pth(downloads / "S24_224.pth", tiny_official_tensors(checkpoints["S24_224"], seed=99))  # another source
     assert run(output, *options) == 0
     after = modified(output)
     assert all(after[name] != before[name] for name in before)
     assert CaitConfig.from_pretrained(output / "cait-xxs24-224").hidden_size == 48
 
-    (output / "conversion.json").write_text("not JSON")
-    assert run(output, *options) == 1  # folders that the record does not know are not replaced
-    assert "is not empty" in capsys.readouterr().err and modified(output) == after
-    assert run(output, *options, "--overwrite") == 0
-    assert "was finished" not in capsys.readouterr().out
+
+@pytest.mark.parametrize("record", [None, "not JSON", "[]", "[" * 100_000])
+def test_folders_that_the_record_does_not_know(record, downloads, output, capsys):
+    """Killed before the record had it, or the record is lost: a folder from the same source is done again."""
+    options = ["--source", downloads, *TWO]
+    assert run(output, *options) == 0
+    before = modified(output)
+    (output / "conversion.json").unlink() if record is None else (output / "conversion.json").write_text(record)
+    assert run(output, *options) == 0
+    assert modified(output).items().isdisjoint(before.items()) and "was finished" not in capsys.readouterr().out
+    (output / "conversion.json").unlink()
+    other = downloads / "XXS24_224.pth"
+    other.rename(other.with_suffix(".safetensors"))  # another source, which this folder is not from
+    assert run(output, *options) == 1
+    assert "is not empty; empty it or pass --overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mine", ["README.md", "notes.txt", ".git/HEAD"])
+def test_files_of_the_user_stay(mine, checkpoints, downloads, output, capsys):
+    """In a folder that the record names, whose source has changed; --overwrite or not."""
+    options = ["--source", downloads, *TWO]
+    assert run(output, *options) == 0
+    write_pth(downloads / "S24_224.pth", tiny_official_tensors(checkpoints["S24_224"], seed=99))
+    file = output / "cait-s24-224" / mine
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    before = modified(output)
+    for more in ([], ["--overwrite"]):
+        assert run(output, *options, *more) == 1
+        assert f"or that have changed since: {mine.partition('/')[0]}; move them" in capsys.readouterr().err
+        assert file.read_text() == "mine" and modified(output) == before
+
+
+def test_what_was_finished_with_other_options_is_done_again(downloads, output):
+    options = ["--source", downloads, "--checkpoints", "XXS24_224"]
+    for remote_code in ([], ["--remote_code"], []):
+        assert run(output, *options, *remote_code) == 0
+        assert (output / "cait-xxs24-224" / "modeling_cait.py").exists() == bool(remote_code)
 
 
 def test_resumes_after_a_kill(downloads, output, monkeypatch):

@@ -5,20 +5,30 @@ The processes are real ones and talk over the loopback interface (gloo, CPU). Wh
 `distributed_worker.py`, whose `train` makes the reference here, in a single process on whole batches.
 """
 
+import logging
+import os
+import subprocess
+import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import warm_process
+from accelerate.utils import DistributedType
 from distributed_worker import DTYPES, SCENARIOS, SECONDS, logits, train, trainer
 from random_weights import randomize_, tiny_config
 from safetensors.torch import load_file
+from test_scripts import SCRIPTS
 from torch import distributed
+from transformers import Dinov2Config, Dinov2ForImageClassification, ViTConfig, ViTForImageClassification
 
 from cait_hf import CaitForImageClassification, CaitForMaskedImageModeling
 from cait_hf.modeling_cait import CaitClassLayer, CaitLayer
+from cait_hf.training.models import has_unused_parameters
+from cait_hf.training.trainer import log_strategy
 
 
 pytestmark = pytest.mark.skipif(
@@ -174,3 +184,51 @@ def test_trainer(folder, processes):
     assert (results["processes"], reference["processes"]) == (2, 1)
     assert_close(results["weights"], reference["weights"], TOLERANCE[torch.float32])
     assert results["losses"] == pytest.approx(reference["losses"], rel=1e-3)  # logged with four digits
+
+
+def test_cpu_configuration_starts_two_processes(tmp_path):
+    script = tmp_path / "show.py"
+    script.write_text(
+        "from accelerate import *; a = Accelerator(cpu=True); print(a.distributed_type, a.num_processes)"
+    )
+    config = SCRIPTS / "accelerate_configs" / "cpu.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, script]
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS)
+    assert sorted(finished.stdout.split("\n")) == ["", *2 * ["DistributedType.MULTI_CPU 2"]]
+
+
+@pytest.mark.parametrize(
+    "kind, processes, is_fsdp2, asked, messages",
+    [
+        ("NO", 1, False, None, ["One process on cpu."]),
+        ("MULTI_CPU", 2, False, None, ["DDP of 2 processes on cpu."]),
+        ("MULTI_CPU", 2, False, "FSDP", ["DDP of 2 processes on cpu.", "FSDP was asked for, but"]),
+        ("FSDP", 2, True, "FSDP", ["FSDP2 of 2 processes on cpu."]),
+        ("DEEPSPEED", 2, False, "DEEPSPEED", ["DeepSpeed of 2 processes on cpu."]),
+    ],
+)
+def test_strategy_is_logged(kind, processes, is_fsdp2, asked, messages, caplog, monkeypatch):
+    accelerator = SimpleNamespace(
+        distributed_type=DistributedType(kind), num_processes=processes, is_fsdp2=is_fsdp2, is_main_process=True
+    )
+    accelerator.device = torch.device("cpu:0")
+    for name in ("FSDP", "DEEPSPEED"):
+        monkeypatch.setenv(f"ACCELERATE_USE_{name}", str(name == asked).lower())
+    with caplog.at_level(logging.INFO, "cait_hf"):
+        log_strategy(accelerator)
+    assert len(caplog.messages) == len(messages)
+    assert all(map(str.startswith, caplog.messages, messages))
+
+
+def test_unused_parameters_are_found():
+    """Without a step on real values, and nothing is changed."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes |= {"image_size": 32, "patch_size": 16}
+    cait, vit = CaitForImageClassification(tiny_config()), ViTForImageClassification(ViTConfig(**sizes))
+    dinov2 = Dinov2ForImageClassification(Dinov2Config(**sizes))
+    assert [has_unused_parameters(model.train()) for model in (cait, vit, dinov2)] == [False, False, True]
+    dinov2.dinov2.embeddings.mask_token.requires_grad_(False)
+    assert not has_unused_parameters(dinov2)
+    assert all(parameter.grad is None for parameter in cait.parameters())

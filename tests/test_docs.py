@@ -14,6 +14,7 @@ import os
 import pkgutil
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -31,6 +32,8 @@ import cait_hf
 import cait_hf_cli
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification
 from cait_hf.checkpoints import README as AUTHORS_README
+from cait_hf.fashion_mnist import CHECKPOINT
+from cait_hf.publish import add_remote_code
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -231,6 +234,29 @@ def test_evaluation_commands_are_understood(capsys):
         assert load_script("evaluate_imagenet").main(arguments) == 1
         data = next(flag for flag in ("--data_dir", "--dataset_name") if flag in arguments)
         assert arguments[arguments.index(data) + 1] in capsys.readouterr().err
+
+
+def test_troubleshooting_quotes_what_a_program_without_the_package_says(tmp_path):
+    """The indented lines, and in the table what the package itself says."""
+    page = PAGES["docs/troubleshooting.md"]
+    coded = Path(shutil.copytree(CHECKPOINT, tmp_path / "coded"))
+    add_remote_code(coded)
+    program = """
+import sys
+from transformers import AutoModelForImageClassification
+for folder in sys.argv[1:]:
+    try:
+        AutoModelForImageClassification.from_pretrained(folder)
+    except ValueError as error:
+        print(error)
+"""
+    command = [sys.executable, "-c", program, CHECKPOINT, str(coded)]
+    child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    quoted = re.findall("^    (.+)$", re.sub(r"^```.*?^```$", "", page, flags=re.M | re.S), re.MULTILINE)
+    assert len(quoted) == 2 and [line for line in quoted if line not in child.stdout] == [], child.stdout
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src" / "cait_hf").rglob("*.py"))
+    for said in ("CaitImageProcessor needs torchvision", "--push_to_hub needs", "the Hub within reach and a login"):
+        assert said in page and said in code
 
 
 def test_installed_extras_exist():

@@ -4,6 +4,8 @@
 The weights make every part matter, and the images have sizes and numbers other than those traced.
 """
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,34 @@ def test_torch_export_leaves_batch_height_and_width_free(model, attn_implementat
     assert_equal_logits(exported, model)
     with pytest.raises(AssertionError, match="Guard failed"):
         exported(images(2, 36, 40))  # not a multiple of the patch size
+
+
+def test_traced_file_needs_nothing_but_torch(model, tmp_path):
+    """`torch.jit.trace`, deprecated, is what some converters to other formats still start from."""
+    model.set_attn_implementation("sdpa")
+    torch.jit.trace(Logits(model), images(2, 32)).save(tmp_path / "model.pt")
+    torch.save([images(3, 32), Logits(model)(images(3, 32))], tmp_path / "expected.pt")
+    code = """
+import torch
+pixel_values, expected = torch.load("expected.pt")
+torch.testing.assert_close(torch.jit.load("model.pt")(pixel_values), expected, rtol=0, atol=1e-4)
+"""
+    command = [sys.executable, "-c", code]  # a process that does not know the package
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_onnx_by_tracing(model, tmp_path):
+    pytest.importorskip("onnxruntime", reason="runs what was written")
+    import onnxruntime
+
+    model.set_attn_implementation("sdpa")
+    axes = {"pixel_values": {0: "batch"}}
+    options = {"dynamo": False, "input_names": ["pixel_values"], "dynamic_axes": axes}
+    torch.onnx.export(Logits(model), (images(2, 32),), tmp_path / "model.onnx", **options)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (logits,) = session.run(None, {"pixel_values": images(3, 32).numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), Logits(model)(images(3, 32)), **TOLERANCE)
 
 
 def test_resizing_positions_to_their_own_grid_changes_nothing(model, monkeypatch):

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -20,6 +21,13 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from test_scripts import SCRIPTS, TINY_FIELDS, load_script
+from transformers import (
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
+    Trainer,
+    TrainingArguments,
+)
 
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
 from cait_hf.fashion_mnist import CHECKPOINT, FOLDER, load_sample
@@ -86,8 +94,43 @@ def test_the_checkpoint_is_a_small_cait_in_half_precision():
     assert sum(tensor.numel() for tensor in weights.values()) == RESULTS["parameters"] <= 2_000_000
     config = CaitConfig.from_pretrained(CHECKPOINT)
     assert (config.patch_size, config.image_size, config.num_class_attention_layers) == (4, 28, 2)
+    assert config.dtype == torch.float32
     layer_scales = [name for name in weights if name.endswith("lambda1")]
     assert len(layer_scales) == 2 * (config.num_hidden_layers + config.num_class_attention_layers)
+
+
+@pytest.mark.parametrize("auto_class", [AutoModel, AutoModelForImageClassification, AutoModelForMaskedImageModeling])
+def test_the_checkpoint_loads_in_float32(auto_class):
+    for options in ({}, {"dtype": "auto"}):
+        assert {parameter.dtype for parameter in auto_class.from_pretrained(CHECKPOINT, **options).parameters()} == {
+            torch.float32
+        }
+    config = CaitConfig.from_pretrained(CHECKPOINT)
+    assert auto_class.from_config(config).dtype == torch.float32
+
+
+def test_the_checkpoint_trains_with_the_stock_trainer(tmp_path):
+    """In float16 one epoch left it NaN."""
+    images, labels = load_sample()
+    model = AutoModelForImageClassification.from_pretrained(CHECKPOINT)
+    pixel_values = CaitImageProcessorPil.from_pretrained(CHECKPOINT)(images, return_tensors="pt")["pixel_values"]
+    examples = [
+        {"pixel_values": image, "labels": model.config.label2id[label]} for image, label in zip(pixel_values, labels)
+    ]
+    options = {"learning_rate": 1e-3, "per_device_train_batch_size": 50, "num_train_epochs": 1, "save_strategy": "no"}
+    Trainer(model, TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **options), None, examples).train()
+    with torch.no_grad():
+        predicted = model.eval()(pixel_values).logits.argmax(-1).tolist()
+    assert np.mean([one == example["labels"] for one, example in zip(predicted, examples)]) > 0.85
+
+
+def test_a_new_classifier_starts_near_the_loss_of_chance():
+    images, _ = load_sample()
+    pixel_values = CaitImageProcessorPil.from_pretrained(CHECKPOINT)(images[:100], return_tensors="pt")["pixel_values"]
+    model = AutoModelForImageClassification.from_pretrained(CHECKPOINT, num_labels=4, ignore_mismatched_sizes=True)
+    with torch.no_grad():
+        loss = model(pixel_values, labels=torch.arange(100) % 4).loss.item()
+    assert abs(loss - math.log(4)) < 0.1
 
 
 def test_what_is_stated_agrees_with_itself():
@@ -208,6 +251,8 @@ def test_release(trainings, tmp_path, monkeypatch, capsys):
     shipped, trained = (load_file(folder / "model.safetensors") for folder in (output, trainings[1]))
     for name, tensor in trained.items():
         assert torch.equal(shipped[name], tensor.half())
+    config = CaitConfig.from_pretrained(output)
+    assert config.dtype == torch.float32 and config.initializer_range == CaitConfig().initializer_range
     test = datasets.Dataset.from_parquet(str(tmp_path / "data" / "test.parquet"))
     sample = datasets.Dataset.from_parquet(str(output / "sample.parquet"))
     assert sample["label"] == test["label"][:5] and sample.features == test.features
@@ -258,6 +303,18 @@ def test_sample_is_of_the_test_split():
     assert hashlib.sha256(pixels).hexdigest() == sha256  # of t10k-images-idx3's bytes 16 to 392,016
 
 
+def test_half_precision_names_the_same_classes():
+    """As the file contains the weights."""
+    images, _ = load_sample()
+    pixel_values = CaitImageProcessorPil.from_pretrained(CHECKPOINT)(images, return_tensors="pt")["pixel_values"]
+    classes = []
+    for dtype in (torch.float16, torch.float32):
+        model = CaitForImageClassification.from_pretrained(CHECKPOINT, dtype=dtype).eval()
+        with torch.no_grad():
+            classes.append(model(pixel_values.to(dtype)).logits.argmax(-1))
+    assert (classes[0] == classes[1]).float().mean() >= 0.99
+
+
 def test_documentation_and_recipe_are_about_this_checkpoint():
     readme, training = (
         (SCRIPTS.parent / page).read_text(encoding="utf-8") for page in ("README.md", "docs/training.md")
@@ -271,5 +328,6 @@ def test_documentation_and_recipe_are_about_this_checkpoint():
     config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
     fields = dict(item.split("=") for item in recipe["config_overrides"].split(","))
     assert fields.pop("attn_implementation") == "eager"  # not a part of the model
+    assert fields.pop("initializer_range") == "0.15"  # of a training from scratch
     assert len(fields) > 6 and all(str(config[name]) == value for name, value in fields.items())
     assert recipe["num_train_epochs"] == RESULTS["trainings"][0]["epochs"]

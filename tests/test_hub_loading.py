@@ -108,12 +108,12 @@ def test_shards_that_are_missing_or_outside(hub, repo_id, tmp_path):
     """What an index names outside the folder is neither asked from the Hub nor written outside the cache."""
     save_model(tmp_path / "model", tiny_config(), max_shard_size="100KB")
     next((tmp_path / "model").glob("model-00002-*")).unlink()
-    push_folder(tmp_path / "model", repo_id)
+    upload(tmp_path / "model", repo_id)
     with pytest.raises(OSError, match="model-00002"):
         AutoModelForImageClassification.from_pretrained(repo_id)
     index = tmp_path / "model" / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("model-00001", "../../../../evil-00001"))
-    push_folder(tmp_path / "model", repo_id)
+    HfApi().upload_folder(repo_id=repo_id, folder_path=tmp_path / "model")
     with pytest.raises((OSError, ValueError)):
         AutoModelForImageClassification.from_pretrained(repo_id)
     assert list(Path(HF_HUB_CACHE).parent.rglob("evil*")) == []

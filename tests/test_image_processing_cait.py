@@ -158,6 +158,20 @@ def test_exif_orientation_is_applied(processor_class, orientation, tmp_path):
     assert torch.equal(pixels, run(processor_class, Image.fromarray(stored)))
 
 
+def test_photo_with_exif_orientation_equals_timm_without_the_transpose(tmp_path):
+    pytest.importorskip("timm", reason="the reference is timm's evaluation transform")
+    from timm.data import create_transform
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    synthetic(90, 50).save(tmp_path / "photo.jpg", exif=exif)
+    expected = create_transform((3, 224, 224), interpolation="bicubic", crop_pct=1.0)(
+        Image.open(tmp_path / "photo.jpg").convert("RGB")
+    )
+    assert torch.equal(run(CaitImageProcessorPil, tmp_path / "photo.jpg", do_exif_transpose=False)[0], expected)
+    assert not torch.equal(run(CaitImageProcessorPil, tmp_path / "photo.jpg")[0], expected)  # upright
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "LA", "RGBA", "CMYK", "I;16"])
 @pytest.mark.parametrize("orientation", [None, 1, 6])
 def test_to_rgb(mode, orientation):

@@ -22,6 +22,7 @@ from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitIma
 from cait_hf.cards import render, training
 from cait_hf.cards.checkpoint import TEST_SETS, render_model_card
 from cait_hf.cards.training import Dataset, write_model_card
+from cait_hf.fashion_mnist import CHECKPOINT
 from cait_hf.macs import macs
 from cait_hf.publish import add_remote_code
 from cait_hf.training.report import environment
@@ -177,9 +178,12 @@ EMA = {**RAW, "top1": 1.0, "mean_class_accuracy": 1.0, "loss": float("nan")}
 def write_card(folder: Path, **changes) -> Path | None:
     arguments = {
         "model": CaitForImageClassification(tiny_config(**LABELS)),
+        "num_parameters": 1234,
+        "num_trainable": 1234,
         "model_name": "owner/my-cait",
         "base_model": "timm/cait_xxs24_224.fb_dist_in1k",
-        "dataset": Dataset("owner/images", config="large", split="test"),
+        "dataset": Dataset("owner/images", config="large"),
+        "evaluated": Dataset("owner/images", config="large", split="test"),
         "results": {"raw": RAW, "ema": EMA},
         "settings": {"learning_rate": 5e-5, "seed": 3, "layers": None, "note": "a | b"},
         "train_metrics": {"train_images_per_second": 12.345, "train_peak_memory_mib": 512.0},
@@ -207,7 +211,8 @@ def test_card_states_what_was_measured(tmp_path):
 
     assert "| as trained, in this repository | 60.00% | 58.33% | 0.5000 |" in text
     assert "| their moving average (EMA) | 100.00% | 100.00% | nan |" in text
-    assert "Measured on 5 images of [owner/images]" in text and "and 3 classes: a, b, c." in text
+    assert "Measured on 5 images of [owner/images]" in text
+    assert "It has 1,234 parameters\nand 3 classes: a, b, c." in text and "resumed" not in text
     assert "import cait_hf  # registers CaiT" in text and 'from_pretrained("owner/my-cait")' in text
     assert "| learning_rate | `5e-05` |" in text and "| note | `a \\| b` |" in text and "| seed | `3` |" in text
     assert "layers" not in text and "top-5" not in text and "license" not in text.lower()
@@ -219,14 +224,16 @@ def test_card_of_another_model_without_hub_names(tmp_path):
     (tmp_path / "beans/test").mkdir(parents=True)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     model = ViTForImageClassification(ViTConfig(**sizes, num_labels=50))
-    model.vit.requires_grad_(False)
     path = write_card(
         tmp_path / "out",
         results={},
         model=model,
+        num_trainable=450,
         model_name=str(tmp_path / "out"),
         base_model=None,
         dataset=Dataset(str(tmp_path / "beans")),
+        changes=[("from step 3", "`num_train_epochs` 2 instead of 1")],
+        resumed_at=3,
         settings={"train_dir": tmp_path / "beans", "hub_token": "hf_secret", "average_tokens_across_devices": False},
         command=["python", str(tmp_path / "run.py"), f"--train_dir={tmp_path / 'beans'}", "--hub_token", "hf_secret"]
         + ["--push_token=hf_secret", "--seed", "-1", "--note", "two words --x"],
@@ -237,9 +244,10 @@ def test_card_of_another_model_without_hub_names(tmp_path):
     flags = ("--train_dir=beans", "--hub_token ...", "--push_token=...", "--seed -1", "--note 'two words --x'")
     assert " \\\n    ".join(("python run.py", *flags)) + "\n```" in text
     assert metadata["tags"][0] == "vit"
+    assert "| from step 3 | `num_train_epochs` 2 instead of 1 |" in text and "Measured after step 3, at" in text
     assert not {"base_model", "datasets", "license", "metrics", "model-index"} & set(metadata)
     assert "Nothing was measured" in text and "trained from random weights on `beans`" in text
-    assert "cait_hf" not in text and "of which 450 were trained" in text and "and 50 classes." in text
+    assert "cait_hf" not in text and "It has 1,234 parameters (450 were trained)\nand 50 classes." in text
     assert 'Image.open("image.jpg").convert("RGB")' in text  # its image processor takes RGB images alone
 
 
@@ -337,3 +345,14 @@ def test_code_without_the_package(workplace):
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("'score'") == 5
+
+
+CARDS = [*render_model_cards.MODEL_CARDS.glob("*.md"), Path(CHECKPOINT, "README.md")]
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
+def test_every_program_of_a_card_imports_the_package(card):
+    """Without, Transformers does not know the model type and asks for an upgrade of itself."""
+    programs = re.findall(r"^```python\n(.*?)^```$", card.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert programs and all("cait_hf" in program or "trust_remote_code=True" in program for program in programs)
+    assert "which has to be imported first" in card.read_text(encoding="utf-8") or card.stem == "README"

@@ -3,6 +3,7 @@
 
 import copy
 import importlib
+import math
 import re
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from cait_hf import (
     CaitModel,
 )
 from cait_hf.attention_cait import class_attention_forward
+from cait_hf.losses import image_classification_loss
 
 
 IMPLEMENTATIONS = ("eager", "sdpa")
@@ -305,6 +307,48 @@ def test_wrong_labels_are_refused_with_an_error_message(model, problem_type, lab
     model.config.problem_type = "multilabel"
     with pytest.raises(ValueError, match="problem_type is 'multilabel'"):
         model(images(2, 32), labels=labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("row", [[1, 0, 1, 0, 0], [0] * 5, [0.5, 0.4, 0, 0, 0], [1.5, -0.5, 0, 0, 0], [math.nan] * 5])
+def test_float_labels_that_are_no_distribution_are_refused_with_an_error_message(model, row, dtype):
+    """Among them multi-hot labels, for which ViT without `problem_type` chooses binary cross-entropy."""
+    labels = torch.tensor([[0, 0, 1, 0, 0], row], dtype=dtype)
+    with pytest.raises(ValueError, match=r"labels\[1\] sums to .* problem_type to 'multi_label_classification'"):
+        model(images(2, 32), labels=labels)
+    model.config.problem_type = "single_label_classification"
+    with pytest.raises(ValueError, match=r"labels\[1\] sums to"):
+        image_classification_loss(labels, torch.zeros(2, 5, requires_grad=True), model.config)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rounded_distributions_are_soft_labels(dtype):
+    """Smoothed, mixed and smoothed again over 1000 classes in `dtype`, and what a teacher's softmax gives."""
+    config = tiny_config(num_labels=1000)
+    smooth = torch.full((64, 1000), 1e-4, dtype=dtype).scatter(1, torch.arange(64)[:, None], 1 - 0.1 + 1e-4)
+    fraction = torch.rand(64, 1).to(dtype)
+    mixed = fraction * smooth + (1 - fraction) * smooth.flip(0)
+    for labels in (smooth, mixed, (3 * torch.randn(64, 1000)).to(dtype).softmax(1), smooth.float(), mixed.float()):
+        loss = image_classification_loss(labels, torch.zeros(64, 1000), config)
+        torch.testing.assert_close(loss, torch.tensor(math.log(1000)), rtol=1e-2, atol=0)
+
+
+def test_labels_are_checked_where_nothing_waits_for_values():
+    """In a compiled graph without breaks, in an exported program, and not in `vmap`, for which there is no rule."""
+    config, logits = tiny_config(), torch.randn(2, 5)
+
+    class Loss(torch.nn.Module):
+        def forward(self, labels):
+            return image_classification_loss(labels, logits, config)
+
+    good, wrong = torch.eye(5)[:2], torch.ones(2, 5)
+    torch.compiler.reset()
+    compiled = torch.compile(Loss(), backend="aot_eager", fullgraph=True)
+    for call in (compiled, torch.export.export(Loss(), (good,)).module()):
+        assert torch.equal(call(good), Loss()(good))
+        with pytest.raises(RuntimeError, match="problem_type"):
+            call(wrong)
+    assert torch.func.vmap(Loss())(torch.stack([good, wrong])).shape == (2,)
 
 
 @pytest.mark.parametrize("wrong", [5, -1, -101])

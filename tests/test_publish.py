@@ -6,12 +6,14 @@ Everything goes through the real client to the loopback Hub.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import remote_code
+import safetensors.torch
 import torch
 import warm_process
 from huggingface_hub import HfApi
@@ -19,7 +21,7 @@ from official_files import official_tensors, write_pth
 from random_weights import images, tiny_config
 from transformers import AutoModelForImageClassification
 
-from cait_hf import CaitForImageClassification
+from cait_hf import CaitBackbone, CaitForImageClassification, CaitForMaskedImageModeling, CaitModel
 from cait_hf.publish import push_folder, remote_code_files
 
 
@@ -184,17 +186,84 @@ def test_push_that_cannot_work(how, hub, repo_id, pth, tmp_path, capfd, no_waiti
     assert (tmp_path / "model" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("damage", ["no folder", "no weights", "another model", "not JSON"])
-def test_folder_without_a_model(damage, hub, repo_id, folder):
-    if damage == "no folder":
-        folder = folder / "nowhere"
-    elif damage == "no weights":
-        (folder / "model.safetensors").unlink()
-    else:
-        (folder / "config.json").write_text("[" if damage == "not JSON" else '{"model_type": "vit"}')
-    with pytest.raises(ValueError, match=f"folder is {folder}"):
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def damage(path, content=lambda content: b""):
+    path.write_bytes(content(path.read_bytes()))
+
+
+def renamed_shard(folder, name):
+    """The index names a shard outside, which is there."""
+    index = folder / "model.safetensors.index.json"
+    (folder / SHARDS[0]).rename(folder / name)
+    index.write_text(index.read_text().replace(SHARDS[0], name))
+
+
+def another_shard(folder):
+    (folder / SHARDS[0]).write_bytes((folder / SHARDS[1]).read_bytes())
+
+
+def without_a_tensor(folder):
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    del tensors["cait.layernorm.bias"]
+    safetensors.torch.save_file(tensors, folder / "model.safetensors")
+
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+SHARDS = [f"model-0000{number}-of-00005.safetensors" for number in (1, 2)]
+CANNOT_LOAD = {  # what makes the folder so, what the error message says beside the folder
+    "no folder": (lambda folder: shutil.rmtree(folder), "config.json"),
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "neither model.safetensors nor"),
+    "another model": (lambda folder: edit_json(folder / CONFIG, model_type="vit"), "config.json is not a CaiT's"),
+    "not JSON": (lambda folder: (folder / CONFIG).write_text("["), "config.json is not valid JSON"),
+    "nested": (lambda folder: (folder / CONFIG).write_text("[" * 100_000), "nested too deeply"),
+    "a list": (lambda folder: (folder / CONFIG).write_text("[]"), "config.json is not a CaiT's"),
+    "another width": (lambda folder: edit_json(folder / CONFIG, hidden_size=96), r"is \(1, 1, 48\), not \(1, 1, 96\)"),
+    "deeper": (lambda folder: edit_json(folder / CONFIG, num_hidden_layers=4), "cait.layers.3.*is None, not"),
+    "impossible": (lambda folder: edit_json(folder / CONFIG, num_attention_heads=7), "num_attention_heads"),
+    "another class": (lambda folder: edit_json(folder / CONFIG, architectures=["CaitModel"]), "tensors do not fit"),
+    "empty": (lambda folder: damage(folder / WEIGHTS), "model.safetensors is damaged"),
+    "truncated": (
+        lambda folder: damage(folder / WEIGHTS, lambda content: content[:-1]),
+        "model.safetensors is damaged",
+    ),
+    "longer": (
+        lambda folder: damage(folder / WEIGHTS, lambda content: content + b"0"),
+        "model.safetensors is damaged",
+    ),
+    "a tensor less": (without_a_tensor, "1 tensors .* cait.layernorm.bias is None, not"),
+    "processor": (lambda folder: (folder / "preprocessor_config.json").write_text("{"), "preprocessor_config"),
+    "shard missing": (lambda folder: (folder / SHARDS[1]).unlink(), SHARDS[1]),
+    "shard empty": (lambda folder: damage(folder / SHARDS[1]), f"{SHARDS[1]} is damaged"),
+    "shard of others": (another_shard, f"{SHARDS[0]} has other tensors than"),
+    "shard outside": (lambda folder: renamed_shard(folder, f"../{SHARDS[0]}"), f"names ../{SHARDS[0]}"),
+    "shard not pushed": (lambda folder: renamed_shard(folder, "shard.safetensors"), "names shard.safetensors"),
+    "index": (lambda folder: (folder / INDEX).write_text("[" * 100_000), "index.json is not valid JSON"),
+    "index empty": (lambda folder: edit_json(folder / INDEX, weight_map={}), "has no weight_map"),
+    "index of names": (lambda folder: edit_json(folder / INDEX, weight_map={"a": 1}), "names 1, but"),
+}
+
+
+@pytest.mark.parametrize("change, message", CANNOT_LOAD.values(), ids=CANNOT_LOAD)
+def test_folder_that_cannot_be_loaded(change, message, hub, repo_id, tmp_path, request):
+    """Nothing is asked of the Hub."""
+    folder = tmp_path / "model"
+    sharded = request.node.callspec.id.startswith(("shard", "index"))
+    CaitForImageClassification(tiny_config()).save_pretrained(folder, max_shard_size="100KB" if sharded else "1GB")
+    assert (folder / SHARDS[0]).exists() == sharded
+    change(folder)
+    with pytest.raises(ValueError, match=f"folder is {folder}, but .*{message}"):
         push_folder(folder, repo_id)
     assert hub.requests == []
+
+
+@pytest.mark.parametrize("model_class", [CaitModel, CaitForMaskedImageModeling, CaitBackbone])
+def test_push_of_the_other_classes(model_class, hub, repo_id, tmp_path):
+    model_class(tiny_config()).save_pretrained(tmp_path / "model")
+    push_folder(tmp_path / "model", repo_id)
+    model_class.from_pretrained(repo_id)
 
 
 # Remote code

@@ -9,10 +9,18 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, write_images
-from transformers import AutoModelForImageClassification
+from transformers import (
+    AutoModelForImageClassification,
+    TrainerCallback,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
 
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitImageProcessorPil
-from cait_hf.training.arguments import parse_arguments
+from cait_hf.cards.training import shown
+from cait_hf.training.arguments import changed_fields, parse_arguments
+from cait_hf.training.experiment import prepare
 from cait_hf.training.models import load_config
 
 
@@ -67,9 +75,68 @@ def test_recipe_trains_a_step(recipe, workplace, tmp_path):
         flags += f" --model_name_or_path {workplace / 'checkpoint'}"
     if "image_size" in yaml.safe_load((RECIPES / recipe).read_text()):
         flags += " --image_size 24"
-    results = load_script("run_image_classification").main([*files, *flags.split()])
+    script, ran = load_script("run_image_classification"), {}
+
+    class Observer(TrainerCallback):
+        def on_train_begin(self, args, state, control, model, optimizer, lr_scheduler, **kwargs):
+            groups = optimizer.param_groups
+            ran["learning_rate"] = max(group["initial_lr"] for group in groups)
+            ran["weight_decay"] = max(group["weight_decay"] for group in groups)
+            ran["optimizer"], ran["schedule"] = type(optimizer.optimizer).__name__, lr_scheduler.lr_lambdas[0]
+            ran["trained"] = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+    def observed(argv: list[str]):
+        experiment = real_prepare(argv)
+        experiment.callbacks.append(Observer())
+        ran["smoothing"], ran["images"] = experiment.train_collator.label_smoothing, len(experiment.train_data)
+        ran["batch"] = experiment.training_args.train_batch_size
+        return experiment
+
+    real_prepare, script.prepare = script.prepare, observed
+    results = script.main([*files, *flags.split()])
     assert 0 <= results["eval_top1"] <= 1
-    assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.num_labels == 6
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+    assert model.config.num_labels == 6
+
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    settings = dict(re.findall(r"^\| ([\w ]+) \| `(.*)` \|$", card, re.MULTILINE))
+    assert float(settings["learning_rate"]) == ran["learning_rate"]
+    assert float(settings["weight_decay"]) == ran["weight_decay"]
+    assert float(settings["label_smoothing_factor"]) == ran["smoothing"]
+    assert settings["optim"].split("_")[0] == ran["optimizer"].lower()
+    schedule = getattr(ran["schedule"], "func", ran["schedule"]).__qualname__
+    if schedule.startswith("cosine_schedule"):  # ours
+        assert settings["lr_scheduler_type"].startswith("cosine of the official training")
+    else:
+        assert f"_get_{settings['lr_scheduler_type']}_schedule" in schedule
+    assert int(settings["images per step"]) == ran["batch"] and int(settings["training images"]) == ran["images"] == 18
+    assert (settings["max_steps"], settings["steps trained"], settings["warmup_steps"]) == ("1", "1", "0")
+    assert "num_train_epochs" not in settings and "Measured on 6 images of `train` (split `25% held out`)" in card
+    total = f"{model.num_parameters():,}"
+    trained = "" if ran["trained"] == model.num_parameters() else f" ({ran['trained']:,} were trained)"
+    assert f"It has {total} parameters{trained}\nand 6 classes" in card
+    parts = parse_arguments([*files, *flags.split()])
+    changed = {name: getattr(part, name) for part in parts[:3] for name in changed_fields(part)}
+    changed = {name: value for name, value in changed.items() if name not in ("train_dir", "model_name_or_path")}
+    assert {name: settings[name] for name in changed} == {name: shown(value) for name, value in changed.items()}
+    assert not (tmp_path / "out" / "adapter" / "README.md").exists()
+
+
+def test_recipe_leaves_out_what_a_model_lacks(workplace, tmp_path, caplog):
+    """A ViT has neither drop path nor named layers; a flag by hand for them stays an error."""
+    pytest.importorskip("timm", reason="the recipe has timm's augmentations")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=4)).save_pretrained(tmp_path / "vit")
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
+    flags = f"{RECIPES / 'finetune.yaml'} --train_dir {workplace / 'train'} --output_dir {tmp_path / 'out'}".split()
+    flags += ["--model_name_or_path", str(tmp_path / "vit")]
+    experiment = prepare(flags)
+    assert "recipe's drop_path_rate is left out: models of type vit" in caplog.text
+    assert "recipe's layer_decay is left out: ViTForImageClassification" in caplog.text
+    assert experiment.model_args.drop_path_rate is None and experiment.recipe.layer_decay == 1
+    for flag in ("drop_path_rate", "layer_decay"):
+        with pytest.raises(ValueError, match=flag):
+            prepare([*flags, f"--{flag}", "0.25"])
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

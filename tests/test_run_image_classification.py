@@ -8,6 +8,7 @@ interruptions, accumulation and processes, is in `test_training_equivalence.py`.
 import dataclasses
 import json
 import shutil
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,24 +16,30 @@ from types import SimpleNamespace
 
 import datasets
 import pytest
+import remote_code
 import safetensors.torch
 import torch
 import transformers
 import warm_process
 from accelerate import Accelerator
-from official_files import write_xxs24_timm_folder
+from official_files import official_tensors, write_timm_folder, write_xxs24_timm_folder
 from PIL import Image
+from random_weights import tiny_config
 from test_scripts import NAMES, SCRIPTS, TINY, TINY_FIELDS, load_script, run, write_images
 from transformers import (
     AutoModelForImageClassification,
     TrainerCallback,
+    TrainerState,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+import cait_hf_cli
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
+from cait_hf.cards.training import Dataset
+from cait_hf.publish import add_remote_code
 from cait_hf.training import arguments
 from cait_hf.training.arguments import (
     DataArguments,
@@ -43,7 +50,7 @@ from cait_hf.training.arguments import (
 )
 from cait_hf.training.data import TRAINING_DATA
 from cait_hf.training.experiment import Experiment, prepare
-from cait_hf.training.outputs import settings_of, split_evaluated
+from cait_hf.training.outputs import dataset_evaluated, settings_of
 
 
 pytestmark = pytest.mark.usefixtures("no_plots")  # except those of `run_of_each`, which is older than a test
@@ -99,7 +106,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def evaluate(script, model: Path, images: Path, folder: Path) -> dict[str, float]:
     flags = f"--model_name_or_path {model} --do_eval --output_dir {folder} --disable_tqdm true"
-    return script.main([*flags.split(), "--validation_dir", str(images / "validation")])
+    return script.main([*flags.split(), "--validation_dir", f"{images}/validation/"])
 
 
 def test_training_writes_model_processor_and_results(run_of_each):
@@ -118,7 +125,8 @@ def test_training_writes_model_processor_and_results(run_of_each):
         in card
     )
     assert "python run_image_classification" in card and "--validation_dir validation" in card
-    assert "Measured on 12 images of `train` (split `validation`)" in card
+    assert "Measured on 12 images of `validation`." in card and "random weights on `train`." in card
+    assert "| training images | `48` |" in card and "name: validation\n" in card and "dataset_split" not in card
     if (run_of_each / "learning_curves.png").exists():  # with matplotlib
         for name in ("learning_curves.png", "confusion_matrix.png"):
             with Image.open(run_of_each / name) as image:
@@ -145,6 +153,33 @@ def test_best_checkpoint_is_the_model_at_the_end(run_of_each):
         not torch.equal(last["classifier.weight"], weights(run_of_each / other)["classifier.weight"])
         for other in others
     )
+
+
+@pytest.mark.parametrize("metric, values, best", [("eval_loss", [2, 1, 3], [1, 1, 0]), ("top1", [2, 1, 3], [1, 0, 1])])
+def test_best_is_the_smallest_loss_or_the_largest_accuracy(metric, values, best, tmp_path):
+    """Of the loop that is ours; Trainer has its own."""
+    args = TrainingArguments(str(tmp_path), metric_for_best_model=metric)
+    loop = SimpleNamespace(experiment=SimpleNamespace(training_args=args), state=TrainerState())
+    is_best = partial(load_script(SCRIPT_NAMES[1]).Loop.is_best, loop)
+    assert [is_best({"eval_loss": value, "eval_top1": value}) for value in values] == best
+
+
+def test_last_checkpoint_is_that_of_the_most_steps(run_of_each, training_flags, tmp_path):
+    for step, source in ((9, 2), (10, 4)):
+        shutil.copytree(run_of_each / f"checkpoint-{source}", tmp_path / f"checkpoint-{step}")
+    experiment = prepare([*training_flags.split(), "--output_dir", str(tmp_path)])
+    assert experiment.resume_from_checkpoint == str(tmp_path / "checkpoint-10")
+
+
+def test_flags_reach_the_batches(training_flags, tmp_path):
+    """Two of six classes in each mixed image, and a sixth of the smoothing for every class."""
+    pytest.importorskip("timm", reason="mixup is timm's")
+    flags = "--label_smoothing_factor 0.3 --mixup 0.8"
+    experiment = prepare([*training_flags.split(), *flags.split(), "--output_dir", str(tmp_path / "out")])
+    labels = experiment.train_collator([experiment.train_data[index] for index in (0, 8)])["labels"]
+    expected = torch.full((2, 4), 0.05)
+    torch.testing.assert_close(labels.sort(1).values[:, :4], expected)
+    assert (labels.sort(1).values[:, 4:] > 0.06).all()
 
 
 def test_evaluation_maps_labels_by_name(script, run_of_each, images, tmp_path):
@@ -193,6 +228,22 @@ def test_checkpoint_of_the_same_classes_keeps_its_order(images, tmp_path):
     assert backwards[experiment.train_data[0]["labels"]] == "five"
 
 
+def test_images_of_another_shape_from_scratch(images, tmp_path):
+    flags = f"--do_train --do_eval --train_dir {images / 'train'}/ --config_overrides {TINY},image_size=[16,24]"
+    experiment = prepare([*flags.split(), "--output_dir", str(tmp_path / "out")])
+    for data in (experiment.train_data, experiment.eval_data):
+        assert data[0]["pixel_values"].shape == (3, 16, 24)
+    logits = experiment.model(experiment.train_data[0]["pixel_values"][None]).logits
+    assert logits.shape == (1, 6)
+
+
+def test_evaluates_on_images_of_one_class(script, trained, tmp_path):
+    write_images(tmp_path / "one class" / "validation", range(2, 3), 4)
+    assert 0 <= evaluate(script, trained, tmp_path / "one class", tmp_path / "out")["eval_top1"] <= 1
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "two" in json.dumps(report)
+
+
 def test_fine_tunes_a_timm_repository_at_another_resolution(script, images, tmp_path):
     """timm's own format, with a new classifier, at 32 pixels instead of 224."""
     source = write_xxs24_timm_folder(tmp_path / "timm")
@@ -210,6 +261,52 @@ def test_fine_tunes_a_timm_repository_at_another_resolution(script, images, tmp_
         torch.testing.assert_close(trained, stored, rtol=0, atol=2e-3)  # one step of AdamW moves by the learning rate
     processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
     assert (processor.size["shortest_edge"], processor.crop_size["width"]) == (32, 32)
+
+
+def test_checkpoints_of_a_timm_repository_are_complete(script, images, tmp_path):
+    """There q, k and v are one tensor, whose parts are not to be taken for copies of each other."""
+    source = write_timm_folder(tmp_path / "timm", official_tensors(tiny_config()))
+    flags = f"--ignore_mismatched_sizes --do_train --max_steps 2 --save_steps 1 --model_name_or_path {source}"
+    flags += f" --disable_tqdm true --train_dir {images / 'train'} --output_dir {tmp_path / 'out'}"
+    script.main(flags.split())
+    first, last = (weights(tmp_path / "out" / f"checkpoint-{step}") for step in (1, 2))
+    assert first.keys() == last.keys() == weights(tmp_path / "out").keys()
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    script.main(flags.split())  # resumes
+    again = weights(tmp_path / "out" / "checkpoint-2")
+    assert all(torch.equal(again[name], tensor) for name, tensor in last.items())
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_names_of_code_that_is_not_copied_are_dropped(trust, trained, images, tmp_path, caplog):
+    """`auto_map` without the files would be all that is looked at where the package is not installed."""
+    caplog.set_level("INFO")
+    source = shutil.copytree(trained, tmp_path / "source", ignore=shutil.ignore_patterns("checkpoint-*"))
+    add_remote_code(source)
+    flags = f"--model_name_or_path {source} --do_train --max_steps 2 --save_steps 1 --disable_tqdm true"
+    flags += f" --train_dir {images / 'train'} --output_dir {tmp_path / 'out'}"
+    load_script(SCRIPT_NAMES[0]).main([*flags.split(), *(["--trust_remote_code"] if trust else [])])
+    for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-2"):
+        for name in ("config.json", "preprocessor_config.json"):
+            assert "auto_map" not in json.loads((folder / name).read_text()), folder / name
+    assert sum("cait-hf push --remote_code" in record.message for record in caplog.records) == 1
+
+
+def test_push_adds_the_code_to_a_trained_folder(trained, images, hub, repo_id, tmp_path):
+    """The model loads by it where the package is not installed."""
+    folder = shutil.copytree(trained, tmp_path / "trained", ignore=shutil.ignore_patterns("checkpoint-*"))
+    assert cait_hf_cli.main(["push", str(folder), repo_id, "--remote_code"]) == 0
+    assert {*remote_code.MODEL, *remote_code.IMAGE_PROCESSORS} <= set(hub.repositories[repo_id].at("main").files)
+    load = """
+import sys
+sys.modules["cait_hf"] = None  # as if not installed
+from transformers import pipeline
+classify = pipeline("image-classification", sys.argv[1], trust_remote_code=True)
+print(type(classify.model).__name__, len(classify(sys.argv[2], top_k=9)))
+"""
+    image = str(images / "train" / "one" / "0.png")
+    loaded = subprocess.run([sys.executable, "-c", load, repo_id, image], capture_output=True, text=True)
+    assert loaded.stdout == "CaitForImageClassification 6\n", loaded.stderr
 
 
 def test_fine_tunes_another_model(script, images, tmp_path):
@@ -315,13 +412,18 @@ def test_card_lists_every_changed_field():
     args, data_args = TrainingArguments("out", use_cpu=True), DataArguments(train_val_split=0.25)
     args.changed = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
     experiment = SimpleNamespace(
-        training_args=args, recipe=RecipeArguments(), model_args=ModelArguments(), data_args=data_args
+        training_args=args,
+        recipe=RecipeArguments(),
+        model_args=ModelArguments(),
+        data_args=data_args,
+        record=SimpleNamespace(data={"train": None}),
     )
-    settings = settings_of(experiment)
+    settings = settings_of(experiment, TrainerState(epoch=2.0, global_step=6, max_steps=6))
     left_out = {*args.changed} - settings.keys()
     assert {"output_dir", "hub_token", "disable_tqdm", "logging_steps"} <= left_out and len(left_out) < 35
     assert {"adam_beta2", "max_grad_norm", "label_smoothing_factor", "dataloader_drop_last"} <= settings.keys()
-    assert split_evaluated(SimpleNamespace(origin=TRAINING_DATA), data_args) == "25% held out"
+    held_out = dataset_evaluated(Dataset("images"), SimpleNamespace(origin=TRAINING_DATA), data_args)
+    assert held_out == Dataset("images", split="25% held out")
 
 
 EVENTS = ("on_step_begin", "on_pre_optimizer_step", "on_step_end")
@@ -362,13 +464,23 @@ WRONG_INPUT = [
     ("", "no images to train on"),
     ("--train_dir {images}/absent", "--train_dir is .*/absent, but there is no such folder"),
     ("--train_dir {wrong}/empty", "--train_dir is .*/empty, but there are no images in it"),
-    ("--train_dir {images}/train/one", "--train_dir is .*/one, .*two subfolders or more"),
+    ("--train_dir {images}/train/one", "--train_dir is .*/one, .*in subfolders, one for each class"),
     ("{train} --max_train_samples 0", "--max_train_samples is 0, "),
     ("{train} --config_overrides depth", "--config_overrides has 'depth', .*FIELD=VALUE"),
     ("{train} --config_overrides depth=3", "depth.*no such field"),
     ("{train} --config_overrides image_size=30", "patch_size"),
+    ("{train} --config_overrides num_channels=1", "num_channels 1, .* RGB images"),
     ("{train} --drop_path_rate 1", "drop_path_rate is 1"),
-    ("{train} --model_name_or_path {wrong}/empty", "config.json"),
+    ("{train} --model_name_or_path {wrong}/empty", "--model_name_or_path is .*/empty, .*config.json"),
+    ("{train} --model_name_or_path outputs/nowhere", "--model_name_or_path is outputs/nowhere: "),
+    ("{train} --config_name outputs/nowhere", "--config_name is outputs/nowhere: "),
+    ("{train} --model_name_or_path {damaged}", "--model_name_or_path is .*/damaged: "),
+    ("{train} --teacher_model_name_or_path outputs/nowhere", "--teacher_model_name_or_path is outputs/nowhere: "),
+    ("{train} --teacher_model_name_or_path {damaged}", "--teacher_model_name_or_path is .*/damaged: "),
+    (
+        "{train} --teacher_model_name_or_path {trained} --config_overrides image_size=20,patch_size=4",
+        "--teacher_model_name_or_path is .*, which does not take the model's images of 20 x 20 pixels",
+    ),
     ("{few} --model_name_or_path {trained}", "6 classes and the data 3: pass --ignore_mismatched_sizes"),
     ("{few} --do_eval --validation_dir {images}/train", "3 classes .* does not have, such as five, four, three"),
     ("--resume_from_checkpoint {wrong}/empty", "--resume_from_checkpoint is .*/empty, .* a complete checkpoint"),
@@ -388,7 +500,9 @@ def test_wrong_input_ends_with_an_error_message(flags, message, images, trained,
     (wrong / "empty").mkdir(parents=True)
     (wrong / "broken.json").write_text('{"do_train": tr')
     train, few = (f"--train_dir {images}/{folder}" for folder in ("train", "validation"))
-    flags = flags.format(images=images, train=train, few=few, trained=trained, wrong=wrong).split()
+    damaged = shutil.copytree(trained, wrong / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"damaged")
+    flags = flags.format(images=images, train=train, few=few, trained=trained, wrong=wrong, damaged=damaged).split()
     files = [flags.pop(0)] if flags and not flags[0].startswith("--") else []
     with pytest.raises(SystemExit, match=f"(?s)error: .*({message})"):  # both scripts read them by the same function
         load_script(SCRIPT_NAMES[0]).main([*files, "--do_train", "--output_dir", str(tmp_path / "out"), *flags])
@@ -445,6 +559,7 @@ def test_overwrite_output_dir_trains_from_scratch(script, training_flags, tmp_pa
 def test_checkpoint_of_other_flags_is_not_gone_on_from(script, images, training_flags, tmp_path):
     flags = [*training_flags.split(), "--output_dir", str(tmp_path / "out"), "--max_steps", "1"]
     assert script.main(flags)["train_loss"] > 0
+    (tmp_path / "out" / "run_record.json").unlink()  # which names each flag, see `test_run_record.py`
     shutil.copytree(images / "train", tmp_path / "train")
     (tmp_path / "train" / "zero").rename(tmp_path / "train" / "nil")
     before = weights(tmp_path / "out")

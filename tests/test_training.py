@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""`cait_hf.training.trainer` and what `scripts/run_image_classification.py` says when the loss is not finite."""
+"""`cait_hf.training.trainer` and what the training scripts say when the loss is not finite."""
 
 import shutil
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from random_weights import images, randomize_, tiny_config
+from test_run_image_classification import SCRIPT_NAMES
 from test_scripts import TINY, load_script, write_images
 from test_training_data import png
 from transformers import TrainingArguments
@@ -114,8 +115,9 @@ def test_arguments_are_never_edited(hub, repo_id, tmp_path, monkeypatch):
     assert repo_id not in hub.repositories
 
 
-def test_script_ends_with_an_error_message(tmp_path):
-    main = load_script("run_image_classification").main
+@pytest.mark.parametrize("name", SCRIPT_NAMES)
+def test_script_ends_with_an_error_message(name, tmp_path):
+    main = load_script(name).main
     write_images(tmp_path / "train", range(2), 4)
     flags = f"--do_train --train_dir {tmp_path / 'train'} --config_overrides {TINY} --output_dir {tmp_path / 'out'}"
     flags += " --learning_rate 1e30 --lr_scheduler_type constant --max_steps 5 --per_device_train_batch_size 4"

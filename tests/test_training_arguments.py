@@ -3,10 +3,13 @@
 
 import importlib.util
 import json
+import re
 
 import pytest
 import torch
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from cait_hf.fashion_mnist import CHECKPOINT
 from cait_hf.training import arguments
 from cait_hf.training.arguments import parse_arguments
 
@@ -105,6 +108,7 @@ CONFLICTS = [
     ("--per_device_train_batch_size 0", "--per_device_train_batch_size is 0, "),
     ("--gradient_accumulation_steps 0", "--gradient_accumulation_steps is 0, "),
     ("--fp16 --use_cpu", "--fp16 needs a GPU"),
+    ("--bf16_full_eval", "--bf16_full_eval rounds the weights"),
     ("--save_strategy best --eval_strategy epoch", "--save_strategy best needs --metric_for_best_model"),
     ("--save_strategy best --metric_for_best_model eval_top1", "--save_strategy best .*--eval_strategy"),
 ]
@@ -146,12 +150,83 @@ def test_bfloat16_is_the_default_on_gpus_that_have_it(monkeypatch):
         assert arguments.TrainingArguments("unused", bf16=False).bf16 is False
 
 
-@pytest.mark.parametrize("logger", ["tensorboard", "trackio"])
+@pytest.mark.parametrize("logger", sorted(INTEGRATION_TO_CALLBACK))
 def test_loggers_say_that_they_are_missing(logger, monkeypatch):
-    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: ["wandb"])
-    with pytest.raises(ImportError, match=f"--report_to {logger} needs the package {logger}: pip install"):
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: [])
+    monkeypatch.setattr(arguments, "find_spec", lambda name: None)
+    package = {"azure_ml": "azureml-core", "dagshub": "dagshub mlflow", "flyte": "flytekit"}.get(logger, logger)
+    with pytest.raises(ImportError, match=f"--report_to {logger} needs the package {package}: pip install {package}"):
         parse_arguments([*DO_TRAIN, "--report_to", logger])
-    parse_arguments([*DO_TRAIN, "--report_to", "wandb"])
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: [logger])
+    parse_arguments([*DO_TRAIN, "--report_to", logger])
+
+
+def test_loggers_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match="--report_to is tensorbord, but it must be none, all or .*tensorboard"):
+        parse_arguments([*DO_TRAIN, "--report_to", "tensorbord"])
+
+
+MODEL_FLAGS = ("model_name_or_path", "config_name", "teacher_model_name_or_path")
+NO_MODELS = [
+    ("{tmp}/nowhere", "but there is no such folder"),
+    ("./nowhere", "but there is no such folder"),
+    ("outputs/run/best", "but there is no such folder"),
+    ("{tmp}/empty", "but it must be a folder with a config.json"),
+]
+
+
+@pytest.mark.parametrize("flag", MODEL_FLAGS)
+@pytest.mark.parametrize("name, message", NO_MODELS)
+def test_a_missing_model_is_reported_with_its_flag(flag, name, message, tmp_path):
+    (tmp_path / "empty").mkdir()
+    name = name.format(tmp=tmp_path)
+    with pytest.raises(OSError, match=f"--{flag} is {re.escape(name)}, {message}"):
+        parse_arguments([*DO_TRAIN, f"--{flag}", name])
+
+
+@pytest.mark.parametrize("flag", MODEL_FLAGS)
+def test_short_names_of_models(flag):
+    for name, source in (("S24_224", "timm/cait_s24_224.fb_dist_in1k"), ("fashion_mnist", CHECKPOINT), ("a/b", "a/b")):
+        parsed = parse_arguments([*DO_TRAIN, f"--{flag}", name])
+        assert [getattr(part, flag) for part in parsed if hasattr(part, flag)] == [source]
+
+
+PUSH = [*DO_TRAIN, "--push_to_hub"]
+
+
+def test_push_is_possible_before_training(hub):
+    for name in ("digits", "tester/digits", "team/digits"):
+        parse_arguments([*PUSH, "--hub_model_id", name])
+    parse_arguments(PUSH)
+    assert hub.count("GET /api/whoami-v2") == 4 and hub.count("POST ") == 0  # no repository before there is a model
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--hub_model_id a/b/c", "--push_to_hub to a/b/c, which is no name of a repository"),
+        ("--hub_model_id other/digits", "--hub_model_id is other/digits, .*tester, team only"),
+        ("--hub_token hf_wrong", "--push_to_hub needs .*a login: .*--hub_token"),
+    ],
+)
+def test_what_keeps_from_pushing_is_found_before_training(flags, message, hub):
+    with pytest.raises((ValueError, OSError), match=message):
+        parse_arguments([*PUSH, *flags.split()])
+
+
+def test_push_needs_a_login_that_may_write_and_a_network(hub, monkeypatch):
+    hub.token_role = "read"
+    with pytest.raises(ValueError, match="--push_to_hub needs a token that may write"):
+        parse_arguments(PUSH)
+    for name, value in (("HF_HUB_OFFLINE", True), ("ENDPOINT", "http://127.0.0.1:9")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"huggingface_hub.constants.{name}", value)
+            with pytest.raises(OSError, match="--push_to_hub needs the Hub within reach") as error:
+                parse_arguments(PUSH)
+            assert "\n" not in str(error.value)
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(OSError, match="--push_to_hub needs .*hf auth login"):
+        parse_arguments(PUSH)
 
 
 @pytest.mark.parametrize("flag", arguments.NEEDED_PACKAGES)

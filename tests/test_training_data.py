@@ -192,6 +192,38 @@ def test_held_out_images_are_no_training_images(sources, tmp_path):
         hold_out(load(tmp_path, train_dir=str(sources / "folder"))[0], 0.99, seed=0)
 
 
+@pytest.mark.parametrize("fraction", [0.05, 0.15, 0.3, 0.5, 0.9])
+def test_a_fraction_of_each_class_is_held_out(fraction, tmp_path):
+    """Of 1, 2, 3 ... images; to one image, but at least one on each side where there are two."""
+    sizes = dict(zip(NAMES, (1, 2, 3, 4, 40, 13)))
+    targets = [index for index, size in enumerate(sizes.values()) for _ in range(size)]
+    scans = [{"bytes": png(np.full((8, 8), index, np.uint8)), "path": None} for index in range(len(targets))]
+    columns = {"numbers": (targets, datasets.ClassLabel(names=list(NAMES)))}
+    columns["names"] = [NAMES[target] for target in targets], datasets.Value("string")
+    for form, (labels, label_type) in columns.items():
+        features = datasets.Features({"image": datasets.Image(), "label": label_type})
+        datasets.Dataset.from_dict({"image": scans, "label": labels}, features=features).save_to_disk(tmp_path / form)
+    splits = []
+    for form, seed in (("numbers", 0), ("numbers", 0), ("names", 0), ("numbers", 1)):
+        data_args = DataArguments(dataset_name=str(tmp_path / form), train_val_split=fraction)
+        pair = load_data(data_args, train=True, evaluate=True, seed=seed)
+        assert sorted(np.concatenate([images.numbers for images in pair])) == list(range(len(targets)))
+        splits.append([images.numbers.tolist() for images in pair])
+        held = [targets[number] for number in pair[1].numbers]
+        for index, size in enumerate(sizes.values()):
+            count = held.count(index)
+            assert min(1, size - 1) <= count <= max(0, size - 1) and (abs(count - fraction * size) <= 1 or count == 1)
+        assert held != sorted(held)
+    assert splits[0] == splits[1] != splits[3]
+
+
+def test_held_out_images_are_announced(sources, tmp_path, caplog):
+    load(tmp_path, do_eval=True, train_dir=str(sources / "folder"))
+    assert "6 of the 25 training images" in caplog.text and "pass --validation_dir" in caplog.text
+    load(tmp_path, do_eval=True, dataset_name=str(sources / "saved_splits"))
+    assert "set --eval_split: " in caplog.text and "saved_splits has only the splits train" in caplog.text
+
+
 # --- streams ---
 
 
@@ -349,7 +381,7 @@ def test_class_folder_without_images_is_named(sources, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         train, _ = load(tmp_path, train_dir=str(tmp_path / "train"))
     assert train.class_names == ["one", "zero"]
-    assert "--train_dir: seven, six hold no images themselves and become no classes" in caplog.text
+    assert "--train_dir: seven, six hold no images and become no classes" in caplog.text
     caplog.clear()
     load(tmp_path, train_dir=str(sources / "folder"))
     assert "become no classes" not in caplog.text
@@ -369,6 +401,100 @@ def test_class_folders_may_be_links(links, streaming, tmp_path):
     assert len({item["key"] for item in items}) == 6
 
 
+def folder_of(root: Path, *files: str) -> Path:
+    """A folder with scans at these paths, the first scan in the first file, and so on."""
+    for index, file in enumerate(files):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(png(SCANS[index]) if "." in file else b"")
+    return root
+
+
+FOLDERS = {
+    "subfolders in a class": ("cat/1.png", "cat/old/2.png", "cat/old/3/3.jpg", "dog/4.png"),
+    "an archive and images beside the classes": ("cat/1.png", "dog/2.png", "images.zip", "example.png"),
+    "names that other tools hide": ("__background__/1.png", "test/2.png", "train/3.png", "a,b/4.png"),
+    "capital letters": ("Cat/1.PNG", "cat/2.JPG", "dog/3.Jpeg"),
+    "glob characters": ("cat [1]/a*b.png", "cat/1?.png", "{dog}/[!2].png"),
+    "one class": ("cat/1.png", "cat/2.png"),
+    "files that are no images": ("cat/1.png", "cat/Thumbs.db", "cat/labels.csv", "dog/2.png", "metadata.txt"),
+    "the same name in each class": ("cat/1/1.png", "dog/1/1.png", "dog/2.png"),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+@pytest.mark.parametrize("files", FOLDERS.values(), ids=FOLDERS)
+def test_folders_have_the_classes_and_images_of_torchvision(files, streaming, tmp_path):
+    vision = pytest.importorskip("torchvision.datasets", reason="ImageFolder is torchvision's")
+    folder = folder_of(tmp_path / "images [1]", *files)
+    expected = vision.ImageFolder(folder)
+    images = load_images(folder=str(folder), streaming=streaming)
+    assert images.class_names == expected.classes
+    found = [(row["image"]["path"], images.class_of(row)) for row in images.rows]
+    assert sorted(found) == sorted((path, expected.classes[label]) for path, label in expected.samples)
+
+
+def test_hidden_files_are_no_images(tmp_path):
+    files = ("cat/1.png", "dog/2.png", "cat/._1.png", "cat/.ipynb_checkpoints/1.png", ".cache/3.png", ".DS_Store.png")
+    images = load_images(folder=str(folder_of(tmp_path, *files)))
+    assert [Path(row["image"]["path"]).name for row in images.rows] == ["1.png", "2.png"]
+    assert images.class_names == ["cat", "dog"]
+
+
+def test_link_back_is_not_followed(tmp_path):
+    folder = folder_of(tmp_path, "cat/1.png", "dog/2.png")
+    (folder / "cat" / "again").symlink_to(folder)
+    assert len(load_images(folder=str(folder)).rows) == 2
+
+
+UNCLEAR_FOLDERS = [
+    (
+        ("train/cat/1.png", "train/dog/2.png", "val/cat/3.png"),
+        r"lie in subfolders of these.*\(train/cat, .*/data/train\.",
+    ),
+    (
+        ("images/cat/1.png", "images/dog/2.png", "note.png"),
+        r"lie in subfolders of these.*\(images/cat, .*/data/images\.",
+    ),
+    (("animals/cat/1.png", "plants/oak/2.png"), "lie in subfolders of these.*animals/cat, plants/oak"),
+    (("train/1.png", "train/dog/2.png", "val/cat/3.png"), "lie in subfolders of these.*train/dog, val/cat"),
+    (("cat/\udcff.png", "dog/2.png"), "the name of .*udcff.* is not UTF-8"),
+    (("1.png", "2.png"), "must lie in subfolders, one for each class"),
+    (("cat/notes", "images.zip"), "there are no images in it"),
+    (("cat/1.png", "dog/2.png", "metadata.csv"), "its metadata.csv cannot be read"),
+]
+
+
+@pytest.mark.parametrize("files, message", UNCLEAR_FOLDERS)
+def test_folder_without_clear_classes(files, message, tmp_path):
+    with pytest.raises(ValueError, match=f"--validation_dir is .*data, but .*{message}"):
+        load(tmp_path, False, True, validation_dir=str(folder_of(tmp_path / "data", *files)))
+
+
+PATHS = ["{0}/", "{0}/.", "{0}//", "./{1}", "../{2}/{1}/", "~/{1}", "~/{1}/", "link", "link/", "link/../{1}"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("flag", ["train_dir", "dataset_name"])
+def test_paths_are_what_a_shell_would_open(flag, path, tmp_path, monkeypatch):
+    folder = tmp_path / ("images [1]" if flag == "train_dir" else "images 1") / "train"
+    folder_of(folder, "cat/1.png", "dog/2.png")
+    (folder.parent / "link").symlink_to(folder)
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    path = path.format(folder, folder.name, folder.parent.name)
+    train, _ = load(tmp_path, **{flag: path})
+    assert train.class_names == ["cat", "dog"] and len(train) == 2
+
+
+def test_saved_dataset_may_have_any_name(sources, tmp_path):
+    """But `datasets` takes other folders for patterns."""
+    shutil.copytree(sources / "saved", tmp_path / "data [1]" / "saved")
+    assert len(load(tmp_path, dataset_name=str(tmp_path / "data [1]" / "saved"))[0]) == 25
+    folder = folder_of(tmp_path / "images [1]", "cat/1.png", "dog/2.png")
+    with pytest.raises(ValueError, match=r"--dataset_name is .*images \[1\], but .*\*, \? or \["):
+        load(tmp_path, dataset_name=str(folder))
+
+
 def test_folder_that_cannot_be_read(sources, tmp_path, monkeypatch):
     """Otherwise its images would be missing without a word."""
     access = os.access
@@ -379,6 +505,13 @@ def test_folder_that_cannot_be_read(sources, tmp_path, monkeypatch):
 
 WRONG_INPUT = [
     ({"train_files": "a*"}, "--train_files and --validation_files need --dataset_name"),
+    ({"dataset_name": "{0}/saved_splits", "eval_split": "tset"}, "--eval_split is tset, but .* the splits train"),
+    ({"dataset_name": "{0}/saved", "eval_split": "dev", "streaming": True}, "--eval_split is dev, but .* train"),
+    ({"dataset_name": "{0}/parquet", "eval_split": "test[:9]"}, r"--eval_split is test\[:9\], but .* train"),
+    ({"train_dir": "{0}/folder", "eval_split": "test"}, "--eval_split is test, but it needs --dataset_name"),
+    ({"train_dir": "{0}/folder", "dataset_config_name": "v"}, "--dataset_config_name is v, but it needs --dataset_n"),
+    ({"dataset_name": "{0}/saved", "dataset_config_name": "v"}, "--dataset_name is .*no configuration v"),
+    ({"dataset_name": "{0}/parquet", "dataset_config_name": "v"}, "--dataset_name is .*'v' not found"),
     ({"corrupt_images": "maybe"}, "--corrupt_images is maybe, "),
     ({"shuffle_buffer": 0}, "--shuffle_buffer is 0, "),
     ({"max_train_samples": 0}, "--max_train_samples is 0, "),

@@ -13,7 +13,22 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from PIL import Image, ImageOps
+from transformers import (
+    BitImageProcessor,
+    BitImageProcessorPil,
+    ConvNextImageProcessor,
+    DeiTImageProcessorPil,
+    EfficientNetImageProcessorPil,
+    MobileViTImageProcessor,
+    PerceiverImageProcessor,
+    PPLCNetImageProcessor,
+    Siglip2ImageProcessorPil,
+    TimmWrapperImageProcessor,
+    ViTImageProcessor,
+    ViTImageProcessorPil,
+)
 
+from cait_hf.image_processing_cait import CaitImageProcessor
 from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
 from cait_hf.training.arguments import RecipeArguments
 from cait_hf.training.randomness import Randomness
@@ -165,6 +180,71 @@ def test_whole_image_without_randomness(width, height):
         for key in range(5):
             own = EvalTransform(processor())(expected, key)
             torch.testing.assert_close(transform(image, key), own, rtol=0, atol=1e-6)  # its own order of rounding
+
+
+BIT = {"size": {"shortest_edge": 24}, "crop_size": {"height": 16, "width": 16}}
+SQUARE = {"size": {"height": 16, "width": 16}}
+PROCESSORS = {
+    "crops less than it resizes": (CaitImageProcessor, BIT),
+    "crops less than it resizes, Pillow": (CaitImageProcessorPil, BIT),
+    "crops another shape": (CaitImageProcessorPil, {**BIT, "crop_size": {"height": 8, "width": 16}}),
+    "DINOv2": (BitImageProcessor, BIT),
+    "DINOv2, Pillow": (BitImageProcessorPil, BIT),
+    "ConvNeXt": (ConvNextImageProcessor, {"size": {"shortest_edge": 16}, "crop_pct": 0.8}),
+    "DeiT": (DeiTImageProcessorPil, {**SQUARE, "size": {"height": 20, "width": 20}, "crop_size": SQUARE["size"]}),
+    "crops, then resizes": (PerceiverImageProcessor, {**SQUARE, "crop_size": {"height": 20, "width": 20}}),
+    "normalizes twice": (EfficientNetImageProcessorPil, {**SQUARE, "rescale_offset": True, "rescale_factor": 2 / 255}),
+    "blue first": (MobileViTImageProcessor, BIT),
+    "blue first, normalized": (PPLCNetImageProcessor, {"resize_short": 20, "crop_size": SQUARE["size"]}),
+    "one number for all channels": (ViTImageProcessorPil, {**SQUARE, "image_mean": 0.4, "image_std": 0.3}),
+    "pixels to 255": (ViTImageProcessorPil, {**SQUARE, "do_rescale": False, "image_mean": 120.0, "image_std": 60.0}),
+    "pixels as they are": (ViTImageProcessor, {**SQUARE, "do_rescale": False, "do_normalize": False}),
+}
+
+
+@pytest.mark.parametrize("processor_class, fields", PROCESSORS.values(), ids=PROCESSORS)
+def test_pixels_are_those_of_any_processor(processor_class, fields):
+    """A training image of the whole area of an image of the model's size is what the processor makes of its pixels."""
+    image_processor = processor_class(**fields)
+    transform = TrainTransform(image_processor, Randomness(0), RecipeArguments(crop_area=1.0, flip_probability=0.0))
+    evaluated = EvalTransform(image_processor)(make_image(40, 30), 0)
+    assert transform.size == evaluated.shape[1:] == (8 if fields.get("crop_size", {}).get("height") == 8 else 16, 16)
+    image = make_image(16, 16)
+    if transform.size == (16, 16):
+        own = image_processor(image, do_resize=False, do_center_crop=False, return_tensors="pt").pixel_values[0]
+        torch.testing.assert_close(transform(image, 0), own.float(), rtol=1e-5, atol=1e-5)
+    color = Image.new("RGB", (40, 30), (200, 100, 50))
+    own = EvalTransform(image_processor)(color, 0)
+    torch.testing.assert_close(transform(color, 0), own, rtol=1e-5, atol=1e-5)
+
+
+def test_pixels_are_those_of_timms_processor():
+    pytest.importorskip("timm", reason="a processor of timm")
+    config = {"input_size": (3, 16, 16), "crop_pct": 0.7, "mean": (0.5, 0.4, 0.3), "std": (0.3, 0.2, 0.1)}
+    image_processor = TimmWrapperImageProcessor(config)
+    color = Image.new("RGB", (40, 30), (200, 100, 50))
+    found = TrainTransform(image_processor, Randomness(0))(color, 0)
+    torch.testing.assert_close(found, EvalTransform(image_processor)(color, 0), rtol=1e-5, atol=1e-5)
+
+
+class Equalizing(ViTImageProcessorPil):
+    def rescale(self, image, scale, **kwargs):
+        return super().rescale(image, scale, **kwargs) ** 2
+
+
+WRONG_PROCESSORS = [
+    (ViTImageProcessorPil(**SQUARE, image_mean=[0.5]), "ViTImageProcessorPil does not make pixel values .*: .*mean"),
+    (BitImageProcessorPil(**{**BIT, "do_center_crop": False}), "BitImageProcessorPil .* of 24 x 32 or 32 x 24 .*crop"),
+    (BitImageProcessorPil(**{**BIT, "size": {"shortest_edge": 12}}), "BitImageProcessorPil does more .* padding"),
+    (Equalizing(**SQUARE), "Equalizing does more than to resize, crop and normalize"),
+    (Siglip2ImageProcessorPil(), r"Siglip2ImageProcessorPil makes values of shape \(256, 768\)"),
+]
+
+
+@pytest.mark.parametrize("image_processor, message", WRONG_PROCESSORS)
+def test_processors_that_do_more_are_named(image_processor, message):
+    with pytest.raises(ValueError, match=f"the image processor {message}"):
+        TrainTransform(image_processor, Randomness(0))
 
 
 def test_16_bits_reach_the_model_as_the_image_of_8_bits():
@@ -319,6 +399,22 @@ def test_cutmix_and_mixup_alternate_as_asked():
         pixels = [collator(items(2, key))["pixel_values"] for key in range(0, 400, 2)]
         cut = sum(bool(((values == 1) | (values == 2)).all()) for values in pixels) / len(pixels)
         assert abs(cut - probability) < 0.15
+
+
+@pytest.mark.parametrize("flag", ["mixup", "cutmix"])
+def test_each_mixes_alone_and_as_evenly_as_asked(flag):
+    """Mixup leaves an image of one color, cutmix the colors as they are; the larger alpha, the nearer to a half."""
+    pytest.importorskip("timm", reason=NO_TIMM)
+    distances = []
+    for alpha in (0.05, 50.0):
+        batches = [mixing(**{flag: alpha})(items(2, key)) for key in range(0, 200, 2)]
+        pixels, labels = (torch.cat([batch[name] for batch in batches]) for name in ("pixel_values", "labels"))
+        if flag == "mixup":
+            assert torch.equal(pixels.amin((1, 2, 3)), pixels.amax((1, 2, 3)))
+        else:
+            assert pixels.unique().tolist() == [1, 2]
+        distances.append((labels[:, 0] - 0.5).abs().mean().item())
+    assert distances[0] > 1.5 * distances[1]
 
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from random_weights import images, randomize_, tiny_config
 from torch.nn import functional as F
-from transformers import TrainingArguments, ViTConfig, ViTImageProcessorPil
+from transformers import MobileViTImageProcessorPil, TrainingArguments, ViTConfig, ViTImageProcessorPil
 
 from cait_hf import CaitConfig, CaitForImageClassification
 from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
@@ -71,10 +71,15 @@ def teacher(labels: dict[int, str] = CLASSES) -> CaitForImageClassification:
     return model.train()
 
 
-def distillation(model: torch.nn.Module, kind: str = "hard", alpha: float = 0.5, tau: float = 1.0, labels=None):
-    half = ViTImageProcessorPil(size={"height": 32, "width": 32})  # mean and standard deviation 0.5
+HALF = ViTImageProcessorPil(size={"height": 32, "width": 32})  # mean and standard deviation 0.5
+BLUE_FIRST = MobileViTImageProcessorPil(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
+
+
+def distillation(
+    model: torch.nn.Module, kind: str = "hard", alpha: float = 0.5, tau: float = 1.0, labels=None, processor=HALF
+):
     recipe = RecipeArguments(distillation_type=kind, distillation_alpha=alpha, distillation_tau=tau)
-    return Distillation(model, recipe, CaitImageProcessorPil(), half, labels or CLASSES)
+    return Distillation(model, recipe, CaitImageProcessorPil(), processor, labels or CLASSES)
 
 
 @pytest.mark.parametrize("kind, alpha, tau", [("hard", 0.3, 1.0), ("soft", 0.3, 1.0), ("soft", 0.8, 3.0)])
@@ -116,16 +121,27 @@ def test_teacher_never_trains():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_teacher_sees_its_own_normalization():
+def test_teacher_has_no_part_in_the_loss_of_an_evaluation(tmp_path):
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    model, inputs = cait(num_labels=5), {"pixel_values": images(4, 32), "labels": torch.arange(4)}
+    trainer = ImageClassificationTrainer(model, args, distillation=distillation(teacher()))
+    for training in (True, False):
+        loss = trainer.compute_loss(model.train(training), inputs)
+        assert torch.equal(loss, model(**inputs).loss) != training
+
+
+@pytest.mark.parametrize("processor", [HALF, BLUE_FIRST], ids=["another mean", "blue first"])
+def test_teacher_sees_its_own_normalization(processor):
     """Of the same pixels, to 1e-5 of values of a few units."""
     model, seen = teacher(), []
     model.register_forward_pre_hook(lambda _m, _a, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    options = {"do_resize": False, "return_tensors": "pt"}
-    student_sees = CaitImageProcessorPil(do_center_crop=False)(list(pixels), **options).pixel_values
-    teacher_sees = ViTImageProcessorPil()(list(pixels), **options).pixel_values
+    options = {"do_resize": False, "do_center_crop": False, "return_tensors": "pt"}
+    student_sees, teacher_sees = (
+        sees(list(pixels), **options).pixel_values for sees in (CaitImageProcessorPil(), processor)
+    )
     assert not torch.allclose(student_sees, teacher_sees, atol=0.1)
-    distillation(model)(student_sees, torch.zeros(2, 5), torch.zeros(()))
+    distillation(model, processor=processor)(student_sees, torch.zeros(2, 5), torch.zeros(()))
     torch.testing.assert_close(seen[0], teacher_sees, rtol=0, atol=1e-5)
 
 

@@ -19,8 +19,8 @@ from transformers import (
 from cait_hf import CaitForImageClassification
 from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
 from cait_hf.state_dict import convert_to_official_state_dict
-from cait_hf.training.arguments import RecipeArguments
-from cait_hf.training.models import add_lora, plain_model, save_model
+from cait_hf.training.arguments import ModelArguments, RecipeArguments
+from cait_hf.training.models import add_lora, load_config, load_model, plain_model, save_model
 from cait_hf.training.optimization import cosine_schedule, decayed_parameter_names, freeze_all_but, parameter_groups
 
 
@@ -40,6 +40,14 @@ def vit(**fields) -> ViTForImageClassification:
 def clip() -> CLIPForImageClassification:
     """Its parts are `vision_model` and `classifier`; nothing is called by its `base_model_prefix`."""
     return CLIPForImageClassification(CLIPConfig(vision_config={**VIT, "image_size": 32, "patch_size": 8}))
+
+
+def test_weights_of_half_precision_train_in_float32(tmp_path):
+    cait().bfloat16().save_pretrained(tmp_path)
+    CaitImageProcessorPil().save_pretrained(tmp_path)
+    arguments = ModelArguments(model_name_or_path=str(tmp_path))
+    model, _ = load_model(load_config(arguments), arguments)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 # Optimizer groups

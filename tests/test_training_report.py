@@ -4,6 +4,7 @@
 import importlib.metadata
 import json
 import sys
+from types import SimpleNamespace
 
 import evaluate
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from random_weights import images, randomize_, tiny_config
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from cait_hf import CaitForImageClassification, topk_accuracy
 from cait_hf.evaluation.metrics import (
@@ -21,6 +22,7 @@ from cait_hf.evaluation.metrics import (
     scalars,
 )
 from cait_hf.training import report
+from cait_hf.training.best_model import is_best, saved_step
 from cait_hf.training.report import write_report
 
 
@@ -195,6 +197,52 @@ def test_curves_show_what_was_logged():
     assert report.draw_learning_curves(without_epochs).axes[0].lines[0].get_xdata().tolist() == [5, 15]
     assert report.draw_learning_curves([]) is None
     assert report.draw_learning_curves(LOG[:1]) is None
+
+
+def test_curves_mark_the_model():
+    pytest.importorskip("matplotlib", reason="draws the images")
+    for axes in report.draw_learning_curves(LOG, saved=(10, 1.0)).axes:
+        assert {line.get_label(): line.get_xdata() for line in axes.lines}["model: epoch 1"] == [1.0, 1.0]
+
+
+def test_few_steps_of_training_draw_no_curves_and_say_so(tmp_path, results, caplog):
+    pytest.importorskip("matplotlib", reason="draws the images")
+    caplog.set_level("INFO")
+    for train_metrics in ({}, {"train_loss": 1.8}):  # of an evaluation alone nobody expects curves
+        written = write_report(
+            tmp_path, results=results, class_names=NAMES, log_history=LOG[:1], train_metrics=train_metrics
+        )
+        assert [path.name for path in written] == ["metrics.json", "confusion_matrix.png"]
+        assert ("No learning_curves.png" in caplog.text) == bool(train_metrics)
+
+
+# Metrics of evaluations one after another, and which of them is the best.
+EVALUATIONS = [
+    ([("top1", 0.5, 2.0), ("top1", 0.5, 1.0), ("top1", 0.5, 1.5)], 1),
+    ([("top1", 0.5, 1.0), ("top1", 0.5, 2.0), ("top1", 0.75, 3.0), ("top1", 0.25, 0.5)], 2),
+    ([("top1", 0.5, float("nan")), ("top1", 0.5, 1.0)], 0),
+    ([("loss", 1.0, 1.0), ("loss", 1.0, 1.0), ("loss", 0.5, 0.5)], 2),
+    ([("ema_top1", 0.5, 1.0), ("ema_top1", 0.5, 0.5)], 1),
+    ([("", 0.5, 1.0)], None),
+]
+
+
+@pytest.mark.parametrize("evaluations, best", EVALUATIONS)
+def test_best_evaluation(evaluations, best):
+    """Of equal ones the lower loss."""
+    metric = evaluations[0][0]
+    args = SimpleNamespace(
+        metric_for_best_model=metric or None, greater_is_better=metric != "loss", load_best_model_at_end=True
+    )
+    state = TrainerState(epoch=9.0)
+    for state.global_step, (name, value, loss) in enumerate(evaluations):
+        prefix = "eval_ema_" if name.startswith("ema") else "eval_"
+        metrics = {f"{prefix}loss": loss, f"eval_{name}": value}
+        state.log_history.append({**metrics, "step": state.global_step, "epoch": state.global_step / 2})
+        if is_best(metrics, args, state):
+            state.best_model_checkpoint = f"checkpoint-{state.global_step}"
+    assert state.best_global_step == best
+    assert saved_step(args, state) == ((0, 9.0) if best is None else (best, best / 2))
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")  # of a class without images

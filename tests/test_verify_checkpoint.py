@@ -205,8 +205,8 @@ def test_official_architecture_without_recorded_logits(tmp_path, refused, monkey
 
 @pytest.mark.parametrize(
     "content",
-    ["not JSON", "[]", '{"checkpoints": {"a": {"logits": null}}}', '{"checkpoints": 1}', None],
-    ids=["no JSON", "list", "no architecture", "no entries", "no file"],
+    ["not JSON", "[" * 100_000, "[]", '{"checkpoints": {"a": {"logits": null}}}', '{"checkpoints": 1}', None],
+    ids=["no JSON", "nested", "list", "no architecture", "no entries", "no file"],
 )
 def test_damaged_file_of_expected_logits(expected_file, content, refused):
     expected_file.write_text(content) if content else expected_file.unlink()

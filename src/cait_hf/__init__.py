@@ -7,6 +7,11 @@ Importing the package registers model type `"cait"` with `AutoConfig`, `AutoMode
 
 from typing import TYPE_CHECKING, NoReturn
 
+from . import import_messages  # noqa: F401 - before Transformers, which imports what prints them
+
+
+# isort: split
+
 from transformers import (
     AutoBackbone,
     AutoConfig,

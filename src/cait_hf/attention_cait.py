@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.forward_ad import unpack_dual
 
 
 def talking_heads_attention_forward(
@@ -73,6 +74,17 @@ def class_attention_forward(
     """
     attention = _softmax(torch.matmul(query * scaling, key.transpose(-1, -2))).to(value.dtype)
     return torch.matmul(attention, value).transpose(1, 2), attention
+
+
+def is_transformed(*tensors: torch.Tensor) -> bool:
+    """Whether a transform of `torch.func` is active, or a tensor carries a forward-mode derivative.
+
+    These need formulas whose every step PyTorch can differentiate in both modes, to any order, and batch.
+    """
+    # what PyTorch's own FSDP asks; no public function tells
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return any(unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
 def _softmax(scores: torch.Tensor) -> torch.Tensor:

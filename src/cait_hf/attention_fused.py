@@ -3,8 +3,8 @@
 
 A layer keeps only queries, keys and values for the backward pass, which makes the maps again. On a CPU the operator
 works block by block (`attention_blocked.py`), on an NVIDIA GPU in Triton kernels (`attention_triton.py`).
-`torch.compile` keeps it as one node; `torch.export` records the formulas of `attention_cait.py` in its place, which
-every runtime supports.
+`torch.compile` keeps it as one node; `torch.export` and `torch.jit.trace` record the formulas of `attention_cait.py`
+in its place, which every runtime supports.
 
 Shapes: B images, H heads, N patches, D channels of a head.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .attention_blocked import backward as blocked_backward
 from .attention_blocked import forward as blocked_forward
-from .attention_cait import talking_heads_attention_forward
+from .attention_cait import is_transformed, talking_heads_attention_forward
 from .attention_native import backward as native_backward
 from .attention_native import forward as native_forward
 from .attention_native import is_available as native_is_available
@@ -39,14 +39,16 @@ def fused_talking_heads_attention_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """As `talking_heads_attention_forward`, to rounding, but without the maps: the second value is `None`.
 
-    The plain formulas take over for what the operator cannot do: dropout of attention weights, `torch.export`, and
-    devices other than CPU and CUDA; also for a backward pass that is to be differentiated (`create_graph=True`).
+    The plain formulas take over for what the operator cannot do: dropout of attention weights, `torch.export`,
+    `torch.jit.trace`, transforms of `torch.func`, forward-mode derivatives, and devices other than CPU and CUDA; also
+    for a backward pass that is to be differentiated (`create_graph=True`).
     """
-    arguments = (query, key, value, proj_l_weight, proj_l_bias, proj_w_weight, proj_w_bias, scaling)
-    if dropout > 0.0 or torch.compiler.is_exporting() or query.device.type not in ("cpu", "cuda"):
-        attn_output, _ = talking_heads_attention_forward(*arguments, dropout=dropout)
+    tensors = (query, key, value, proj_l_weight, proj_l_bias, proj_w_weight, proj_w_bias)
+    recorded = torch.compiler.is_exporting() or torch.jit.is_tracing()  # to run where the operator is unknown
+    if dropout > 0.0 or recorded or is_transformed(*tensors) or query.device.type not in ("cpu", "cuda"):
+        attn_output, _ = talking_heads_attention_forward(*tensors, scaling, dropout)
         return attn_output, None
-    return torch.ops.cait_hf.talking_heads_attention(*arguments), None
+    return torch.ops.cait_hf.talking_heads_attention(*tensors, scaling), None
 
 
 def talking_heads_attention(

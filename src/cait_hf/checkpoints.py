@@ -162,4 +162,23 @@ def find_checkpoint(name: str) -> CaitCheckpoint:
     raise ValueError(f"name is {name!r}, but the official CaiT checkpoints are {known}.")
 
 
-__all__ = ["CHECKPOINTS", "CaitCheckpoint", "TimmAccuracy", "find_checkpoint"]
+FASHION_MNIST = "fashion_mnist"  # name and folder of the checkpoint in this package
+
+
+def resolve_model(name: str) -> str:
+    """What `from_pretrained` loads for the name of a model that every command takes.
+
+    A path that exists is itself, `"fashion_mnist"` is the folder of the checkpoint in this package, and a name that
+    [`find_checkpoint`] knows, such as `"S24_224"`, is timm's repository. Any other name is returned as it is.
+    """
+    if Path(name).exists():
+        return name
+    if name.lower() == FASHION_MNIST:
+        return str(Path(__file__).resolve().with_name(FASHION_MNIST))
+    try:
+        return find_checkpoint(name).timm_repo
+    except ValueError:
+        return name
+
+
+__all__ = ["CHECKPOINTS", "FASHION_MNIST", "CaitCheckpoint", "TimmAccuracy", "find_checkpoint", "resolve_model"]

@@ -8,10 +8,11 @@ Labels are matched by the names of the classes, never by their numbers: two fold
 as soon as one lacks a class.
 """
 
+import errno
 import glob
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, TypeAlias
 import datasets
 import PIL.Image
 from datasets.exceptions import DatasetGenerationError, DatasetsError
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from .corrupt_images import decode
 
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "cls")  # usual names, where no type decides
+SPLIT_NAMES = frozenset(("train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing"))
 # A stream is dealt out in at most so many shards: enough to share among workers, few enough to open one by one.
 MAX_SHARDS = 1024
 
@@ -139,12 +142,17 @@ def load_source(
     Raises:
         ValueError, OSError: if they cannot be read.
     """
+    name = os.path.expanduser(name)
     try:
         if not files and any((Path(name) / file).is_file() for file in ("state.json", "dataset_dict.json")):
+            if config_name is not None:
+                raise ValueError(f"a saved dataset has no configuration {config_name}.")
             saved = _load_saved(name, streaming)
             if split is not None and split not in saved:
                 raise ValueError(f"it has only the splits {', '.join(saved)}, no {split}.")
             return saved if split is None else saved[split]
+        if not files and Path(name).is_dir() and glob.has_magic(str(Path(name).absolute())):
+            raise ValueError("`datasets` takes a path with *, ? or [ for a pattern; rename it.")
         return datasets.load_dataset(name, config_name, data_files=files or None, split=split, streaming=streaming)
     except (DatasetsError, ValueError) as error:
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) else error
@@ -164,32 +172,98 @@ def _load_saved(folder: str, streaming: bool) -> dict[str, Rows]:
 
 
 def load_folder(folder: str, flag: str, streaming: bool = False, labeled: bool = True) -> Rows:
-    """The images of a folder, with one subfolder a class if `labeled`; `flag` names it in error messages."""
-    if not Path(folder).is_dir():
+    """The images of a folder, with one subfolder a class if `labeled`; `flag` names it in error messages.
+
+    Classes and images are those of torchvision's `ImageFolder`: images lie at any depth below the folder of their
+    class, and links are followed. Other than there, hidden files and folders do not count, folders without images
+    become no classes, and Pillow's formats are all known. A metadata file of `datasets` takes the place of classes.
+
+    Raises:
+        ValueError: if there are no images, no classes, or if it is not clear which subfolders are the classes.
+    """
+    root = Path(folder).expanduser().absolute()
+    if not root.is_dir():
         raise ValueError(f"--{flag} is {folder}, but there is no such folder.")
-    subfolders = [
-        path for path in sorted(Path(folder).iterdir()) if path.is_dir() and not path.name.startswith((".", "__"))
-    ]
-    for path in [Path(folder), *subfolders]:
-        if not os.access(path, os.R_OK | os.X_OK):
-            raise ValueError(f"--{flag} is {folder}, but {path} cannot be read: permission denied.")
-    # patterns, because in `data_dir` a class named "test" would become a split; links are not followed from above
-    links = [path for path in subfolders if path.is_symlink() and any(path.iterdir())]
-    roots = links if len(links) == len(subfolders) > 0 else [folder, *links]
-    patterns = [f"{glob.escape(str(root))}/**" for root in roots]
     try:
-        dataset = datasets.load_dataset("imagefolder", data_files=patterns, split="train", streaming=streaming)
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"--{flag} is {folder}, but there are no images in it ({error}).") from error
-    if not labeled:
-        return dataset
-    if list(dataset.column_names) == ["image"]:
-        raise ValueError(f"--{flag} is {folder}, but its images must lie in two subfolders or more, one for a class.")
-    names = getattr(dataset.features.get("label"), "names", None)  # None if a metadata file names the classes
-    empty = [path.name for path in subfolders if names is not None and path.name not in names]
-    if empty:
-        logger.warning("--%s: %s hold no images themselves and become no classes.", flag, some(empty))
-    return dataset
+        files = sorted(_visible_files(root))
+    except PermissionError as error:
+        raise ValueError(f"--{flag} is {folder}, but {error.filename} cannot be read: permission denied.") from error
+    metadata = [name for name in ImageFolder.METADATA_FILENAMES if (root / name).is_file()]
+    if metadata:
+        escaped = [glob.escape(file) for file in files]
+        try:
+            return datasets.load_dataset("imagefolder", data_files=escaped, split="train", streaming=streaming)
+        except (DatasetsError, ValueError, FileNotFoundError) as error:
+            reason = error.__cause__ or error
+            raise ValueError(f"--{flag} is {folder}, but its {metadata[0]} cannot be read: {reason}") from error
+    images = [file for file in files if os.path.splitext(file)[1].lower() in ImageFolder.EXTENSIONS]
+    if not images:
+        raise ValueError(f"--{flag} is {folder}, but there are no images in it.")
+    for image in images:
+        if image.encode(errors="replace").decode() != image:
+            raise ValueError(f"--{flag} is {folder}, but the name of {image!r} is not UTF-8: rename it.")
+    features = datasets.Features({"image": datasets.Image()})
+    columns = {"image": tuple(images)}
+    if labeled:
+        images, names = _class_folders(root, images, f"--{flag} is {folder}, but")
+        empty = sorted({path.name for path in root.iterdir() if path.is_dir()} - {*names})
+        empty = [name for name in empty if not name.startswith(".")]
+        if empty:
+            logger.warning("--%s: %s hold no images and become no classes.", flag, some(empty))
+        features["label"] = datasets.ClassLabel(names=sorted({*names}))
+        columns = {"image": tuple(images), "label": tuple(names)}
+    if streaming:
+        return datasets.IterableDataset.from_generator(_rows_of, features=features, gen_kwargs=columns)
+    state = tuple(map(_state_of, images))  # part of the key under which `datasets` keeps the rows and what it finds
+    return datasets.Dataset.from_generator(_rows_of, features=features, gen_kwargs={"state": state, **columns})
+
+
+def _visible_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """All files below a folder, through links, but none that is hidden or in a hidden folder."""
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "permission denied", str(folder))
+    above |= {os.path.realpath(folder)}
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            yield entry.path
+        elif os.path.realpath(entry.path) not in above:  # or a link back would never end
+            yield from _visible_files(folder / entry.name, above)
+
+
+def _class_folders(root: Path, images: list[str], problem: str) -> tuple[list[str], list[str]]:
+    """The images that lie in subfolders and, of each, the subfolder just below `root`, its class."""
+    parts = [Path(image).relative_to(root).parts for image in images]
+    inside = [(image, names) for image, names in zip(images, parts) if len(names) > 1]
+    if not inside:
+        raise ValueError(f"{problem} its images must lie in subfolders, one for each class.")
+    below = sorted({names[0] for _, names in inside})
+    deeper = [names for _, names in inside if len(names) > 2]
+    if len(deeper) == len(inside) or (deeper and SPLIT_NAMES.issuperset(below)):
+        found = sorted({os.path.join(*names[:2]) for names in deeper})
+        raise ValueError(
+            f"{problem} the images of its subfolders lie in subfolders of these ({some(found)}): pass a folder whose "
+            f"subfolders are the classes, such as {root / below[0]}."
+        )
+    if len(inside) < len(images):
+        logger.warning(
+            "%s %d images beside the folders of the classes are left out.", problem, len(images) - len(inside)
+        )
+    return [image for image, _ in inside], [names[0] for _, names in inside]
+
+
+def _state_of(file: str) -> tuple[int, int] | None:
+    try:
+        stat = os.stat(file)
+    except OSError:  # such as a link to nowhere
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
+
+def _rows_of(state: tuple = (), **columns: tuple[str, ...]) -> Iterator[dict]:
+    for values in zip(*columns.values()):
+        yield dict(zip(columns, values))
 
 
 def describe(
@@ -321,7 +395,7 @@ def _find_classes(
 
 
 def _read_class_names(file: str) -> list[str]:
-    names = [line.strip() for line in Path(file).read_text(encoding="utf-8").rstrip().splitlines()]
+    names = [line.strip() for line in Path(file).expanduser().read_text(encoding="utf-8").rstrip().splitlines()]
     if not all(names) or len(set(names)) < max(len(names), 1):
         raise ValueError(f"--class_names is {file}, but each line must be one name and no name may come twice.")
     return names

@@ -43,7 +43,7 @@ from transformers.utils import (
 from transformers.utils.generic import can_return_tuple, is_timm_config_dict, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_cait import class_attention_forward, talking_heads_attention_forward
+from .attention_cait import class_attention_forward, is_transformed, talking_heads_attention_forward
 from .attention_fused import fused_talking_heads_attention_forward
 from .configuration_cait import CaitConfig, as_pair
 from .losses import image_classification_loss, masked_l1_loss
@@ -275,9 +275,10 @@ class CaitClassAttention(nn.Module):
         key_states = self.k_proj(hidden_states).view(hidden_shape).transpose(1, 2)
         value_states = self.v_proj(hidden_states).view(hidden_shape).transpose(1, 2)
 
-        # Other implementations than the eager one return no map, so asking for maps means eager here.
+        # Other implementations than the eager one return no map, so asking for maps means eager here; PyTorch's own
+        # (SDPA) has neither forward-mode nor second derivatives.
         attention_interface: Callable = class_attention_forward
-        if not output_class_attentions:
+        if not (output_class_attentions or is_transformed(query_states, key_states, value_states)):
             attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
                 self.config._attn_implementation, class_attention_forward
             )
@@ -624,7 +625,13 @@ def _load_timm_state_dict(
     for filename in filenames:
         path = cached_file(name_or_path, filename, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
         if path is not None:
-            return convert_official_state_dict(load_state_dict(path))
+            weights = convert_official_state_dict(load_state_dict(path))
+            # Queries, keys and values as tensors of their own: views of a fused one look shared to Accelerate, which
+            # would save the first of them only.
+            return {
+                name: tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
+                for name, tensor in weights.items()
+            }
     raise OSError(f"{name_or_path} contains timm's config.json but neither {' nor '.join(filenames)}.")
 
 

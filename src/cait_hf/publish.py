@@ -5,17 +5,17 @@ How Transformers finds the code of a repository: `auto_map` in config.json and p
 classes, and the files that those import relatively have to lie beside them (`transformers.dynamic_module_utils`).
 """
 
-import json
 import shutil
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import filter_repo_objects
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from .files import read_json, write_json
+from .loading import HUB_ERRORS, MODEL_FILES, check_folder
 
-HUB_ERRORS = (OSError, HTTPError, HFValidationError)  # HTTPError: no connection
+
 PACKAGE = Path(__file__).parent
 AUTO_MAP = {
     "AutoConfig": "configuration_cait.CaitConfig",
@@ -47,15 +47,12 @@ def add_remote_code(folder: Path) -> None:
     for filename, auto_map in (("config.json", AUTO_MAP), ("preprocessor_config.json", IMAGE_PROCESSOR_AUTO_MAP)):
         file = folder / filename
         if file.is_file():
-            content = {**json.loads(file.read_text(encoding="utf-8")), "auto_map": auto_map}
-            file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            write_json(file, {**read_json(file), "auto_map": auto_map}, indent=2, sort_keys=True)
 
 
 def published_patterns() -> list[str]:
     """Names of the files that are pushed: not the checkpoints and logs that training leaves in the same folder."""
-    names = ["README.md", "config.json", "preprocessor_config.json", "model.safetensors"]
-    shards = ["model.safetensors.index.json", "model-?????-of-?????.safetensors"]
-    return names + shards + [file.name for file in remote_code_files()]
+    return ["README.md", *MODEL_FILES, *(file.name for file in remote_code_files())]
 
 
 def push_folder(
@@ -75,11 +72,11 @@ def push_folder(
         Address of the commit.
 
     Raises:
-        ValueError: if `folder` does not hold a model of this package, the repository is public though `private` is
-            asked for, or the tag exists and names another commit.
+        ValueError: if `folder` does not hold a model of this package that loads, the repository is public though
+            `private` is asked for, or the tag exists and names another commit.
         OSError: if the Hub cannot be reached or refuses.
     """
-    check_model_folder(folder)
+    check_folder(folder)
     api = HfApi()
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -95,20 +92,6 @@ def push_folder(
     except (*HUB_ERRORS, RuntimeError) as error:  # RuntimeError: of an upload that broke off
         raise OSError(f"{folder} was written, but it could not be pushed to {repo_id}: {error}") from error
     return commit.commit_url
-
-
-def check_model_folder(folder: Path) -> None:
-    """Raise ValueError unless `folder` contains the configuration and the weights of a CaiT of this package."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model_type = config.get("model_type")
-    except (OSError, ValueError, AttributeError):
-        model_type = None
-    weights = ("model.safetensors", "model.safetensors.index.json")
-    if model_type != "cait" or not any((folder / name).is_file() for name in weights):
-        raise ValueError(
-            f"folder is {folder}, but it must hold config.json and model.safetensors of a converted CaiT."
-        )
 
 
 def operations(api: HfApi, folder: Path, repo_id: str, revision: str | None) -> list:

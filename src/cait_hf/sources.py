@@ -1,27 +1,24 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Sources of a conversion: weights, and the configuration and image processor that fit them.
 
-A source is a file in the official format (`.pth`, or `.safetensors` with the same keys), the name of an official
-checkpoint to download (`XXS24_224`), a repository of timm on the Hub (`timm/cait_xxs24_224.fb_dist_in1k`), or a folder
-with timm's `config.json` and weights.
+A source is a file in the official format (`.pth`, or `.safetensors` with the same keys) or a checkpoint that the
+training code of deit or timm wrote, the name of an official checkpoint to download (`XXS24_224`), a repository of timm
+on the Hub (`timm/cait_xxs24_224.fb_dist_in1k`), or a folder with timm's `config.json` and weights.
 
 Official files and names: facebookresearch/deit, `cait_models.py`.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 
 from .checkpoints import SECOND_HAND, CaitCheckpoint, find_checkpoint
 from .configuration_cait import CaitConfig
-from .files import sha256_of
+from .files import read_json, sha256_of, unchanged
 from .image_processing_pil_cait import CaitImageProcessorPil
 from .labels import imagenet_1k_labels, label_kwargs
-from .loading import REPO_ID, read_weights
-from .publish import HUB_ERRORS
+from .loading import HUB_ERRORS, REPO_ID, DamagedDownload, DamagedFile, Weights, fetch, read_weights
 from .state_dict import infer_config_kwargs
 from .timm_format import config_kwargs_from_timm
 
@@ -35,7 +32,8 @@ class Source:
 
     Attributes:
         name: how the model card calls it.
-        weights_file: where the tensors are, in the official format.
+        weights_file: where the tensors were, in the official format.
+        weights: the tensors.
         config: the model's configuration, labels included.
         image_processor: how its images are prepared, None where the class has no such preparation.
         checkpoint: the official checkpoint, where the weights are those of its authors or timm's copy of them.
@@ -43,27 +41,35 @@ class Source:
 
     name: str
     weights_file: Path
+    weights: Weights
     config: CaitConfig
     image_processor: CaitImageProcessorPil | None
     checkpoint: CaitCheckpoint | None = None
 
 
-def load_source(source: str, checkpoint: CaitCheckpoint | None = None) -> Source:
-    """Find out what `source` is, fetch it if need be, and read all but its weights.
+class WrongCheckpoint(ValueError):
+    """Weights that are not those of the official checkpoint that they are said to be."""
+
+
+def load_source(source: str, checkpoint: CaitCheckpoint | None = None, ema: bool = False) -> Source:
+    """Find out what `source` is, fetch it if need be, and read it, each file once.
+
+    Args:
+        ema: whether to take the EMA weights of a checkpoint of a training.
 
     Raises:
-        ValueError: if it is nothing that is known, not a CaiT, or not the `checkpoint`.
-        OSError: if it, or one of its files, does not exist or cannot be fetched.
+        ValueError: if it is nothing that is known, damaged, not a CaiT, or not the `checkpoint`.
+        OSError: if it, or one of its files, does not exist, cannot be fetched, or changes while it is read.
     """
     path = Path(source)
     if path.is_file():
-        loaded = load_official_file(path, checkpoint)
+        loaded = load_official_file(path, checkpoint, ema)
     elif path.is_dir():
-        loaded = load_timm_folder(path, path.resolve().name, checkpoint)
-    elif path.suffix in (".pth", ".bin", ".safetensors"):
+        loaded = load_timm_folder(path, path.resolve().name, checkpoint, ema)
+    elif path.suffix in (".pth", ".pt", ".tar", ".bin", ".safetensors"):
         raise FileNotFoundError(f"source is {source}, but there is no such file.")
     elif REPO_ID.fullmatch(source):
-        loaded = load_timm_repo(source)
+        loaded = load_timm_repo(source, ema)
     else:
         try:
             checkpoint = find_checkpoint(source)
@@ -71,15 +77,29 @@ def load_source(source: str, checkpoint: CaitCheckpoint | None = None) -> Source
             raise ValueError(
                 f"source is {source}, which is neither a file nor a folder nor a repository: {error}"
             ) from None
-        loaded = load_official_file(download(checkpoint), checkpoint)
+        loaded = load_download(checkpoint, ema)
     if loaded.checkpoint is not None:
         check_architecture(loaded.config, loaded.checkpoint)
+        check_published(loaded.weights.sha256, loaded.weights_file, loaded.checkpoint)
     return loaded
 
 
-def load_official_file(path: Path, checkpoint: CaitCheckpoint | None = None) -> Source:
+def load_download(checkpoint: CaitCheckpoint, ema: bool) -> Source:
+    """Fetch and read the authors' file. One that is damaged, or of another network, does not stay in the cache."""
+    path = download(checkpoint)
+    try:
+        loaded = load_official_file(path, checkpoint, ema)
+        check_architecture(loaded.config, checkpoint)
+    except (DamagedFile, WrongCheckpoint):
+        path.unlink()
+        raise
+    return loaded
+
+
+def load_official_file(path: Path, checkpoint: CaitCheckpoint | None = None, ema: bool = False) -> Source:
     """Read a file in the official format; its tensors tell the architecture and the size of the images."""
-    kwargs = infer_config_kwargs(read_weights(path))
+    weights = read_weights(path, ema)
+    kwargs = infer_config_kwargs(weights.tensors)
     labels = imagenet_1k_labels()
     if kwargs["num_labels"] == len(labels):
         del kwargs["num_labels"]
@@ -91,18 +111,22 @@ def load_official_file(path: Path, checkpoint: CaitCheckpoint | None = None) -> 
         image_processor = CaitImageProcessorPil(
             size={"shortest_edge": size}, crop_size={"height": size, "width": size}
         )
-    return Source(path.name, path, config, image_processor, checkpoint)
+    return Source(path.name, path, weights, config, image_processor, checkpoint)
 
 
-def load_timm_folder(folder: Path, name: str, checkpoint: CaitCheckpoint | None = None) -> Source:
-    """Read timm's `config.json` and find its weights."""
+def load_timm_folder(folder: Path, name: str, checkpoint: CaitCheckpoint | None = None, ema: bool = False) -> Source:
+    """Read timm's `config.json` and its weights."""
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"source is {folder}, but it has no config.json.")
-    try:
-        timm_config = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{config_file} is not valid JSON: {error}") from None
+    with unchanged(config_file):
+        return _read_timm_folder(folder, config_file, name, checkpoint, ema)
+
+
+def _read_timm_folder(
+    folder: Path, config_file: Path, name: str, checkpoint: CaitCheckpoint | None, ema: bool
+) -> Source:
+    timm_config = read_json(config_file)
     if not isinstance(timm_config, dict) or "pretrained_cfg" not in timm_config:
         model_type = timm_config.get("model_type") if isinstance(timm_config, dict) else None
         raise ValueError(f"{config_file} is of model_type {model_type!r}, but it must be timm's, with pretrained_cfg.")
@@ -115,13 +139,15 @@ def load_timm_folder(folder: Path, name: str, checkpoint: CaitCheckpoint | None 
         image_processor = CaitImageProcessorPil.from_pretrained(folder)
     except ValueError:
         image_processor = None
-    return Source(name, weights_file, config, image_processor, checkpoint)
+    return Source(name, weights_file, read_weights(weights_file, ema), config, image_processor, checkpoint)
 
 
-def load_timm_repo(repo_id: str) -> Source:
+def load_timm_repo(repo_id: str, ema: bool = False) -> Source:
     """Fetch a repository of timm's from the Hub, or from the local cache, and read it."""
     try:
-        folder = Path(snapshot_download(repo_id, allow_patterns=["config.json", "model.safetensors"]))
+        folder = fetch(repo_id, ["config.json", "model.safetensors"])
+    except DamagedDownload:
+        raise
     except HUB_ERRORS as error:
         raise OSError(f"source is {repo_id}, neither a local path nor a repository within reach: {error}") from error
     try:
@@ -129,11 +155,8 @@ def load_timm_repo(repo_id: str) -> Source:
     except ValueError:
         checkpoint = None
     if checkpoint is not None:
-        is_known = checkpoint.timm_file_sha256_source not in (None, SECOND_HAND)
-        check_download(
-            folder / "model.safetensors", checkpoint, checkpoint.timm_file_sha256 if is_known else None, _HEADER_BYTES
-        )
-    return load_timm_folder(folder, repo_id, checkpoint)
+        check_download(folder / "model.safetensors", checkpoint, published_sha256(checkpoint), _HEADER_BYTES)
+    return load_timm_folder(folder, repo_id, checkpoint, ema)
 
 
 def official_cache_file(checkpoint: CaitCheckpoint) -> Path:
@@ -177,11 +200,25 @@ def check_download(
         raise OSError(f"The download of {checkpoint.official_name} has {found}, but it must have {expected}.")
 
 
+def published_sha256(checkpoint: CaitCheckpoint) -> str | None:
+    """SHA-256 of timm's file, where it is known at first hand."""
+    return checkpoint.timm_file_sha256 if checkpoint.timm_file_sha256_source not in (None, SECOND_HAND) else None
+
+
+def check_published(sha256: str, weights_file: Path, checkpoint: CaitCheckpoint) -> None:
+    """Raise WrongCheckpoint if timm's file of `checkpoint` has another SHA-256 than the published one."""
+    expected = published_sha256(checkpoint)
+    if weights_file.name == "model.safetensors" and expected not in (None, sha256):
+        raise WrongCheckpoint(
+            f"{weights_file} of {checkpoint.official_name} has SHA-256 {sha256}, but timm's has {expected}."
+        )
+
+
 def check_architecture(config: CaitConfig, checkpoint: CaitCheckpoint) -> None:
-    """Raise ValueError if `config` is not of the network that `checkpoint` is."""
+    """Raise WrongCheckpoint if `config` is not of the network that `checkpoint` is."""
     for name, expected in checkpoint.config_kwargs.items():
         # LayerScale at the start of training is not in the weights.
         if name != "layer_scale_init_value" and getattr(config, name) != expected:
-            raise ValueError(
+            raise WrongCheckpoint(
                 f"{name} is {getattr(config, name)} in the source, but in {checkpoint.official_name} it is {expected}."
             )

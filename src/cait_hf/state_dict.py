@@ -2,8 +2,9 @@
 """The two-way map between the tensors of an official CaiT checkpoint and those of `CaitForImageClassification`.
 
 Official are the names of facebookresearch/deit (`cait_models.py`), which timm shares. The authors' files hold them as
-`{"model": {"module.<key>": tensor}}`, timm's files without the wrapping. Queries, keys and values of the patch stage
-are one fused tensor there and three here; everything else only changes its name.
+`{"model": {"module.<key>": tensor}}`, timm's files without the wrapping, and checkpoints that either training code
+writes beside EMA weights and states (`official_tensors`). Queries, keys and values of the patch stage are one fused
+tensor there and three here; everything else only changes its name.
 
 The tables below are the map, in official order. Shapes are those of the tensors here, in symbols:
 
@@ -73,6 +74,10 @@ _OPTIONAL = (
     re.compile(r"\.attn\.(qkv|q|k|v)\.bias$|\.attention\.[qkv]_proj\.bias$"),  # absent when qkv_bias is False
     re.compile(r"^(head|classifier)\."),  # absent when there are no labels
 )
+# Where the training code of deit, and that of timm, stores weights and their exponential moving average.
+_WEIGHTS, _EMA_WEIGHTS = ("model", "state_dict"), ("model_ema", "state_dict_ema")
+# Of DataParallel and its distributed kin, and of `torch.compile`; one may hold the other.
+_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 _SHOWN = 5  # tensors that an error names of each kind of misfit
 
 
@@ -89,8 +94,8 @@ def convert_official_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Tens
     """Rename the tensors of an official CaiT checkpoint to those of `CaitForImageClassification`.
 
     Args:
-        state_dict: the authors' `{"model": {"module.<key>": tensor}}` or the plain keys of timm. The classifier may be
-            absent, and the biases of all queries, keys and values.
+        state_dict: the authors' `{"model": {"module.<key>": tensor}}`, the plain keys of timm, or what
+            `official_tensors` takes. The classifier may be absent, and the biases of all queries, keys and values.
 
     Returns:
         Native key -> tensor, with dtype and values untouched. Nothing is copied: queries, keys and values of a patch
@@ -165,12 +170,54 @@ def infer_config_kwargs(official_state_dict: Mapping[str, Any]) -> dict[str, Any
     }
 
 
+def official_tensors(checkpoint: Any, ema: bool = False) -> dict[str, Any]:
+    """The weights in a checkpoint of deit or timm, by their plain official names.
+
+    Args:
+        checkpoint: tensors by themselves; or the dictionary that a training writes, with `model` or `state_dict`,
+            perhaps `model_ema` or `state_dict_ema`, and states of the training, which are left out.
+        ema: whether to take the EMA weights.
+
+    Raises:
+        ValueError: if it contains no tensors, or not those that `ema` asks for.
+    """
+    if not isinstance(checkpoint, Mapping):
+        checkpoint = {}
+    tensors = _first_group(checkpoint, _EMA_WEIGHTS if ema else _WEIGHTS)
+    if tensors is None:
+        if ema:
+            raise ValueError(f"--ema is given, but the checkpoint has no EMA weights: {_contents(checkpoint)}.")
+        if has_ema_weights(checkpoint):
+            raise ValueError(f"The checkpoint has EMA weights only, pass --ema: {_contents(checkpoint)}.")
+        tensors = checkpoint
+    if not isinstance(tensors, Mapping) or not tensors:
+        raise ValueError(
+            'A checkpoint must be a dictionary of tensors, by itself or under "model" or "state_dict", and not be '
+            "empty."
+        )
+    plain = {_WRAPPERS.sub("", str(key)): tensor for key, tensor in tensors.items()}
+    if len(plain) != len(tensors):
+        raise ValueError("The checkpoint has tensors with and without the prefix of a wrapper (module., _orig_mod.).")
+    return plain
+
+
+def has_ema_weights(checkpoint: Any) -> bool:
+    """Whether `official_tensors` finds EMA weights in it."""
+    return isinstance(checkpoint, Mapping) and _first_group(checkpoint, _EMA_WEIGHTS) is not None
+
+
+def _first_group(checkpoint: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """deit and timm leave out what a training does not have; others store `None` for it."""
+    return next((checkpoint[name] for name in names if checkpoint.get(name) is not None), None)
+
+
+def _contents(checkpoint: Mapping[str, Any]) -> str:
+    return f"it contains {_first([str(key) for key in checkpoint]) or 'nothing'}"
+
+
 def _official_tensors(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors without the authors' wrapping, once it is clear that they are those of a CaiT."""
-    tensors = state_dict.get("model", state_dict) if isinstance(state_dict, Mapping) else None
-    if not isinstance(tensors, Mapping) or not tensors:
-        raise ValueError('A checkpoint must be a dictionary of tensors, by itself or under "model", and not be empty.')
-    tensors = {str(key).removeprefix("module."): tensor for key, tensor in tensors.items()}
+    tensors = official_tensors(state_dict)
     for part, pattern in {
         "class-attention layers (blocks_token_only.*)": r"blocks_token_only\.\d+\.",
         "talking heads (blocks.*.attn.proj_l and proj_w)": r"blocks\.\d+\.attn\.proj_[lw]\.",
@@ -280,4 +327,10 @@ def _layer_scale_init_value(architecture: Mapping[str, int]) -> float:
     return default_layer_scale_init_value(architecture["num_hidden_layers"])
 
 
-__all__ = ["convert_official_state_dict", "convert_to_official_state_dict", "infer_config_kwargs"]
+__all__ = [
+    "convert_official_state_dict",
+    "convert_to_official_state_dict",
+    "has_ema_weights",
+    "infer_config_kwargs",
+    "official_tensors",
+]

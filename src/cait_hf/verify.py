@@ -5,12 +5,10 @@ timm is imported only where its logits are asked for.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from .configuration_cait import CaitConfig, as_pair
-from .loading import read_weights
 from .modeling_cait import CaitForImageClassification
 from .state_dict import convert_to_official_state_dict
 from .timm_format import timm_model_args
@@ -60,15 +58,18 @@ def require_timm() -> None:
         raise ImportError(f"A comparison with timm needs timm, which cannot be imported: {error}") from error
 
 
-def compare_with_timm(folder: Path, weights_file: Path) -> float:
-    """Compare the logits of a folder just written with those of timm's CaiT with the weights of its source.
+def compare_with_timm(folder: Path, tensors: dict[str, torch.Tensor]) -> float:
+    """Compare the logits of a folder just written with those of timm's CaiT with the `tensors` of its source.
+
+    `tensors` is emptied on the way: the weights are in memory twice at most.
 
     Returns:
         Their largest difference on two random images in float32, as `compare_logits`, and with its errors.
     """
     config = CaitConfig.from_pretrained(folder)
     images = random_images(config)
-    expected = timm_logits(config, read_weights(weights_file), images)  # freed before the other model is loaded
+    expected = timm_logits(config, tensors, images)
+    tensors.clear()
     model = CaitForImageClassification.from_pretrained(folder, dtype=torch.float32)
     return compare_logits(logits_of(model, images), expected, TIMM)
 
@@ -81,14 +82,13 @@ def compare_model_with_timm(model: CaitForImageClassification) -> float:
 
 
 @torch.no_grad()
-def timm_logits(config: CaitConfig, state_dict: dict[str, Any], pixel_values: torch.Tensor) -> torch.Tensor:
-    """Float32 logits (batch, labels) of timm's CaiT with an official `state_dict`, which it loads by itself."""
+def timm_logits(config: CaitConfig, state_dict: dict[str, torch.Tensor], pixel_values: torch.Tensor) -> torch.Tensor:
+    """Float32 logits (batch, labels) of timm's CaiT with a plain official `state_dict`, which it loads by itself."""
     from timm.models.cait import Cait
 
     with torch.device("meta"):
         timm_model = Cait(**timm_model_args(config)).eval()
-    tensors = state_dict.get("model", state_dict).items()
-    timm_model.load_state_dict({key.removeprefix("module."): tensor.float() for key, tensor in tensors}, assign=True)
+    timm_model.load_state_dict({key: tensor.float() for key, tensor in state_dict.items()}, assign=True)
     return timm_model(pixel_values)
 
 

@@ -36,7 +36,7 @@ TRAINING = {
 
 
 class Dataset(NamedTuple):
-    """The images of training and evaluation: a Hub id, a folder or any name; `split` is that of evaluation."""
+    """Images to train or to evaluate on: a Hub id, a folder or any name; `split` where it is not all of them."""
 
     name: str
     config: str | None = None
@@ -52,12 +52,17 @@ def write_model_card(
     output_dir: str | Path,
     *,
     model: PreTrainedModel,
+    num_parameters: int,
+    num_trainable: int,
     model_name: str,
     base_model: str | None,
     dataset: Dataset,
+    evaluated: Dataset,
     results: dict[str, dict],
     settings: dict[str, object],
+    changes: Sequence[tuple[str, str]] = (),
     train_metrics: dict[str, float],
+    resumed_at: int | None = None,
     environment: dict[str, dict],
     command: Sequence[str] = (),
 ) -> Path | None:
@@ -67,12 +72,17 @@ def write_model_card(
     the card shows the last part only, and of tokens nothing: cards are published.
 
     Args:
-        model: as trained; its class names are shown where they are few.
+        model: its type and classes are shown, with their names where they are few.
+        num_parameters: of what `model_name` loads.
+        num_trainable: parameters that were trained, which may be those of adapters that were merged at the end.
         model_name: what the examples load, a Hub id or a folder.
         base_model: what training started from, a Hub id or a folder; `None` for random weights.
+        dataset, evaluated: trained on; evaluated on.
         results: as for `write_report`, of the weights as trained ("raw") and of their moving average ("ema").
         settings: flags of the training and their values, in the order to show; those that are `None` are left out.
+        changes: since which step which flag had another value, in runs that were resumed.
         train_metrics: of the training, such as `StepTimer.summary()` and `train_runtime`.
+        resumed_at: the step after which those were measured, of a run that was resumed.
         environment: what `report.environment` returned.
         command: the command line, program first.
 
@@ -87,16 +97,16 @@ def write_model_card(
     measured = {metric: title for metric, title in METRICS.items() if any(metric in row for row in results.values())}
     card = render(
         "training.md",
-        metadata(model.config.model_type, name, base_model, dataset, results),
+        metadata(model.config.model_type, name, base_model, dataset, evaluated, results),
         marker=MARKER,
         title=name.rpartition("/")[2],
         model_name=name,
         model_type=model.config.model_type,
         base_model=base_model and link(base_model),
-        dataset=dataset._replace(split=None),
-        dataset_evaluated=dataset,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        num_trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        dataset=dataset,
+        dataset_evaluated=evaluated,
+        num_parameters=num_parameters,
+        num_trainable=num_trainable,
         class_names=list(model.config.id2label.values()),
         num_images=max((int(result["confusion_matrix"].sum()) for result in results.values()), default=0),
         metrics=list(measured.values()),
@@ -114,7 +124,9 @@ def write_model_card(
             for flag, value in settings.items()
             if value is not None and not flag.endswith("token")
         ],
+        changes=changes,
         machine=machine_rows(train_metrics, environment),
+        resumed_at=resumed_at,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, card)
@@ -130,17 +142,22 @@ def is_ours(path: Path) -> bool:
 
 
 def metadata(
-    model_type: str, name: str, base_model: str | None, dataset: Dataset, results: dict[str, dict]
+    model_type: str,
+    name: str,
+    base_model: str | None,
+    dataset: Dataset,
+    evaluated: Dataset,
+    results: dict[str, dict],
 ) -> ModelCardData:
     """Metadata of the card; accuracies are fractions in [0, 1], as `evaluate` gives them."""
     measured = [
         EvalResult(
             task_type="image-classification",
             task_name="Image Classification",
-            dataset_type=shown(dataset.name),
-            dataset_name=shown(dataset.name),
-            dataset_config=dataset.config,
-            dataset_split=dataset.split,
+            dataset_type=shown(evaluated.name),
+            dataset_name=shown(evaluated.name),
+            dataset_config=evaluated.config,
+            dataset_split=evaluated.split,
             metric_type="accuracy",
             metric_name=title + (", EMA" if weights == "ema" else ""),
             metric_value=result[metric],

@@ -6,6 +6,8 @@ First arguments that end in .yaml, .yml or .json name files of flags, such as re
 
 import json
 from argparse import Action
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields
 from importlib.util import find_spec
 from itertools import takewhile
@@ -15,8 +17,16 @@ from typing import Any, Literal, NoReturn
 import torch
 import transformers
 import yaml
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
 from transformers import HfArgumentParser
 from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from ..checkpoints import resolve_model
+from ..command_line import one_line, quiet_transformers
 
 
 # Flags of RecipeArguments that need a package which training as such does not need.
@@ -29,6 +39,8 @@ NEEDED_PACKAGES = {
     "ema_decay": "timm",
     "lora_rank": "peft",
 }
+# What to install for a logger of --report_to, where it has not the logger's name.
+LOGGER_PACKAGES = {"azure_ml": "azureml-core", "dagshub": "dagshub mlflow", "flyte": "flytekit"}
 
 
 def option(help: str, default: Any = None) -> Any:
@@ -46,6 +58,10 @@ class ModelArguments:
     ignore_mismatched_sizes: bool = option("Start a new classifier if the number of classes differs.", False)
     trust_remote_code: bool = option("Run model code that comes with the checkpoint.", False)
 
+    def __post_init__(self) -> None:
+        # names of flags, set by recipes alone, that a model may lack; no field, hence no flag
+        self.optional: list[str] = []
+
 
 @dataclass
 class DataArguments:
@@ -60,7 +76,9 @@ class DataArguments:
     train_dir: str | None = option("Folder with one subfolder of images a class.")
     validation_dir: str | None = option("The same, to evaluate on.")
     train_val_split: float = option(
-        "Fraction of the training images to hold out if nothing else is to evaluate on.", 0.15
+        "Fraction of the training images of each class to hold out if nothing else is to evaluate on; never of a "
+        "stream.",
+        0.15,
     )
     max_train_samples: int | None = option(
         "Train on this many images, drawn once; with --streaming on the first of each file, at most this many."
@@ -125,6 +143,11 @@ class RecipeArguments:
     distillation_alpha: float = option("Weight of the teacher in the loss.", 0.5)
     distillation_tau: float = option("Temperature of soft distillation.", 1.0)
 
+    @property
+    def official_schedule(self) -> bool:
+        """Whether the official cosine schedule sets the learning rates, whatever `--lr_scheduler_type` is."""
+        return self.min_lr is not None or self.warmup_lr is not None
+
 
 @dataclass
 class TrainingArguments(transformers.TrainingArguments):
@@ -167,14 +190,27 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Rec
 
     Raises:
         ValueError: with an error message, for what no flag or no training allows.
-        OSError: if a file cannot be read.
+        OSError: if a file cannot be read, a model does not exist, or --push_to_hub could not push.
         ImportError: if a flag needs a package that is not installed.
     """
     parser = _Parser((ModelArguments, DataArguments, RecipeArguments, TrainingArguments))
     files = list(takewhile(lambda argument: argument.endswith((".json", ".yaml", ".yml")), argv))
     flags = [flag for path in files for flag in _read_flags(path, parser)]
     parsed = parser.parse_args_into_dataclasses([*flags, *argv[len(files) :]], look_for_args_file=False)
+    by_hand, _ = parser.parse_known_args(argv[len(files) :])
+    optional = ("drop_path_rate", "layer_decay")
+    parsed[0].optional = [name for name in optional if getattr(by_hand, name) == parser.get_default(name)]
     _check(*parsed)
+    model_args, _, recipe, args = parsed
+    for arguments, flag in (
+        (model_args, "model_name_or_path"),
+        (model_args, "config_name"),
+        (recipe, "teacher_model_name_or_path"),
+    ):
+        if getattr(arguments, flag) is not None:
+            setattr(arguments, flag, _source_of(flag, getattr(arguments, flag)))
+    if args.push_to_hub and args.should_save:
+        _check_push(args)
     return parsed
 
 
@@ -217,6 +253,8 @@ def _check(
     pretrained = model_args.model_name_or_path is not None
     if not (args.do_train or args.do_eval):
         raise ValueError("there is nothing to do: pass --do_train, --do_eval or both.")
+    if "output_dir" not in args.changed:
+        raise ValueError("--output_dir is not set: pass the folder to write to.")
     if not (args.do_train or pretrained):
         raise ValueError("--do_eval without --do_train needs --model_name_or_path, the model to evaluate.")
     if pretrained and (model_args.config_name or model_args.config_overrides):
@@ -242,11 +280,19 @@ def _check(
             raise ValueError(f"--{name} is {getattr(args, name)}, but it must be at least 1.")
     if args.fp16 and args.use_cpu:
         raise ValueError("--fp16 needs a GPU: drop it.")
+    for name in ("bf16_full_eval", "fp16_full_eval"):
+        if args.do_train and getattr(args, name):
+            raise ValueError(f"--{name} rounds the weights before they are saved: drop it, or --do_train.")
     if args.save_strategy == "best" and (args.metric_for_best_model is None or args.eval_strategy == "no"):
         raise ValueError("--save_strategy best needs --metric_for_best_model, such as eval_top1, and --eval_strategy.")
-    for logger in ("tensorboard", "trackio"):
-        if logger in (args.report_to or ()) and logger not in get_available_reporting_integrations():
-            raise ImportError(f"--report_to {logger} needs the package {logger}: pip install {logger}.")
+    available = {*get_available_reporting_integrations(), *(["flyte"] if find_spec("flytekit") else [])}
+    for logger in args.report_to or ():
+        if logger not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise ValueError(f"--report_to is {logger}, but it must be none, all or some of {known}.")
+        if logger not in available:
+            package = LOGGER_PACKAGES.get(logger, logger)
+            raise ImportError(f"--report_to {logger} needs the package {package}: pip install {package}.")
     for flag, package in NEEDED_PACKAGES.items():
         if flag in changed_fields(recipe) and find_spec(package) is None:
             raise ImportError(f"--{flag} needs the package {package}, which is not installed: pip install {package}.")
@@ -255,3 +301,54 @@ def _check(
         # Part of parsing, as what `TrainingArguments` derives itself; from here on nothing edits `args`, which are the
         # record of the run.
         args.learning_rate = recipe.base_learning_rate * images / 512
+
+
+def _source_of(flag: str, name: str) -> str:
+    """What `from_pretrained` loads for the name of a model; raises OSError if that can be neither folder nor id."""
+    source = resolve_model(name)
+    if Path(source).exists():
+        is_file = flag == "config_name" and Path(source).is_file()
+        if not is_file and not Path(source, "config.json").is_file():
+            raise FileNotFoundError(f"--{flag} is {name}, but it must be a folder with a config.json, or an id.")
+        return source
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        raise FileNotFoundError(f"--{flag} is {name}, but there is no such folder.") from None
+    return source
+
+
+def _check_push(args: TrainingArguments) -> None:
+    """Raise, before training, what would keep the result from being pushed after it."""
+    repo_id = args.hub_model_id or Path(args.output_dir).resolve().name
+    try:
+        validate_repo_id(repo_id)
+        user = HfApi(token=args.hub_token).whoami()
+    except HFValidationError as error:
+        raise ValueError(f"--push_to_hub to {repo_id}, which is no name of a repository: {one_line(error)}") from None
+    except (OSError, HTTPError) as error:
+        needed = "the Hub within reach and a login: run `hf auth login`, or set HF_TOKEN or --hub_token"
+        raise OSError(f"--push_to_hub needs {needed} ({one_line(error)}).") from error
+    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise ValueError("--push_to_hub needs a token that may write, but the one in use may only read.")
+    owners = [user["name"], *(organization["name"] for organization in user.get("orgs", []))]
+    owner, slash, _ = repo_id.partition("/")
+    if slash and owner.lower() not in map(str.lower, owners):
+        raise ValueError(f"--hub_model_id is {repo_id}, but the token may push to {', '.join(owners)} only.")
+
+
+@contextmanager
+def loading(flag: str, name: str) -> Iterator[None]:
+    """Load what a flag names, without Transformers' reports; errors name the flag, in one line.
+
+    Raises:
+        ValueError: if it cannot be loaded.
+        OSError: if it is not there, or out of reach.
+    """
+    try:
+        with quiet_transformers():
+            yield
+    except (OSError, HTTPError) as error:
+        raise OSError(f"--{flag} is {name}: {one_line(error)}") from error
+    except (ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: tensors of other shapes
+        raise ValueError(f"--{flag} is {name}: {one_line(error)}") from error

@@ -87,7 +87,7 @@ def load_data(
         ValueError, OSError: if the data cannot be read, or if their columns or classes are not clear.
     """
     check_data_arguments(data_args)
-    train_rows, eval_rows, found = load_sources(data_args)
+    train_rows, eval_rows, found = load_sources(data_args, evaluate)
     if train and train_rows is None:
         raise ValueError(f"there are no images to train on: {found}.")
     if evaluate and eval_rows is None and (data_args.streaming or not train):
@@ -102,6 +102,13 @@ def load_data(
     if evaluate and eval_rows is None:
         assert isinstance(train_data, LabeledImages)  # of a stream nothing is held out
         train_data, eval_data = hold_out(train_data, data_args.train_val_split, seed)
+        logger.log(
+            logging.WARNING if process_index == 0 else logging.DEBUG,
+            "%d of the %d training images, drawn from each class, are held out to evaluate on; for others %s.",
+            len(eval_data),
+            len(eval_data) + len(train_data),
+            f"set --eval_split: {found}" if data_args.dataset_name else "pass --validation_dir",
+        )
     elif evaluate:
         limit = {"max_samples": data_args.max_eval_samples}
         eval_data = dataset_of(eval_rows, "the data to evaluate on", data_args, **stream, **limit)
@@ -127,9 +134,12 @@ def check_data_arguments(data_args: DataArguments) -> None:
         raise ValueError(f"--corrupt_images is {data_args.corrupt_images}, but it must be error or skip.")
     if (data_args.train_files or data_args.validation_files) and not data_args.dataset_name:
         raise ValueError("--train_files and --validation_files need --dataset_name, their format, such as webdataset.")
+    for name in ("dataset_config_name", "eval_split"):
+        if getattr(data_args, name) != getattr(DataArguments, name) and not data_args.dataset_name:
+            raise ValueError(f"--{name} is {getattr(data_args, name)}, but it needs --dataset_name.")
 
 
-def load_sources(data_args: DataArguments) -> tuple[Rows | None, Rows | None, str]:
+def load_sources(data_args: DataArguments, evaluate: bool) -> tuple[Rows | None, Rows | None, str]:
     """Training data, evaluation data, and which flags to pass where one is missing."""
     name, streaming = data_args.dataset_name, data_args.streaming
     if name is None:
@@ -137,10 +147,13 @@ def load_sources(data_args: DataArguments) -> tuple[Rows | None, Rows | None, st
         train, evaluation = (load_folder(path, flag, streaming) if path else None for flag, path in folders.items())
         return train, evaluation, "pass --dataset_name, or --train_dir to train and --validation_dir to evaluate"
     patterns = {"train": data_args.train_files, "validation": data_args.validation_files}
-    files = {split: pattern for split, pattern in patterns.items() if pattern is not None}
+    files = {split: os.path.expanduser(pattern) for split, pattern in patterns.items() if pattern is not None}
     splits = load_source(name, data_args.dataset_config_name, files=files, streaming=streaming)
-    evaluation = splits.get("validation" if data_args.validation_files else data_args.eval_split)
-    return splits.get("train"), evaluation, f"{name} has only the splits {', '.join(splits)}"
+    split = "validation" if data_args.validation_files else data_args.eval_split
+    found = f"{name} has only the splits {', '.join(splits)}"
+    if evaluate and split not in splits and split != DataArguments.eval_split:
+        raise ValueError(f"--eval_split is {split}, but {found}.")
+    return splits.get("train"), splits.get(split), found
 
 
 def dataset_of(rows: Rows, origin: str, data_args: DataArguments, **stream: Any) -> LabeledImages | ImageStream:
@@ -154,12 +167,26 @@ def dataset_of(rows: Rows, origin: str, data_args: DataArguments, **stream: Any)
 
 
 def hold_out(images: LabeledImages, fraction: float, seed: int) -> tuple[LabeledImages, LabeledImages]:
-    """The remaining images, and a random fraction of them."""
-    count = math.ceil(fraction * len(images))
-    if not 0 < count < len(images):
-        raise ValueError(f"--train_val_split is {fraction}, but of {len(images)} images that leaves none on a side.")
+    """The remaining images, and a random fraction of those of each class.
+
+    A class of two images or more has at least one on each side; a single one remains.
+
+    Raises:
+        ValueError: if that leaves none on a side.
+    """
+    wanted = math.ceil(fraction * len(images))
+    labels = column_values(images.rows, images.label_column)
     numbers = np.random.default_rng(seed).permutation(images.numbers)
-    return replace(images, numbers=numbers[count:]), replace(images, numbers=numbers[:count])
+    _, classes, sizes = np.unique([labels[number] for number in numbers], return_inverse=True, return_counts=True)
+    most = sizes - 1
+    counts = np.clip(np.floor(fraction * sizes).astype(int), np.minimum(1, most), most)
+    for index in np.argsort(counts - fraction * sizes, kind="stable"):  # what rounding lost most of first
+        counts[index] += counts.sum() < wanted and counts[index] < most[index]
+    if not 0 < wanted < len(images) or not counts.any():
+        raise ValueError(f"--train_val_split is {fraction}, but of {len(images)} images that leaves none on a side.")
+    places = [np.flatnonzero(classes == index)[:count] for index, count in enumerate(counts)]
+    held = np.isin(np.arange(len(numbers)), np.concatenate(places))
+    return replace(images, numbers=numbers[~held]), replace(images, numbers=numbers[held])
 
 
 def limit_tables(

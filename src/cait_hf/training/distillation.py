@@ -15,10 +15,11 @@ from transformers import AutoModelForImageClassification
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from ..command_line import one_line
 from ..evaluation.imagenet import indices_of_classes
 from ..labels import IMAGENET_1K_CLASSES
-from .arguments import ModelArguments, RecipeArguments
-from .transforms import normalization
+from .arguments import ModelArguments, RecipeArguments, loading
+from .transforms import input_size, measure_normalization
 
 
 class Distillation:
@@ -57,8 +58,9 @@ class Distillation:
         self.teacher = teacher.eval().requires_grad_(False)
         self.kind, self.alpha, self.tau = kind, alpha, tau
         self.order = _order_of_classes(student_labels, teacher.config.id2label)
-        (student_mean, student_std), (mean, std) = map(normalization, (student_processor, teacher_processor))
-        pairs = list(zip(student_mean, student_std, mean, std))
+        student, own = map(measure_normalization, (student_processor, teacher_processor))
+        self.channels = [student.order.index(channel) for channel in own.order]  # where the student has the teacher's
+        pairs = [(student.mean[s], student.std[s], own.mean[t], own.std[t]) for t, s in enumerate(self.channels)]
         # pixel = student_std * x + student_mean, and the teacher gets (pixel - mean) / std
         self.scale = torch.tensor([s / t for _, s, _, t in pairs])[:, None, None]
         self.shift = torch.tensor([(m - n) / t for m, _, n, t in pairs])[:, None, None]
@@ -72,7 +74,7 @@ class Distillation:
     def __call__(self, pixel_values: torch.Tensor, logits: torch.Tensor, own_loss: torch.Tensor) -> torch.Tensor:
         """The student's images `(batch, channels, height, width)`, its logits and its own loss to the whole loss."""
         with torch.no_grad():
-            seen = (pixel_values * self.scale + self.shift).to(self.teacher.dtype)
+            seen = (pixel_values[:, self.channels] * self.scale + self.shift).to(self.teacher.dtype)
             teacher_logits = self.teacher(pixel_values=seen).logits[:, self.order]
         return (1 - self.alpha) * own_loss + self.alpha * teacher_loss(logits, teacher_logits, self.kind, self.tau)
 
@@ -86,15 +88,28 @@ def load_teacher(
     """The teacher that the flags name.
 
     Raises:
-        ValueError: if it does not fit the student.
+        ValueError: if it does not fit the student, or does not take images of its size.
+        OSError: if it is not there, or out of reach.
     """
     name = recipe.teacher_model_name_or_path
     if name is None:
         return None
     options = {"trust_remote_code": model_args.trust_remote_code}
-    teacher = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32, **options)
-    teacher_processor = AutoImageProcessor.from_pretrained(name, **options)
-    return Distillation(teacher, recipe, student_processor, teacher_processor, student_labels)
+    with loading("teacher_model_name_or_path", name):
+        teacher = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32, **options)
+        teacher_processor = AutoImageProcessor.from_pretrained(name, **options)
+    distillation = Distillation(teacher, recipe, student_processor, teacher_processor, student_labels)
+    height, width = input_size(student_processor)
+    image = torch.zeros(1, len(measure_normalization(student_processor).mean), height, width)
+    try:
+        with torch.no_grad():
+            teacher(pixel_values=image)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"--teacher_model_name_or_path is {name}, which does not take the model's images of {height} x {width} "
+            f"pixels: {one_line(error)}"
+        ) from error
+    return distillation
 
 
 def teacher_loss(logits: torch.Tensor, teacher_logits: torch.Tensor, kind: str, tau: float) -> torch.Tensor:

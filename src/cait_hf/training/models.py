@@ -4,6 +4,8 @@
 import copy
 import json
 import logging
+import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -14,7 +16,7 @@ from transformers.utils.generic import is_timm_config_dict
 
 from ..configuration_cait import CaitConfig, as_pair
 from ..image_processing_pil_cait import CaitImageProcessorPil
-from .arguments import ModelArguments, RecipeArguments
+from .arguments import ModelArguments, RecipeArguments, loading
 from .data import LabeledImages
 from .optimization import head_names
 
@@ -26,7 +28,8 @@ def load_config(model_args: ModelArguments) -> PreTrainedConfig:
     """The configuration that the flags ask for.
 
     Raises:
-        ValueError: for fields that it does not have.
+        ValueError: for fields that it does not have, if it cannot be read, or if it is not for RGB images.
+        OSError: if it is not there, or out of reach.
     """
     fields = {"image_size": model_args.image_size, "drop_path_rate": model_args.drop_path_rate}
     fields = {name: value for name, value in fields.items() if value is not None}
@@ -35,20 +38,47 @@ def load_config(model_args: ModelArguments) -> PreTrainedConfig:
     if source is None:
         config, unknown = CaitConfig.from_dict({}, return_unused_kwargs=True, **fields)
     else:
-        config_class = CaitConfig if is_cait_of_timm(source) else AutoConfig
-        options = {} if config_class is CaitConfig else {"trust_remote_code": model_args.trust_remote_code}
-        config, unknown = config_class.from_pretrained(source, return_unused_kwargs=True, **options, **fields)
+        with loading(source_flag(model_args), source):
+            config_class = CaitConfig if is_cait_of_timm(source) else AutoConfig
+            options = {} if config_class is CaitConfig else {"trust_remote_code": model_args.trust_remote_code}
+            config, unknown = config_class.from_pretrained(source, return_unused_kwargs=True, **options, **fields)
     unknown.pop("trust_remote_code", None)
+    if "drop_path_rate" in model_args.optional and unknown.pop("drop_path_rate", None) is not None:
+        logger.warning("The recipe's drop_path_rate is left out: models of type %s have none.", config.model_type)
+        model_args.drop_path_rate = None  # so that no record of the run states it
+    if source is not None and drop_auto_map(config, source):
+        logger.info(
+            "The modeling files in %s do not run and are not copied: installed code knows the model.%s",
+            source,
+            " To add them again: cait-hf push --remote_code" if config.model_type == CaitConfig.model_type else "",
+        )
     if unknown:
         raise ValueError(f"{', '.join(unknown)}: a configuration of type {config.model_type} has no such field.")
     if model_args.image_size is not None and config.model_type != CaitConfig.model_type:
         raise ValueError(f"--image_size is for CaiT only, but the model is of type {config.model_type}.")
+    channels = getattr(config, "num_channels", 3)
+    if channels != 3:
+        raise ValueError(f"the model has num_channels {channels}, but training gives it RGB images, of 3 channels.")
     return config
+
+
+def source_flag(model_args: ModelArguments) -> str:
+    """The flag that names what is loaded."""
+    return "model_name_or_path" if model_args.model_name_or_path is not None else "config_name"
+
+
+def drop_auto_map(part: PreTrainedConfig | BaseImageProcessor, source: str) -> bool:
+    """Drop the names of modeling files that a folder had and that saving would not copy; whether there were any.
+
+    Transformers copies the code that it runs. The names of a repository's files name the repository, too, and stay.
+    """
+    is_remote = type(part).__module__.startswith("transformers_modules.")
+    return not is_remote and Path(source).is_dir() and part.__dict__.pop("auto_map", None) is not None
 
 
 def _parse_overrides(overrides: str | None) -> dict:
     fields = {}
-    for item in overrides.split(",") if overrides else ():
+    for item in re.split(r",(?![^\[]*\])", overrides) if overrides else ():  # not within a list
         name, equals, value = item.partition("=")
         if not equals:
             raise ValueError(f"--config_overrides has {item!r}, but each item must be FIELD=VALUE.")
@@ -78,7 +108,9 @@ def set_labels(
             the images to evaluate on have classes that the model does not have.
     """
     pretrained = model_args.model_name_or_path is not None
-    if train_data is not None and not (pretrained and set(train_data.class_names) == set(config.id2label.values())):
+    if train_data is not None and not (
+        pretrained and set(train_data.class_names) == set((config.id2label or {}).values())
+    ):
         names = train_data.class_names
         if len(names) < 2:
             raise ValueError(f"the training images have {len(names)} class, but there must be at least 2.")
@@ -89,6 +121,7 @@ def set_labels(
             )
         if pretrained and len(names) == config.num_labels:
             logger.warning("The classifier was trained for other classes than those of the data; it is trained on.")
+        config.num_labels = len(names)  # a field of its own in a few configurations, such as PVT's
         config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in config.id2label.items()}  # stored ones may lack it
     if config.problem_type is not None:  # each image has one class, whatever a checkpoint was trained for
@@ -106,26 +139,45 @@ def load_model(config: PreTrainedConfig, model_args: ModelArguments) -> tuple[Pr
     """The model and its image processor, for a CaiT the Pillow one: it repeats the official preprocessing exactly."""
     name = model_args.model_name_or_path
     options = {"trust_remote_code": model_args.trust_remote_code}
+    # Training keeps float32 weights, whatever was stored; autocast computes in less.
     if name is None:
-        model = AutoModelForImageClassification.from_config(config, **options)
+        model = AutoModelForImageClassification.from_config(config, dtype=torch.float32, **options)
     else:
-        # Training keeps float32 weights, whatever was stored; autocast computes in less.
-        model = AutoModelForImageClassification.from_pretrained(
-            name,
-            config=config,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
-            **options,
-        )
+        with loading(source_flag(model_args), name):
+            model, report = AutoModelForImageClassification.from_pretrained(
+                name,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+                output_loading_info=True,
+                **options,
+            )
+        log_new_weights(name, report)
+    source = name or model_args.config_name
     if config.model_type != CaitConfig.model_type:
-        return model, AutoImageProcessor.from_pretrained(name or model_args.config_name, **options)
+        assert source is not None  # or it would be a CaiT
+        with loading(source_flag(model_args), source):
+            image_processor = AutoImageProcessor.from_pretrained(source, **options)
+        drop_auto_map(image_processor, source)
+        return model, image_processor
     sizes = {}
     if name is None or model_args.image_size is not None:
         height, width = as_pair(config.image_size)
         sizes = {"size": {"shortest_edge": max(height, width)}, "crop_size": {"height": height, "width": width}}
     if name is None:
         return model, CaitImageProcessorPil(**sizes)
-    return model, CaitImageProcessorPil.from_pretrained(name, **sizes)
+    with loading(source_flag(model_args), name):
+        image_processor = CaitImageProcessorPil.from_pretrained(name, **sizes)
+    drop_auto_map(image_processor, name)
+    return model, image_processor
+
+
+def log_new_weights(name: str, report: dict) -> None:
+    """Say in one line, instead of Transformers' table, which tensors of the model did not come from `name`."""
+    new = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if new:
+        first = ", ".join(new[:5]) + (", ..." if len(new) > 5 else "")
+        logger.info("%d tensors are absent in %s, or of other shapes, and start random: %s.", len(new), name, first)
 
 
 def add_lora(model: PreTrainedModel, recipe: RecipeArguments) -> torch.nn.Module:
@@ -153,7 +205,9 @@ def add_lora(model: PreTrainedModel, recipe: RecipeArguments) -> torch.nn.Module
         target_modules=targets,
         modules_to_save=head,
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks for what Transformers has renamed
+        return get_peft_model(model, config)
 
 
 def save_model(
@@ -169,6 +223,7 @@ def save_model(
     """
     if hasattr(model, "merge_and_unload"):
         model.save_pretrained(Path(folder) / "adapter")
+        (Path(folder) / "adapter" / "README.md").unlink()  # PEFT's empty template, with the local path of the base
         model = copy.deepcopy(model).merge_and_unload()
     model.save_pretrained(folder, state_dict=state_dict)
     image_processor.save_pretrained(folder)
@@ -177,3 +232,25 @@ def save_model(
 def plain_model(model: torch.nn.Module) -> torch.nn.Module:
     """The model of Transformers inside one of PEFT, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def has_unused_parameters(model: torch.nn.Module) -> bool:
+    """Whether the logits leave a parameter that trains without a gradient, such as the mask token of a DINOv2.
+
+    DDP waits for the gradients of all parameters unless it looks for such ones, which takes time and warns where there
+    are none. A step on the meta device tells, without data; True for a model that cannot take one there.
+    """
+    config = plain_model(model).config
+    sides = getattr(config, "image_size", 224)
+    sides = sides if isinstance(sides, list | tuple) else (sides, sides)
+    meta = {name: torch.empty_like(buffer, device="meta") for name, buffer in model.named_buffers()}
+    training = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = {name: torch.empty_like(p, device="meta").requires_grad_() for name, p in training.items()}
+    meta |= {name: torch.empty_like(p, device="meta") for name, p in model.named_parameters() if name not in training}
+    try:
+        images = torch.empty(1, getattr(config, "num_channels", 3), *sides, device="meta")
+        outputs = torch.func.functional_call(model, parameters | meta, kwargs={"pixel_values": images})
+        outputs.logits.sum().backward()
+    except Exception:  # of any model: it may need values, or another size
+        return True
+    return any(parameter.grad is None for parameter in parameters.values())

@@ -110,14 +110,19 @@ def make_optimizer(model: nn.Module, recipe: RecipeArguments, args: TrainingArgu
     return optimizer_class(groups, **options)
 
 
+def warmup_steps(recipe: RecipeArguments, args: TrainingArguments, num_training_steps: int) -> int:
+    """Steps of the warm-up, of `--warmup_epochs` or `--warmup_steps`."""
+    if recipe.warmup_epochs is not None:
+        return math.ceil(num_training_steps * recipe.warmup_epochs / args.num_train_epochs)
+    return args.get_warmup_steps(num_training_steps)
+
+
 def make_scheduler(
     optimizer: torch.optim.Optimizer, recipe: RecipeArguments, args: TrainingArguments, num_training_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """The schedule of `--lr_scheduler_type` or, with `--min_lr` or `--warmup_lr`, the official one."""
-    num_warmup_steps = args.get_warmup_steps(num_training_steps)
-    if recipe.warmup_epochs is not None:
-        num_warmup_steps = math.ceil(num_training_steps * recipe.warmup_epochs / args.num_train_epochs)
-    if recipe.min_lr is None and recipe.warmup_lr is None:
+    num_warmup_steps = warmup_steps(recipe, args, num_training_steps)
+    if not recipe.official_schedule:
         options = args.lr_scheduler_kwargs
         return get_scheduler(args.lr_scheduler_type, optimizer, num_warmup_steps, num_training_steps, options)
     lowest = recipe.warmup_lr or 0.0, recipe.min_lr or 0.0

@@ -1,37 +1,49 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Outputs of a run: the model, its EMA weights, metrics, report and card; perhaps pushed to the Hub."""
 
+import json
+import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError
+from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..cards.training import Dataset, write_model_card
+from ..evaluation.metrics import METRICS, scalars
 from ..files import write_json
 from .arguments import DataArguments, TrainingArguments, changed_fields
+from .best_model import saved_step
 from .data import TRAINING_DATA, LabeledImages
 from .ema import ModelEma
 from .experiment import Experiment
 from .models import plain_model, save_model
+from .optimization import warmup_steps
 from .report import environment, write_report
-from .resume import TRAINER_STATE
+from .resume import RUN_RECORD, TRAINER_STATE
+from .run_record import reached
 from .streaming import ImageStream
 
 
+logger = logging.getLogger(__name__)
+
 ALWAYS_SHOWN = (
     *("seed", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
-    *("optim", "learning_rate", "lr_scheduler_type", "weight_decay", "bf16", "fp16"),
+    *("optim", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "label_smoothing_factor"),
+    *("max_grad_norm", "bf16", "fp16"),
 )
 # Beginnings of the names of flags that change no weight of a training, or that the card shows elsewhere: the data.
 NO_SETTINGS = (
     *("disable_tqdm", "do_", "hub_", "local_rank", "log_", "logging_", "output_dir", "overwrite_output_dir"),
     *("project", "push_to_hub", "report_to", "resume_from_checkpoint", "run_name", "trackio_"),
-    *("dataset_name", "dataset_config_name", "train_dir", "validation_dir"),
+    *("dataset_name", "dataset_config_name", "train_dir", "validation_dir", "train_files", "validation_files"),
 )
+
+
+EVALUATED = {"raw": "Evaluation", "ema": "Evaluation of the EMA weights"}
 
 
 def finish(
@@ -41,7 +53,7 @@ def finish(
     *,
     metrics: dict[str, float],
     results: dict[str, dict],
-    log_history: Sequence[dict],
+    state: TrainerState,
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> dict[str, float]:
     """Write, on the main process, the outputs of a run: metrics, model, EMA, report, card; push them if asked.
@@ -51,7 +63,7 @@ def finish(
         ema ([`ModelEma`] or `None`): written as a model of its own to the folder `ema`.
         metrics (`dict[str, float]`): `train_...` and `eval_...` metrics.
         results (`dict[str, dict]`): of the last evaluation, for `write_report`.
-        log_history: as `TrainerState.log_history`.
+        state ([`TrainerState`]): at the end.
         state_dict: the model's, in one piece, where its weights are sharded.
 
     Returns:
@@ -69,10 +81,11 @@ def finish(
     for weights, loss in (("raw", "eval_loss"), ("ema", "eval_ema_loss")):
         if weights in results and loss in metrics:
             results[weights]["loss"] = metrics[loss]
+    step, epoch = saved_step(args, state)
     for name in ("train", "eval"):
         chosen = {key: value for key, value in metrics.items() if key.startswith(name)}
         if chosen:
-            content = {**chosen, "epoch": metrics.get("epoch")}
+            content = {**chosen, "epoch": epoch if name == "eval" and args.do_train else metrics.get("epoch")}
             write_json(folder / f"{name}_results.json", content, indent=4, sort_keys=True)
     write_json(folder / "all_results.json", metrics, indent=4, sort_keys=True)
     if args.do_train:
@@ -85,54 +98,129 @@ def finish(
         results=results,
         class_names=list(plain_model(model).config.id2label.values()),
         train_metrics={name: value for name, value in metrics.items() if not name.startswith("eval_")},
-        log_history=log_history,
+        # the evaluation after training is of the best weights again, not of the last step
+        log_history=state.log_history[: -len(results)] if results and step < state.global_step else state.log_history,
+        saved=(step, epoch) if args.do_train and args.load_best_model_at_end else None,
         num_processes=args.world_size,
     )
     if args.do_train:
-        write_card(experiment, model, metrics, results)
+        write_card(experiment, model, metrics, results, state)
+        experiment.record.finished = {"step": state.global_step, "epoch": state.epoch}
+        experiment.record.write(folder)
+    say_what_is_there(experiment, results, state)
     if args.push_to_hub:
         push(folder, args)
     return metrics
 
 
+def say_what_is_there(experiment: Experiment, results: dict[str, dict], state: TrainerState) -> None:
+    """Log the last evaluation, and what lies where."""
+    args = experiment.training_args
+    for weights, result in results.items():
+        shown = [f"{METRICS[name]} {value:.2%}" for name, value in scalars(result).items() if name in METRICS]
+        shown += [f"loss {result['loss']:.4f}"] if "loss" in result else []
+        images = int(result["confusion_matrix"].sum())
+        logger.info("%s on %d images: %s", EVALUATED[weights], images, ", ".join(shown))
+    if not args.do_train:
+        logger.info("The metrics are in %s.", args.output_dir)
+        return
+    step, epoch = saved_step(args, state)
+    best = ""
+    if step == state.best_global_step and args.load_best_model_at_end:
+        best = f", the best by {args.metric_for_best_model}: {state.best_metric:.4g}"
+    logger.info("The model is in %s, with the weights of step %d (epoch %.4g%s).", args.output_dir, step, epoch, best)
+
+
+def already_finished(experiment: Experiment) -> dict[str, float]:
+    """Say that a run is finished, push it if asked, and return its metrics; nothing else is written.
+
+    Raises:
+        OSError: if its metrics cannot be read, or it cannot be pushed.
+    """
+    args, folder = experiment.training_args, Path(experiment.training_args.output_dir)
+    finished = experiment.record.finished
+    assert finished is not None  # or there would be something to do
+    logger.info(
+        "%s has the finished training already (%d steps, %.4g epochs); metrics and model card stay as they are. To "
+        "train on pass more --num_train_epochs or --max_steps; from scratch, --overwrite_output_dir.",
+        *(folder, finished["step"], finished["epoch"]),
+    )
+    if args.push_to_hub and args.should_save:
+        push(folder, args)
+    return json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+
+
 def write_card(
-    experiment: Experiment, model: torch.nn.Module, metrics: dict[str, float], results: dict[str, dict]
+    experiment: Experiment,
+    model: torch.nn.Module,
+    metrics: dict[str, float],
+    results: dict[str, dict],
+    state: TrainerState,
 ) -> None:
     """The model card, with what was measured and the settings of the training."""
     model_args, data_args, args = experiment.model_args, experiment.data_args, experiment.training_args
-    dataset_name = data_args.dataset_name or data_args.train_dir
+    dataset_name = data_args.train_files or data_args.dataset_name or data_args.train_dir
     assert dataset_name is not None  # or nothing could have been trained on
+    dataset = Dataset(dataset_name, data_args.dataset_config_name)
+    changes = [
+        (f"from step {change['step']}", f"`{change['flag']}` {change['after']} instead of {change['before']}")
+        for change in experiment.record.changes
+        if not change["flag"].startswith(NO_SETTINGS)
+    ]
+    resumed_at = reached(experiment.resume_from_checkpoint)[0] if experiment.resume_from_checkpoint else None
     write_model_card(
         args.output_dir,
         model=plain_model(model),
+        num_parameters=experiment.num_parameters,
+        num_trainable=experiment.num_trainable,
         model_name=args.hub_model_id or str(args.output_dir),
         base_model=model_args.model_name_or_path,
-        dataset=Dataset(dataset_name, data_args.dataset_config_name, split_evaluated(experiment.eval_data, data_args)),
+        dataset=dataset,
+        evaluated=dataset_evaluated(dataset, experiment.eval_data, data_args),
         results=results,
-        settings=settings_of(experiment),
+        settings=settings_of(experiment, state),
+        changes=changes,
         train_metrics={name: value for name, value in metrics.items() if name.startswith("train_")},
+        resumed_at=resumed_at,
         environment=environment(args.world_size),
         command=(*(("python",) if args.world_size == 1 else ("accelerate", "launch")), sys.argv[0], *experiment.argv),
     )
 
 
-def settings_of(experiment: Experiment) -> dict[str, object]:
-    """Hyperparameters for the card: the usual ones, then all others that differ from their defaults."""
-    args = experiment.training_args
-    values = args.to_dict()
-    settings = {"processes": args.world_size} | {name: values[name] for name in (*ALWAYS_SHOWN, *args.changed)}
+def settings_of(experiment: Experiment, state: TrainerState) -> dict[str, object]:
+    """Hyperparameters for the card: the usual ones as they ran, then all others that differ from their defaults."""
+    args, recipe = experiment.training_args, experiment.recipe
+    values = {name: value for name, value in args.to_dict().items() if name in (*ALWAYS_SHOWN, *args.changed)}
+    values.pop("num_train_epochs" if args.max_steps > 0 else "max_steps", None)
+    if recipe.official_schedule:
+        values["lr_scheduler_type"] = "cosine of the official training, by warmup_lr and min_lr"
+    values["warmup_steps"] = warmup_steps(recipe, args, state.max_steps)
+    train_images = experiment.record.data["train"]["images"] if experiment.record.data["train"] else None
+    step, epoch = saved_step(args, state)
+    settings = {
+        "training images": train_images,
+        "epochs trained": f"{state.epoch:.4g}",
+        "steps trained": state.global_step,
+        "images per step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "processes": args.world_size,
+        "weights saved": f"of step {step}, epoch {epoch:.4g}" if args.load_best_model_at_end else None,
+    }
+    settings |= {name: values[name] for name in (*ALWAYS_SHOWN, *args.changed) if name in values}
     for arguments in (experiment.recipe, experiment.model_args, experiment.data_args):
         settings |= {name: getattr(arguments, name) for name in changed_fields(arguments)}
     return {name: value for name, value in settings.items() if not name.startswith(NO_SETTINGS)}
 
 
-def split_evaluated(eval_data: LabeledImages | ImageStream | None, data_args: DataArguments) -> str | None:
-    """Name of the evaluation split on the card."""
+def dataset_evaluated(
+    dataset: Dataset, eval_data: LabeledImages | ImageStream | None, data_args: DataArguments
+) -> Dataset:
+    """What was evaluated on, for the card of a model that was trained on a dataset."""
     if eval_data is None:
-        return None
+        return dataset
     if eval_data.origin == TRAINING_DATA:
-        return f"{data_args.train_val_split:.0%} held out"
-    return Path(data_args.validation_dir).name if data_args.validation_dir else data_args.eval_split
+        return dataset._replace(split=f"{data_args.train_val_split:.0%} held out")
+    own = data_args.validation_files or data_args.validation_dir
+    return Dataset(own) if own else dataset._replace(split=data_args.eval_split)
 
 
 def push(folder: Path, args: TrainingArguments) -> None:
@@ -145,7 +233,7 @@ def push(folder: Path, args: TrainingArguments) -> None:
     repo_id = args.hub_model_id or folder.resolve().name
     try:
         repo_id = api.create_repo(repo_id, private=args.hub_private_repo, exist_ok=True).repo_id
-        ignored = [f"{PREFIX_CHECKPOINT_DIR}-*", ".*", "runs/*", TRAINER_STATE]
+        ignored = [f"{PREFIX_CHECKPOINT_DIR}-*", ".*", "runs/*", TRAINER_STATE, RUN_RECORD]
         api.upload_folder(repo_id=repo_id, folder_path=folder, ignore_patterns=ignored, commit_message="Upload model")
     except (OSError, HTTPError, HFValidationError) as error:
         raise OSError(f"{folder} was written, but it could not be pushed to {repo_id}: {error}") from error

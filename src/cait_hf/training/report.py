@@ -56,6 +56,7 @@ def write_report(
     class_names: Sequence[str],
     train_metrics: dict[str, float] | None = None,
     log_history: Sequence[dict] = (),
+    saved: tuple[int, float] | None = None,
     num_processes: int = 1,
 ) -> list[Path]:
     """Write the metrics and the plots of a run into a folder; each file appears complete or not at all.
@@ -68,11 +69,12 @@ def write_report(
         train_metrics: of the training: `StepTimer.summary()`, `train_loss`, `train_runtime`, ...
         log_history: as `trainer.state.log_history`: dicts with "step" or "epoch" and some of "loss",
             "learning_rate", "eval_loss", "eval_top1", "eval_top5", "eval_ema_loss", "eval_ema_top1", ...
+        saved: step and epoch of the model, to be marked in the curves.
         num_processes: that trained.
 
     Returns:
         The files written. Without matplotlib, which a warning says, there are no PNG files; the curves need two logged
-        steps or more.
+        steps or more, which a message says after a training with fewer.
 
     Raises:
         ValueError: another number of class names than of classes in the results.
@@ -92,7 +94,12 @@ def write_report(
     if importlib.util.find_spec("matplotlib") is None:
         logger.warning("matplotlib is not installed, so the report in %s has no images.", folder)
         return written
-    drawings = {"learning_curves.png": draw_learning_curves(log_history)}
+    drawings = {"learning_curves.png": draw_learning_curves(log_history, saved)}
+    if drawings["learning_curves.png"] is None and train_metrics:
+        logger.info(
+            "No learning_curves.png: fewer than two steps were logged; --eval_strategy epoch or a lower "
+            "--logging_steps log more."
+        )
     if results:
         weights = "raw" if "raw" in results else "ema"
         matrix = results[weights]["confusion_matrix"]
@@ -168,8 +175,11 @@ def to_json(value: Any, indent: str = "") -> str:
     return f"{opening}\n{indent}  {lines}\n{indent}{closing}"
 
 
-def draw_learning_curves(log_history: Sequence[dict]) -> "Figure | None":
-    """Loss on the left, top-1 and top-5 on the right; `None` where fewer than two steps were logged."""
+def draw_learning_curves(log_history: Sequence[dict], saved: tuple[int, float] | None = None) -> "Figure | None":
+    """Loss on the left, top-1 and top-5 on the right; `None` where fewer than two steps were logged.
+
+    A vertical line marks the step and epoch of the `saved` model.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -189,6 +199,9 @@ def draw_learning_curves(log_history: Sequence[dict]) -> "Figure | None":
         for axes, title in ((losses, "Loss"), (accuracies, "Accuracy in percent")):
             axes.set(title=title, xlabel=x_axis)
             axes.grid()
+            if saved is not None:
+                place = saved[x_axis == "epoch"]
+                axes.axvline(place, color=TRAINING, linestyle=":", label=f"model: {x_axis} {place:.4g}")
             if axes.lines:
                 axes.legend()
     return figure

@@ -5,11 +5,16 @@ Like the official training loop (`engine.py`), it stops at a loss that is not fi
 """
 
 import copy
+import logging
+import os
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import (
     PrinterCallback,
@@ -19,20 +24,35 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..evaluation.metrics import ClassificationMetrics
 from ..losses import image_classification_loss
 from .arguments import RecipeArguments
+from .best_model import is_best
 from .distillation import Distillation
 from .ema import ModelEma
-from .models import plain_model
+from .models import has_unused_parameters, plain_model
 from .optimization import decayed_parameter_names, make_optimizer, make_scheduler
 from .progress import StepTimer, TrainingProgress
 from .randomness import Randomness, seed_forward_pass
-from .resume import check_optimizer, could_not_be_written, could_not_go_on
+from .resume import (
+    TRAINER_STATE,
+    check_files,
+    check_optimizer,
+    could_not_be_written,
+    could_not_go_on,
+    state_of,
+)
 from .sampling import make_sampler
 from .streaming import ImageStream
 from .transforms import TrainCollator, collate
+
+
+logger = logging.getLogger(__name__)
+
+SHARDED = {DistributedType.FSDP: "FSDP", DistributedType.DEEPSPEED: "DeepSpeed"}
 
 
 class ImageClassificationTrainer(Trainer):
@@ -81,8 +101,11 @@ class ImageClassificationTrainer(Trainer):
                 "pass TrainCollator(num_labels, randomness, label_smoothing_factor) of cait_hf.training.transforms."
             )
         super().__init__(model=model, args=args, **kwargs)
+        if self.accelerator.num_processes > 1 and args.ddp_find_unused_parameters is None:
+            checkpointing = args.activation_checkpointing or args.gradient_checkpointing  # excludes the search
+            find = not checkpointing and has_unused_parameters(model)
+            self.accelerator.ddp_handler.find_unused_parameters = find
         self.recipe, self.train_collator, self.randomness = recipe or RecipeArguments(), train_collator, randomness
-        self.label_smoother = None
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = False  # ours is the mean of a batch
         self.distillation = distillation.to(self.args.device) if distillation else None
         self.ema = None
@@ -136,9 +159,23 @@ class ImageClassificationTrainer(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor,
         )
 
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """The base class's; a stream resumes where the checkpoint was written, without decoding what comes before."""
-        epochs_trained, batches_to_skip = super()._init_training_state(*args, **kwargs)
+    def _init_training_state(
+        self, max_steps: int, steps_per_epoch: int, num_epochs: int, checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        """The base class's, of a checkpoint that may have been moved.
+
+        A stream resumes where the checkpoint was written, without decoding what comes before.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            if checkpoint is not None:
+                with could_not_go_on(checkpoint):
+                    if not self.is_deepspeed_enabled:  # or the base class would train on with a new optimizer
+                        os.stat(os.path.join(checkpoint, SCHEDULER_NAME))
+                state_of(checkpoint, self.args.output_dir).save_to_json(os.path.join(folder, TRAINER_STATE))
+                checkpoint = folder  # of which the base class reads the state alone
+            epochs_trained, batches_to_skip = super()._init_training_state(
+                max_steps, steps_per_epoch, num_epochs, checkpoint, trial
+            )
         if isinstance(self.train_dataset, ImageStream):
             batches = self.state.global_step * self.args.gradient_accumulation_steps
             self.train_dataset.skip_batches(batches, self._train_batch_size)
@@ -236,8 +273,14 @@ class ImageClassificationTrainer(Trainer):
             return [], None
         return super().get_batch_samples(self.timer.batches(epoch_iterator), *args, **kwargs)
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """By the metric and, of equal ones, by the loss."""
+        return is_best(metrics, self.args, self.state)
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with could_not_be_written(self.state.global_step, self.args.output_dir):
+        step, folder = self.state.global_step, self.args.output_dir
+        unfinished = Path(folder, f"{PREFIX_CHECKPOINT_DIR}-{step}") if self.args.should_save else None
+        with could_not_be_written(step, folder, unfinished):
             super()._save_checkpoint(*args, **kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -248,6 +291,7 @@ class ImageClassificationTrainer(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_best_model(self) -> None:
+        check_files(Path(self.state.best_model_checkpoint))
         super()._load_best_model()
         if self.ema is not None:
             self.ema.load(self.state.best_model_checkpoint)
@@ -288,3 +332,17 @@ def not_finite(loss: torch.Tensor, step: int, output_dir: str | Path) -> Floatin
         f"The loss is {loss.item()} at step {step}, so training stopped before that step: look for pixels or labels "
         f"that are not finite, or lower the learning rate. Checkpoints of earlier steps, if any, are in {output_dir}."
     )
+
+
+def log_strategy(accelerator: Accelerator) -> None:
+    """Log how the processes train together, and warn where that is not what `accelerate launch` was told."""
+    kind = accelerator.distributed_type
+    strategy = "FSDP2" if accelerator.is_fsdp2 else SHARDED.get(kind, "DDP")
+    if not accelerator.is_main_process:
+        return
+    processes = accelerator.num_processes
+    one = processes == 1
+    logger.info("%s on %s.", "One process" if one else f"{strategy} of {processes} processes", accelerator.device.type)
+    for sharded, name in SHARDED.items():
+        if os.environ.get(f"ACCELERATE_USE_{sharded.value}", "false").lower() == "true" and kind != sharded:
+            logger.warning("%s was asked for, but accelerate has it for several GPUs alone.", name)

@@ -8,7 +8,7 @@ are timm's. All random numbers come from [`Randomness`].
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,8 @@ class TrainTransform:
         recipe ([`RecipeArguments`], *optional*): which augmentations, and how strong.
 
     Raises:
-        ValueError: if a probability is outside [0, 1], the area outside (0, 1], or timm does not have the policy.
+        ValueError: if a probability is outside [0, 1], the area outside (0, 1], if timm does not have the policy, or
+            if the processor does more than to resize, crop and normalize.
         ImportError: if timm is needed and not installed.
     """
 
@@ -44,8 +45,10 @@ class TrainTransform:
             raise ValueError(f"--crop_area is {recipe.crop_area}, but it must be above 0 and at most 1.")
         check_ranges(recipe, {"flip_probability": 1, "random_erasing": 1})
         self.randomness, self.size = randomness, input_size(image_processor)
-        self._rescale_factor, self._mean, self._std = _normalization_of(image_processor)
-        self.augment = _auto_augment(recipe.auto_augment, image_processor, min(self.size))
+        normalization = measure_normalization(image_processor)
+        self._order = None if normalization.order == [0, 1, 2] else normalization.order
+        self._mean, self._std = (torch.tensor(values)[:, None, None] for values in normalization[:2])
+        self.augment = _auto_augment(recipe.auto_augment, normalization, min(self.size))
         self.erase = _random_erasing(recipe.random_erasing)
 
     def __call__(self, image: Image.Image, key: int) -> torch.Tensor:
@@ -65,42 +68,14 @@ class TrainTransform:
             return self.erase(pixel_values) if self.erase else pixel_values
 
     def _normalize(self, image: Image.Image) -> torch.Tensor:
-        return _normalized(image, self._rescale_factor, self._mean, self._std)
-
-
-def _normalized(image: Image.Image, rescale_factor: float, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    pixels = (
-        torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
-    )
-    return pixels.mul_(rescale_factor).sub_(mean).div_(std)
-
-
-def _normalization_of(image_processor: BaseImageProcessor) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """Rescale factor, mean and deviation, (3, 1, 1), of what a processor does to an image that is cut to size.
-
-    It takes ten times as long itself.
-
-    Raises:
-        ValueError: if the processor does something else with pixels.
-    """
-    mean, std = (torch.tensor(values)[:, None, None] for values in normalization(image_processor))
-    rescale_factor = 1 / 255 if hasattr(image_processor, "data_config") else _rescale_factor(image_processor)
-    height, width = input_size(image_processor)
-    ramp = Image.fromarray(np.linspace(0, 255, 3 * height * width).astype(np.uint8).reshape(height, width, 3))
-    processed = image_processor(ramp, return_tensors="pt")["pixel_values"][0]
-    expected = _normalized(ramp, rescale_factor, mean, std)
-    if processed.shape != expected.shape or not torch.allclose(processed, expected, atol=1e-4):
-        name = type(image_processor).__name__
-        raise ValueError(f"the image processor {name} does more than to resize, crop and normalize: training cannot.")
-    return rescale_factor, mean, std
-
-
-def _rescale_factor(image_processor: BaseImageProcessor) -> float:
-    return image_processor.rescale_factor if getattr(image_processor, "do_rescale", True) else 1.0
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        pixels = pixels if self._order is None else pixels[self._order]
+        pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+        return pixels.mul_(1 / 255).sub_(self._mean).div_(self._std)
 
 
 def _auto_augment(
-    policy: str | None, image_processor: BaseImageProcessor, size: int
+    policy: str | None, normalization: "Normalization", size: int
 ) -> Callable[[Image.Image], Image.Image] | None:
     if not policy:
         return None
@@ -108,11 +83,11 @@ def _auto_augment(
 
     makers = {"rand": "rand_augment_transform", "augmix": "augment_and_mix_transform"}
     make = getattr(auto_augment, makers.get(policy.split("-")[0], "auto_augment_transform"))
-    mean = normalization(image_processor)[0]
+    mean = [normalization.mean[normalization.order.index(channel)] for channel in range(3)]  # of red, green and blue
     # what an operation leaves empty gets the mean color, and images move by less than half their size
     options = {
         "translate_const": int(0.45 * size),
-        "img_mean": tuple(min(255, round(255 * value)) for value in mean),
+        "img_mean": tuple(min(max(0, round(255 * value)), 255) for value in mean),
         "interpolation": Image.Resampling.BICUBIC,
     }
     try:
@@ -148,7 +123,7 @@ class EvalTransform:
 
     def __call__(self, image: Image.Image, key: int) -> torch.Tensor:
         """`(channels, height, width)` of an image."""
-        return self.image_processor(to_rgb(image), return_tensors="pt").pixel_values[0]
+        return _preprocess(self.image_processor, to_rgb(image))
 
 
 def collate(items: list[dict]) -> dict[str, torch.Tensor]:
@@ -248,23 +223,71 @@ def random_part(
 
 
 def input_size(image_processor: BaseImageProcessor) -> tuple[int, int]:
-    """(height, width) of the images that the model gets."""
-    cropped = getattr(image_processor, "do_center_crop", None) and image_processor.crop_size
-    size = cropped or getattr(image_processor, "size", None) or {}
-    shortest = size.get("shortest_edge")
-    height, width = size.get("height") or shortest, size.get("width") or shortest
-    if height is None or width is None:
+    """(height, width) of what an image processor makes of every RGB image.
+
+    Raises:
+        ValueError: if it makes something else, or images of several sizes, which no batch can hold.
+    """
+    name = type(image_processor).__name__
+    wide, tall = (_preprocess(image_processor, Image.new("RGB", size)).shape for size in ((400, 300), (300, 400)))
+    if len(wide) != 3 or wide[0] != 3:
         raise ValueError(
-            f"the image processor {type(image_processor).__name__} has no size that this script supports."
+            f"the image processor {name} makes values of shape {tuple(wide)} of an RGB image, but training needs "
+            "(3, height, width)."
         )
-    return height, width
+    if wide != tall:
+        sizes = " or ".join(f"{height} x {width}" for _, height, width in (wide, tall))
+        raise ValueError(
+            f"the image processor {name} makes images of {sizes} (height x width), depending on their shape, but "
+            "training needs one size: let it crop (do_center_crop), or resize to a height and a width."
+        )
+    return wide[1], wide[2]
 
 
-def normalization(image_processor: BaseImageProcessor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, for pixels from 0 to 1; timm's processors keep them elsewhere."""
-    timm_config = getattr(image_processor, "data_config", None)
-    if timm_config is not None:
-        return list(timm_config["mean"]), list(timm_config["std"])
-    if not getattr(image_processor, "do_normalize", True):
-        return [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]
-    return list(image_processor.image_mean), list(image_processor.image_std)
+class Normalization(NamedTuple):
+    """What an image processor does to pixels from 0 to 1: channel c of its result is `(pixels[order[c]] - mean[c]) /
+    std[c]`, `pixels` having red, green and blue."""
+
+    mean: list[float]
+    std: list[float]
+    order: list[int]
+
+
+def measure_normalization(image_processor: BaseImageProcessor) -> Normalization:
+    """What an image processor does to pixels, to six digits.
+
+    Classes of processors have attributes of its own for it, so it is measured by images of one color, which resizing
+    and cropping leave as they are.
+
+    Raises:
+        ValueError: if it does something else with pixels, too.
+    """
+    colors = [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (100, 150, 200)]
+    height, width = input_size(image_processor)
+    images = torch.stack([_preprocess(image_processor, Image.new("RGB", (width, height), color)) for color in colors])
+    found = images[:, :, height // 2, width // 2].double()  # (colors, channels)
+    black, white = found[:2]
+    order = (found[2:5] - black).abs().argmax(dim=0).tolist()
+    expected = torch.tensor(colors, dtype=torch.float64)[:, order] / 255 * (white - black) + black
+    difference = (images - expected[:, :, None, None]).abs().max()
+    if not difference <= 1e-4 * found.abs().max() or sorted(order) != [0, 1, 2]:
+        raise ValueError(
+            f"the image processor {type(image_processor).__name__} does more than to resize, crop and normalize, such "
+            "as padding to a crop_size above its size: training cannot."
+        )
+    span = white - black
+    mean, std = ([float(f"{value:.6g}") for value in values.tolist()] for values in (-black / span, 1 / span))
+    return Normalization(mean, std, order)
+
+
+def _preprocess(image_processor: BaseImageProcessor, image: Image.Image) -> torch.Tensor:
+    """The model's input of an RGB image: float32 `(channels, height, width)`.
+
+    Raises:
+        ValueError: if the processor fails.
+    """
+    try:
+        return image_processor(image, return_tensors="pt")["pixel_values"][0].float()
+    except (ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
+        name = type(image_processor).__name__
+        raise ValueError(f"the image processor {name} does not make pixel values of an RGB image: {error}") from error
