@@ -174,6 +174,26 @@ def test_operator_takes_the_native_path(library, monkeypatch):
     assert len(calls) == 1
 
 
+def test_projections_that_are_not_contiguous(library):
+    *states, proj_l, proj_w, bias = inputs(2, 4, 33, 48)
+    grad_output = torch.randn(2, 33, 4, 48)
+    expected = attention_native.backward(grad_output, *states, proj_l, proj_w, bias, 0.1)
+    transposed = (proj.t().contiguous().t() for proj in (proj_l, proj_w))
+    found = attention_native.backward(grad_output, *states, *transposed, bias, 0.1)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert found[3].stride() == (1, 4)  # as the operator promises to compiled graphs
+
+
+@pytest.mark.parametrize("index, name", enumerate(["key", "value", "proj_l_weight", "proj_w_weight", "proj_w_bias"], 1))
+def test_tensors_of_other_shapes_are_refused(library, index, name):
+    tensors = list(inputs(2, 4, 20, 48))
+    tensors[index] = tensors[index][:1]
+    with pytest.raises(ValueError, match=f"{name} has shape"):
+        attention_native.forward(*tensors, 0.1)
+    with pytest.raises(ValueError, match="grad_output has shape"):
+        attention_native.backward(torch.randn(2, 10, 4, 48), *inputs(2, 4, 20, 48), 0.1)
+
+
 @pytest.mark.parametrize("batch_size, patches", [(0, 5), (2, 0)])
 def test_nothing_to_attend_to(library, batch_size, patches):
     tensors = inputs(batch_size, 4, patches, 48)

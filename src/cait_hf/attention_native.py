@@ -23,7 +23,7 @@ LIBRARY = "_native.so"
 DATA_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 MOST_HEADS = 16
 MOST_HEAD_DIM = 128  # in multiples of 16
-NO_MEMORY = 2
+NO_MEMORY, NOT_RUN = 2, 3
 
 
 class _Problem(ctypes.Structure):
@@ -143,12 +143,13 @@ def backward(
     library = _load()
     assert isinstance(library, _Library)
     batch_size, heads, patches, head_dim = query.shape
+    _require("grad_output", grad_output, (batch_size, patches, heads, head_dim))
     grad_output = grad_output.to(query.dtype).contiguous()
     grad_query, grad_key, grad_value = (
         query.new_empty(batch_size, patches, heads, head_dim).transpose(1, 2) for _ in range(3)
     )
     projections = (proj_l_weight, proj_w_weight, proj_w_bias)
-    gradients = [torch.empty_like(tensor, dtype=torch.float32) for tensor in projections]
+    gradients = [torch.empty(tensor.shape, dtype=torch.float32) for tensor in projections]  # rows, whatever the weights
     problem, kept = _problem(library, query, key, value, *projections, scaling)
     problem.grad_output = grad_output.data_ptr()
     problem.output, problem.grad_key, problem.grad_value = (
@@ -159,7 +160,9 @@ def backward(
     )
     _check(library.backward(ctypes.byref(problem)))
     del kept
-    of_projections = (gradient.to(tensor.dtype) for gradient, tensor in zip(gradients, projections, strict=True))
+    of_projections = (
+        torch.empty_like(tensor).copy_(gradient) for gradient, tensor in zip(gradients, projections, strict=True)
+    )
     return grad_query, grad_key, grad_value, *of_projections
 
 
@@ -174,12 +177,17 @@ def _problem(
     scaling: float,
 ) -> tuple[_Problem, list[torch.Tensor]]:
     """The problem without its results, and the tensors that have to live until it is solved."""
+    batch_size, heads, patches, head_dim = query.shape
+    _require("key", key, query.shape)
+    _require("value", value, query.shape)
+    _require("proj_l_weight", proj_l_weight, (heads, heads))
+    _require("proj_w_weight", proj_w_weight, (heads, heads))
+    _require("proj_w_bias", proj_w_bias, (heads,))
     inputs = [
         tensor if tensor.stride(-1) == 1 else tensor.contiguous()
         for tensor in (query, key.to(query.dtype), value.to(query.dtype))
     ]
     projections = [tensor.float().contiguous() for tensor in (proj_l_weight, proj_w_weight, proj_w_bias)]
-    batch_size, heads, patches, head_dim = query.shape
     problem = _Problem(
         *(tensor.data_ptr() for tensor in inputs),
         *(None,) * 4,
@@ -196,7 +204,17 @@ def _problem(
     return problem, inputs + projections
 
 
+def _require(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
+    """The library takes addresses: what it would read beyond the end of a tensor has to be refused here."""
+    if tensor.shape != shape or tensor.device.type != "cpu":
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)} on {tensor.device}, but it must have {tuple(shape)} on the CPU."
+        )
+
+
 def _check(result: int) -> None:
     if result == NO_MEMORY:
         raise MemoryError("talking-heads attention: no memory left for the buffers of a thread")
+    if result == NOT_RUN:
+        raise RuntimeError("talking-heads attention: PyTorch's parallel_for failed")
     assert result == 0, f"is_available promised what the library does not support ({result})"

@@ -117,19 +117,20 @@ Projections projections_of(const Problem& p) {
   return w;
 }
 
-// Calls work(i) for every i in [0, n), on the threads of PyTorch.
+// Calls work(i) for every i in [0, n), on the threads of PyTorch; false if they did not run.
 template <class Work>
-void for_each(const Problem& p, int64_t n, const Work& work) {
+bool for_each(const Problem& p, int64_t n, const Work& work) {
   const Task task = [](int64_t begin, int64_t end, void* context) {
     for (int64_t i = begin; i < end; i++) (*static_cast<const Work*>(context))(i);
   };
   void* const context = const_cast<Work*>(&work);
   const bool is_small = p.images * p.heads * p.patches * p.patches * p.head_dim < (1 << 19);
-  if (p.threads == 1 || n == 1 || is_small || !p.parallel_for) task(0, n, context);
-  else p.parallel_for(0, n, 1, task, context);
+  if (p.threads > 1 && n > 1 && !is_small && p.parallel_for) return p.parallel_for(0, n, 1, task, context) == 0;
+  task(0, n, context);
+  return true;
 }
 
-enum Result { DONE = 0, UNSUPPORTED = 1, NO_MEMORY = 2 };
+enum Result { DONE = 0, UNSUPPORTED = 1, NO_MEMORY = 2, NOT_RUN = 3 };
 
 bool is_supported(const Problem& p) {
   return p.heads >= 1 && p.heads <= MOST_HEADS && p.head_dim >= 16 && p.head_dim <= MOST_HEAD_DIM &&
@@ -171,8 +172,8 @@ EXPORTED int cait_hf_attention_forward(const Problem* problem) {
 
   // Each thread takes whole images as long as there is one for every thread ...
   const int64_t whole = p.threads == 1 ? p.images : p.images / p.threads * p.threads;
-  if (whole)
-    for_each(p, whole, [&](int64_t image) {
+  if (whole) {
+    const bool ran = for_each(p, whole, [&](int64_t image) {
       const Lease lease{own_memory};
       float* const keys = own_memory.at_least(2 * s.packed + s.forward);
       if (!keys) { result = NO_MEMORY; return; }
@@ -181,17 +182,19 @@ EXPORTED int cait_hf_attention_forward(const Problem* problem) {
       for (int64_t i = 0; i < s.blocks; i++)
         kernel.forward_block(p, w, s, image, i * s.block_rows, rows_of(p, s, i), keys, values, work);
     });
+    if (!ran) return NOT_RUN;
+  }
 
   // ... and blocks of the remaining images, which are packed first, a head at a time.
   if (const int64_t rest = p.images - whole) {
     const Lease lease{shared_memory};
     float* const packed = shared_memory.at_least(rest * 2 * s.packed);
     if (!packed) return NO_MEMORY;
-    for_each(p, rest * p.heads, [&](int64_t i) {
+    const bool were_packed = for_each(p, rest * p.heads, [&](int64_t i) {
       float* const keys = packed + i / p.heads * 2 * s.packed;
       kernel.forward_pack(p, s, whole + i / p.heads, i % p.heads, keys, keys + s.packed);
     });
-    for_each(p, rest * s.blocks, [&](int64_t i) {
+    const bool ran = were_packed && for_each(p, rest * s.blocks, [&](int64_t i) {
       const Lease lease{own_memory};
       float* const work = own_memory.at_least(s.forward);
       if (!work) { result = NO_MEMORY; return; }
@@ -200,6 +203,7 @@ EXPORTED int cait_hf_attention_forward(const Problem* problem) {
       kernel.forward_block(p, w, s, whole + image, block * s.block_rows, rows_of(p, s, block), keys, keys + s.packed,
                            work);
     });
+    if (!ran) return NOT_RUN;
   }
   return result;
 }
@@ -230,7 +234,7 @@ EXPORTED int cait_hf_attention_backward(const Problem* problem) {
   if (!of_projections) return NO_MEMORY;
   float* const of_parts = of_projections + tasks * projections;
 
-  for_each(p, tasks, [&](int64_t task) {
+  bool ran = for_each(p, tasks, [&](int64_t task) {
     const Lease lease{own_memory};
     const int64_t image = task / parts, part = task % parts;
     const int64_t in_lanes = 2 * squared * lanes, row_numbers = s.block_rows * heads * d;
@@ -289,10 +293,10 @@ EXPORTED int cait_hf_attention_backward(const Problem* problem) {
       kernel.store(p.data_type, grad_value, numbers, p.grad_value, offset);
     }
   });
-  if (result != DONE) return result;
+  if (!ran || result != DONE) return ran ? result.load() : NOT_RUN;
 
   if (parts > 1)
-    for_each(p, 2 * p.images, [&](int64_t i) {
+    ran = for_each(p, 2 * p.images, [&](int64_t i) {
       float* const total = of_parts + (i / 2 * parts * 2 + i % 2) * numbers;
       for (int64_t part = 1; part < parts; part++)
         for (int64_t j = 0; j < numbers; j++) total[j] += total[part * 2 * numbers + j];
@@ -305,5 +309,5 @@ EXPORTED int cait_hf_attention_backward(const Problem* problem) {
     else if (i < 2 * squared) p.grad_proj_w[i - squared] = static_cast<float>(total);
     else p.grad_proj_w_bias[i - 2 * squared] = static_cast<float>(total);
   }
-  return DONE;
+  return ran ? DONE : NOT_RUN;
 }
