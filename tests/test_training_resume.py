@@ -225,7 +225,7 @@ def test_weights_alone_are_enough_for_the_best_checkpoint(copy):
 
 
 @pytest.mark.parametrize(
-    "flags, line",
+    "case, line",
     [
         ("", "the same command resumes from checkpoint-6 in"),
         ("overwrites", "the same command without --overwrite_output_dir resumes from checkpoint-6 in"),
@@ -233,11 +233,11 @@ def test_weights_alone_are_enough_for_the_best_checkpoint(copy):
         ("evaluates", "interrupted.\n"),
     ],
 )
-def test_interruption_names_the_flag_that_must_go(flags, line, copy, capsys):
+def test_interruption_names_the_flag_that_must_go(case, line, copy, capsys):
     folder = copy("run_image_classification", 6)
-    asked = str(folder / "checkpoint-6") if flags == "asked" else None
-    args = TrainingArguments(str(folder), do_train=flags != "evaluates", resume_from_checkpoint=asked, use_cpu=True)
-    say_how_to_resume(args, flags == "overwrites")
+    asked = str(folder / "checkpoint-6") if case == "asked" else None
+    args = TrainingArguments(str(folder), do_train=case != "evaluates", resume_from_checkpoint=asked, use_cpu=True)
+    say_how_to_resume(args, case == "overwrites")
     assert line in capsys.readouterr().err
 
 
