@@ -213,7 +213,7 @@ class Loop:
         self.bar.close()
         self.bar = None  # what follows is in the metrics that the run prints at its end
         if args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
-            check_files(Path(self.state.best_model_checkpoint))
+            check_files(Path(self.state.best_model_checkpoint), ["weights"])
             self.accelerator.load_state(self.state.best_model_checkpoint)
             if self.ema is not None:
                 self.ema.load(self.state.best_model_checkpoint)

@@ -943,7 +943,7 @@ def test_output_dir_that_is_the_source_or_a_file(pth, tmp_path, capsys):
     assert to_hf(pth, tmp_path, "--overwrite") == 1
     assert to_hf(pth, model) == 0
     assert to_timm(model, model, "--overwrite") == 1
-    assert capsys.readouterr().err.count("must not be or hold the source") == 2
+    assert capsys.readouterr().err.count("must not be or contain the source") == 2
     assert names(model) == WRITTEN
     before = pth.read_bytes()
     assert to_hf(model, pth) == 1

@@ -234,7 +234,7 @@ WRONG_INPUT = {
     "no classifier": ("{out}/headless", "{out}/new --format torch", "is 0, but it must be at least 1"),
     "opset": ("{folder}", "{out}/new --format torch --opset 18", "--opset is 18, but --format torch has no opsets"),
     "output is a file": ("{folder}", "{out}/file --format torch", "a file, but it must be a folder"),
-    "output is the source": ("{folder}", "{folder} --format torch", "must not be or hold the source"),
+    "output is the source": ("{folder}", "{folder} --format torch", "must not be or contain the source"),
     "output in use": ("{folder}", "{out} --format torch", "not empty; empty it or pass --overwrite"),
     "packages": ("{folder}", "{out}/new --format onnx", "needs no_such, nor_this: pip install no_such nor_this."),
 }

@@ -122,6 +122,16 @@ with files.new_folder(Path({str(folder)!r}), "source", overwrite=True) as tempor
     assert ("was put back" in caplog.text) == (rename == 1)
 
 
+def test_a_folder_of_a_longer_name_is_not_put_back(tmp_path):
+    """The only copy of `cait.v2`, after a kill, is none of `cait`."""
+    left = tmp_path / ".cait.v2.01234567.replaced"
+    left.mkdir()
+    for _ in range(2):  # the first run finds no folder `cait`, the second one does
+        with new_folder(tmp_path / "cait", "source", overwrite=True) as folder:
+            (folder / "file").write_text("new")
+        assert left.is_dir()
+
+
 def test_folder_that_was_not_put_back_is_named(tmp_path, caplog):
     """Its name is in use by something else."""
     folder, earlier = tmp_path / "model", tmp_path / ".model.0123abcd.replaced"

@@ -22,7 +22,8 @@ from random_weights import images, tiny_config
 from transformers import AutoModelForImageClassification
 
 from cait_hf import CaitBackbone, CaitForImageClassification, CaitForMaskedImageModeling, CaitModel
-from cait_hf.publish import push_folder, remote_code_files
+from cait_hf.files import foreign_files, new_folder
+from cait_hf.publish import add_remote_code, push_folder, remote_code_files
 
 
 CONVERSION = Path(__file__).parent.parent / "conversion"
@@ -346,3 +347,14 @@ def test_remote_code_beside_the_package(pth, tmp_path):
     auto_map = json.loads((tmp_path / "model" / "config.json").read_text())["auto_map"]
     models = {"AutoModel", "AutoModelForImageClassification", "AutoModelForMaskedImageModeling", "AutoBackbone"}
     assert set(auto_map) == {"AutoConfig", *models}
+
+
+def test_added_code_is_part_of_what_was_written(tmp_path):
+    """So that a conversion may still replace the folder."""
+    with new_folder(tmp_path / "model", "source", overwrite=False) as folder:
+        (folder / "config.json").write_text("{}")
+    add_remote_code(tmp_path / "model")
+    assert foreign_files(tmp_path / "model") == []
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    add_remote_code(tmp_path / "model")
+    assert foreign_files(tmp_path / "model") == ["notes.txt"]

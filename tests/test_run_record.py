@@ -111,7 +111,7 @@ def test_finished_run_stays(run_of_each, flags, images, caplog):
     with caplog.at_level("INFO"):
         results = load_script(name).main([*flags, "--output_dir", str(folder), "--logging_steps", "1"])
     assert contents(folder) == before and results == json.loads(before["all_results.json"])
-    assert f"{folder} has the finished training already (6 steps, 2 epochs)" in caplog.text
+    assert f"{folder} contains a finished training (6 steps, 2 epochs)" in caplog.text
     with pytest.raises(SystemExit, match="--num_train_epochs is 1.0, but .* has trained 6 steps, 2 epochs"):
         load_script(name).main([*flags, "--output_dir", str(folder), "--num_train_epochs", "1"])
     assert contents(folder) == before

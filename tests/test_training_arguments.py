@@ -109,6 +109,7 @@ CONFLICTS = [
     ("--gradient_accumulation_steps 0", "--gradient_accumulation_steps is 0, "),
     ("--fp16 --use_cpu", "--fp16 needs a GPU"),
     ("--bf16_full_eval", "--bf16_full_eval rounds the weights"),
+    ("--overwrite_output_dir --resume_from_checkpoint c", "--overwrite_output_dir .*--resume_from_checkpoint"),
     ("--save_strategy best --eval_strategy epoch", "--save_strategy best needs --metric_for_best_model"),
     ("--save_strategy best --metric_for_best_model eval_top1", "--save_strategy best .*--eval_strategy"),
 ]
@@ -204,7 +205,7 @@ def test_push_is_possible_before_training(hub):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ("--hub_model_id a/b/c", "--push_to_hub to a/b/c, which is no name of a repository"),
+        ("--hub_model_id a/b/c", "--push_to_hub: a/b/c is not a valid repository name"),
         ("--hub_model_id other/digits", "--hub_model_id is other/digits, .*tester, team only"),
         ("--hub_token hf_wrong", "--push_to_hub needs .*a login: .*--hub_token"),
     ],

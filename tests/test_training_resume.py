@@ -23,9 +23,11 @@ import torch
 import warm_process
 from safetensors.torch import load_file, save_file
 from test_scripts import SCRIPTS, TINY, load_script, write_images
+from transformers import TrainerState
 
 from cait_hf.training.arguments import TrainingArguments
-from cait_hf.training.resume import check_files, find_checkpoint_to_resume
+from cait_hf.training.best_model import saved_step
+from cait_hf.training.resume import check_files, find_checkpoint_to_resume, say_how_to_resume
 
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -177,7 +179,7 @@ def test_planted_pickle_never_runs(name, form, flags, copy, tmp_path):
     PICKLES[form](planted, checkpoint / "training_args.bin")  # which nothing reads
     assert find(folder) == str(checkpoint)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cait_hf.training.resume.check_files", lambda checkpoint: None)
+        patch.setattr("cait_hf.training.resume.check_files", lambda *arguments: None)
         for file in (FILES[name][-1], "custom_checkpoint_0.pkl"):
             PICKLES[form](planted, checkpoint / file)
             with pytest.raises((SystemExit, pickle.UnpicklingError)):
@@ -191,7 +193,13 @@ def test_sharded_and_deepspeed_files_are_no_damage(copy, tmp_path, monkeypatch):
     if torch.distributed.is_available():
         import torch.distributed.checkpoint as dcp
 
-        dcp.save({"a": torch.ones(2), "step": 3}, checkpoint_id=checkpoint / "pytorch_model_fsdp_0", no_dist=True)
+        sharded, planted = checkpoint / "pytorch_model_fsdp_0", Planted(tmp_path / "ran")
+        dcp.save({"a": torch.ones(2), "step": planted}, checkpoint_id=sharded, no_dist=True)
+        with pytest.raises(ValueError, match="pytorch_model_fsdp_0/.metadata is damaged, or contains what could run"):
+            check_files(checkpoint)
+        assert not planted.marker.exists()
+        shutil.rmtree(sharded)
+        dcp.save({"a": torch.ones(2), "step": 3}, checkpoint_id=sharded, no_dist=True)
     module = ModuleType("deepspeed.runtime.zero.config")
     module.ZeroStageEnum = type("ZeroStageEnum", (), {"__module__": module.__name__})
     module.other = type("other", (), {"__module__": module.__name__})
@@ -204,6 +212,47 @@ def test_sharded_and_deepspeed_files_are_no_damage(copy, tmp_path, monkeypatch):
     torch.save({"stage": module.other()}, path)
     with pytest.raises(ValueError, match="mp_rank_00_model_states.pt is damaged, or contains what could run code"):
         check_files(checkpoint)
+
+
+def test_weights_alone_are_enough_for_the_best_checkpoint(copy):
+    """As `--save_only_model` writes them."""
+    checkpoint = copy("run_image_classification", 6) / "checkpoint-6"
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (checkpoint / name).unlink()
+    check_files(checkpoint, ["weights"])
+    with pytest.raises(ValueError, match="checkpoint-6 has no optimizer state"):
+        check_files(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "case, line",
+    [
+        ("", "the same command resumes from checkpoint-6 in"),
+        ("overwrites", "the same command without --overwrite_output_dir resumes from checkpoint-6 in"),
+        ("asked", "the same command without --resume_from_checkpoint resumes from checkpoint-6 in"),
+        ("evaluates", "interrupted.\n"),
+    ],
+)
+def test_interruption_names_the_flag_that_must_go(case, line, copy, capsys):
+    folder = copy("run_image_classification", 6)
+    asked = str(folder / "checkpoint-6") if case == "asked" else None
+    args = TrainingArguments(str(folder), do_train=case != "evaluates", resume_from_checkpoint=asked, use_cpu=True)
+    say_how_to_resume(args, case == "overwrites")
+    assert line in capsys.readouterr().err
+
+
+def test_saved_step_is_that_of_a_checkpoint(tmp_path):
+    """Of step 4: the better one of step 6 was not saved."""
+    log = [{"step": 4, "epoch": 2.0}, {"step": 6, "epoch": 3.0}]
+    state = TrainerState(epoch=4.0, global_step=8, best_global_step=6, log_history=log)
+    args = TrainingArguments(
+        str(tmp_path), load_best_model_at_end=True, save_steps=4, eval_steps=2, eval_strategy="steps"
+    )
+    assert saved_step(args, state) == (8, 4.0)
+    state.best_model_checkpoint = str(tmp_path / "checkpoint-4")
+    assert saved_step(args, state) == (4, 2.0)
+    state.log_history = []
+    assert saved_step(args, state) == (4, 2.0)
 
 
 def assert_same(folder: Path, other: Path):

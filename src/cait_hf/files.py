@@ -73,15 +73,17 @@ def new_folder(output_dir: Path, source: str, overwrite: bool) -> Iterator[Path]
     if output_dir.is_file():
         raise FileExistsError(f"output_dir is {output_dir}, a file, but it must be a folder or not exist.")
     if source_path.exists() and output_dir in (source_path, *source_path.parents):
-        raise FileExistsError(f"output_dir is {output_dir}, but it must not be or hold the source.")
+        raise FileExistsError(f"output_dir is {output_dir}, but it must not be or contain the source.")
 
     def check_not_in_use() -> None:
         if not overwrite and output_dir.exists() and any(output_dir.iterdir()):
             raise FileExistsError(f"output_dir is {output_dir}, which is not empty; empty it or pass --overwrite.")
         if kept := foreign_files(output_dir):
+            known = "files that no earlier run wrote, or that have changed since"
+            why = known if (output_dir / MANIFEST).is_file() else f"no {MANIFEST}, so nobody knows who wrote its files"
             raise FileExistsError(
-                f"output_dir is {output_dir}, which has files that no earlier run wrote, or that have changed since: "
-                f"{', '.join(kept[:5])}; move them away, or choose another folder."
+                f"output_dir is {output_dir}, which has {why}: {', '.join(kept[:5])}; move them away, or choose "
+                "another folder."
             )
 
     _put_back(output_dir)
@@ -92,8 +94,7 @@ def new_folder(output_dir: Path, source: str, overwrite: bool) -> Iterator[Path]
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        hashes = {name: sha256_of(temporary / name) for name in _files(temporary)}
-        write_json(temporary / MANIFEST, {"source": Path(source).name, "files": hashes}, indent=2)
+        write_manifest(temporary, Path(source).name)
         check_not_in_use()  # by another that has finished in the meantime
         if overwrite and output_dir.exists():
             output_dir.rename(replaced)
@@ -114,6 +115,12 @@ def new_folder(output_dir: Path, source: str, overwrite: bool) -> Iterator[Path]
 
 
 _REPLACED = ".replaced"
+
+
+def write_manifest(folder: Path, source: str) -> None:
+    """State that all files below `folder` were written here, from a `source` of this name."""
+    hashes = {name: sha256_of(folder / name) for name in _files(folder) if name != MANIFEST}
+    write_json(folder / MANIFEST, {"source": source, "files": hashes}, indent=2)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -176,7 +183,8 @@ def _remove_written(folder: Path) -> None:
 
 def _put_back(output_dir: Path) -> None:
     """Undo what a process left that was killed while it replaced `output_dir`, after which there was none."""
-    for replaced in sorted(output_dir.parent.glob(f".{glob.escape(output_dir.name)}.*{_REPLACED}")):
+    pattern = f".{glob.escape(output_dir.name)}.{'[0-9a-f]' * 8}{_REPLACED}"  # of this name alone: not of name.v2
+    for replaced in sorted(output_dir.parent.glob(pattern)):
         if not output_dir.exists():
             replaced.rename(output_dir)
             _remove_written(replaced.with_name(replaced.name.removesuffix(_REPLACED)))  # what was to replace it
@@ -184,7 +192,11 @@ def _put_back(output_dir: Path) -> None:
         elif read_manifest(output_dir)["files"]:
             _remove_written(replaced)
         else:
-            logger.warning("%s is an earlier %s, from a process that was killed.", replaced, output_dir)
+            logger.warning(
+                "%s is an earlier %s, from a process that was killed: move it back, or delete it.",
+                replaced,
+                output_dir,
+            )
 
 
 @contextmanager

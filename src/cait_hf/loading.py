@@ -1,6 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Weights and models from files, folders and repositories; nothing that is loaded runs code."""
 
+import errno
 import hashlib
 import re
 import warnings
@@ -213,6 +214,10 @@ def _parse(path: Path) -> Any:
                     raise zipfile.BadZipFile(f"the CRC-32 of {damaged} is wrong")
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=False)
         except Exception as error:  # any bytes at all: the parsers' errors for them have no common class
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that one: a seek to a damaged offset
+                raise
+            if isinstance(error, MemoryError) or "allocate memory" in str(error):
+                raise MemoryError(f"{path} does not fit into memory.") from error
             reason = f": {error}" if isinstance(error, zipfile.BadZipFile) else ""
             raise DamagedFile(
                 f"{path} is damaged, or it contains more than tensors and was not unpickled "

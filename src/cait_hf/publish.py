@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import filter_repo_objects
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from .files import read_json, write_json
+from .files import foreign_files, read_json, read_manifest, write_json, write_manifest
 from .loading import HUB_ERRORS, MODEL_FILES, check_folder
 
 
@@ -42,12 +42,16 @@ def remote_code_files() -> list[Path]:
 
 def add_remote_code(folder: Path) -> None:
     """Put the modeling files into a folder with a saved model, and their names into its configurations."""
+    manifest = read_manifest(folder)
+    is_ours = bool(manifest["files"]) and not foreign_files(folder)
     for file in remote_code_files():
         shutil.copyfile(file, folder / file.name)
     for filename, auto_map in (("config.json", AUTO_MAP), ("preprocessor_config.json", IMAGE_PROCESSOR_AUTO_MAP)):
         file = folder / filename
         if file.is_file():
             write_json(file, {**read_json(file), "auto_map": auto_map}, indent=2, sort_keys=True)
+    if is_ours:  # so that --overwrite still may replace it
+        write_manifest(folder, manifest["source"])
 
 
 def published_patterns() -> list[str]:

@@ -278,6 +278,8 @@ def _check(
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}, but it must be at least 1.")
+    if data_args.overwrite_output_dir and args.resume_from_checkpoint is not None:
+        raise ValueError("--overwrite_output_dir trains from scratch: drop it or --resume_from_checkpoint.")
     if args.fp16 and args.use_cpu:
         raise ValueError("--fp16 needs a GPU: drop it.")
     for name in ("bf16_full_eval", "fp16_full_eval"):
@@ -325,7 +327,7 @@ def _check_push(args: TrainingArguments) -> None:
         validate_repo_id(repo_id)
         user = HfApi(token=args.hub_token).whoami()
     except HFValidationError as error:
-        raise ValueError(f"--push_to_hub to {repo_id}, which is no name of a repository: {one_line(error)}") from None
+        raise ValueError(f"--push_to_hub: {repo_id} is not a valid repository name: {one_line(error)}") from None
     except (OSError, HTTPError) as error:
         needed = "the Hub within reach and a login: run `hf auth login`, or set HF_TOKEN or --hub_token"
         raise OSError(f"--push_to_hub needs {needed} ({one_line(error)}).") from error

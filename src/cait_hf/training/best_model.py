@@ -1,9 +1,11 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Which evaluation of a training is the best, and from which step the saved model is."""
 
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .arguments import TrainingArguments
 
@@ -35,8 +37,10 @@ def saved_step(args: TrainingArguments, state: TrainerState) -> tuple[int, float
     """The step, and its epoch, whose weights are the model at the end: the last or, if asked for, the best."""
     if not args.load_best_model_at_end or state.best_model_checkpoint is None:
         return state.global_step, state.epoch
-    logged = _logged(state, state.best_global_step, "epoch")
-    return state.best_global_step, state.epoch if logged is None else logged["epoch"]
+    # not `best_global_step`: a better evaluation may have had no checkpoint, as with --save_steps twice --eval_steps
+    step = int(Path(state.best_model_checkpoint).name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"))
+    logged = _logged(state, step, "epoch")
+    return step, state.epoch * step / state.global_step if logged is None else logged["epoch"]
 
 
 def _logged(state: TrainerState, step: int, name: str) -> dict[str, Any] | None:

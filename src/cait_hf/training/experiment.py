@@ -105,12 +105,15 @@ class Experiment:
                 if self.streaming:  # its list grows while it is read
                     for path in folder.glob(CORRUPT_IMAGES_LISTS):
                         path.unlink()
-            elif self.resume_from_checkpoint is not None and args.resume_from_checkpoint is None:
-                set_aside_newer(Path(self.resume_from_checkpoint))
+            elif self.resume_from_checkpoint is not None:
+                checkpoint, asked = Path(self.resume_from_checkpoint), args.resume_from_checkpoint is not None
+                logger.info("Resuming from %s; pass --overwrite_output_dir to train from scratch.", checkpoint)
+                if not asked or checkpoint.resolve().parent == folder.resolve():
+                    set_aside_newer(checkpoint, "replaced" if asked else "damaged")
             try:
                 yield
             except KeyboardInterrupt:
-                say_how_to_resume(args)
+                say_how_to_resume(args, self.data_args.overwrite_output_dir)
                 raise
 
 
@@ -169,7 +172,7 @@ def prepare(argv: list[str]) -> Experiment:
     record = make_record(model_args, data_args, recipe, args, train_data, eval_data)
     if before is not None:
         compare(record, before, resume_from)
-    elif resume_from is not None:
+    elif resume_from is not None and args.process_index == 0:
         logger.warning("%s has no record of its flags: nothing was compared.", resume_from)
     config = load_config(model_args)
     set_labels(config, model_args, train_data, eval_data)

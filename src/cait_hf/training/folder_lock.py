@@ -87,8 +87,8 @@ class FolderLock:
 
     def _owner(self) -> str:
         with suppress(OSError, UnicodeDecodeError):
-            return self.path.read_text(encoding="utf-8").strip() or "process not known"
-        return "process not known"
+            return self.path.read_text(encoding="utf-8").strip() or "unknown process"
+        return "unknown process"
 
 
 def _lock(file: int) -> None:

@@ -45,7 +45,7 @@ def load_config(model_args: ModelArguments) -> PreTrainedConfig:
     unknown.pop("trust_remote_code", None)
     if "drop_path_rate" in model_args.optional and unknown.pop("drop_path_rate", None) is not None:
         logger.warning("The recipe's drop_path_rate is left out: models of type %s have none.", config.model_type)
-        model_args.drop_path_rate = None  # so that no record of the run states it
+        model_args.drop_path_rate = None  # so that the model card does not state it
     if source is not None and drop_auto_map(config, source):
         logger.info(
             "The modeling files in %s do not run and are not copied: installed code knows the model.%s",

@@ -141,13 +141,20 @@ def already_finished(experiment: Experiment) -> dict[str, float]:
     finished = experiment.record.finished
     assert finished is not None  # or there would be something to do
     logger.info(
-        "%s has the finished training already (%d steps, %.4g epochs); metrics and model card stay as they are. To "
-        "train on pass more --num_train_epochs or --max_steps; from scratch, --overwrite_output_dir.",
+        "%s contains a finished training (%d steps, %.4g epochs); metrics and model card stay as they are. To "
+        "continue, pass a higher --num_train_epochs or --max_steps; from scratch, --overwrite_output_dir.",
         *(folder, finished["step"], finished["epoch"]),
     )
     if args.push_to_hub and args.should_save:
         push(folder, args)
-    return json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+    metrics = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+    if args.do_eval and not any(name.startswith("eval_") for name in metrics):
+        logger.warning(
+            "It was not evaluated: pass --do_eval without --do_train, --model_name_or_path %s, and another "
+            "--output_dir.",
+            folder,
+        )
+    return metrics
 
 
 def write_card(

@@ -1,6 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Which checkpoint a run resumes from, and the errors of checkpoints that cannot be read or written."""
 
+import io
 import json
 import logging
 import pickle
@@ -9,7 +10,7 @@ import signal
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PosixPath, WindowsPath
 from typing import Any
@@ -78,9 +79,8 @@ def find_checkpoint_to_resume(
             check_files(checkpoint)
         except ValueError as error:
             damaged = damaged or f" {error}"
-            logger.warning("%s An older checkpoint is looked for.", error)
+            logger.warning("%s Looking for an older one.", error)
             continue
-        logger.info("Resuming from %s; pass --overwrite_output_dir to train from scratch.", checkpoint)
         return str(checkpoint)
     if finished:
         return None
@@ -96,13 +96,16 @@ def checkpoints_in(output_dir: Path) -> dict[int, Path]:
     return {int(step): path for step, path in found.items() if step.isdecimal()}
 
 
-def set_aside_newer(checkpoint: Path) -> None:
-    """Hide the checkpoints that were passed over for this one, or `save_total_limit` would prefer them."""
+def set_aside_newer(checkpoint: Path, why: str) -> None:
+    """Hide, under a name that ends with `why`, checkpoints of later steps than the one to resume from.
+
+    Otherwise `save_total_limit`, and the next run, would prefer them.
+    """
     taken = int(checkpoint.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"))
     for step, path in checkpoints_in(checkpoint.parent).items():
         if step <= taken or not path.is_dir() or is_unfinished(path):  # those are overwritten
             continue
-        hidden = path.with_name(f".{path.name}.damaged")
+        hidden = path.with_name(f".{path.name}.{why}")
         shutil.rmtree(hidden, ignore_errors=True)
         path.rename(hidden)
         logger.warning("%s was renamed to %s.", path, hidden.name)
@@ -119,17 +122,21 @@ def is_complete(checkpoint: Path, with_ema: bool) -> bool:
     return (checkpoint / TRAINER_STATE).is_file() and (not with_ema or (checkpoint / EMA_FILE).is_file())
 
 
-def check_files(checkpoint: Path) -> None:
+def check_files(checkpoint: Path, parts: Iterable[str] = PARTS) -> None:
     """Check that every file of a checkpoint that is read to resume can be read; nothing that a file contains is run.
 
     What loads the files afterwards is not all ours: accelerate, DeepSpeed and `torch.distributed.checkpoint` unpickle
     some of them without limits, so a pickle that could run code must not get that far.
 
+    Args:
+        checkpoint (`Path`): its folder.
+        parts: of `PARTS`, those that it must have; `save_only_model` stores weights alone.
+
     Raises:
         ValueError: naming the file, if one is damaged, could run code, or is missing.
     """
-    for part, patterns in PARTS.items():
-        if not any(True for pattern in patterns for _ in checkpoint.rglob(pattern)):
+    for part in parts:
+        if not any(True for pattern in PARTS[part] for _ in checkpoint.rglob(pattern)):
             raise ValueError(f"{checkpoint} has no {part}.")
     for path in sorted(checkpoint.rglob("*")):
         if path.name == TRAINING_ARGS_NAME or not path.is_file():  # the record of the flags: never read
@@ -161,7 +168,20 @@ def _is_intact(path: Path) -> bool:
             return isinstance(load(str(path), map_location="cpu", weights_only=True, mmap=is_zip), dict)
     if path.name == ".metadata":  # of sharded weights
         with path.open("rb") as stream:
-            return type(_MetadataUnpickler(stream).load()).__name__ == "Metadata"
+            metadata = _MetadataUnpickler(stream).load()
+        return type(metadata).__name__ == "Metadata" and _are_pickles_plain(path.parent, metadata)
+    return True
+
+
+def _are_pickles_plain(folder: Path, metadata: Any) -> bool:
+    """Whether what sharded weights store as pickles, which PyTorch loads without limits, contains plain data alone."""
+    for index, place in metadata.storage_data.items():
+        if Path(place.relative_path).name != place.relative_path:
+            return False
+        if type(metadata.state_dict_metadata[index.fqn]).__name__ == "BytesStorageMetadata":
+            with (folder / place.relative_path).open("rb") as stream:
+                stream.seek(place.offset)
+                load(io.BytesIO(stream.read(place.length)), map_location="cpu", weights_only=True)
     return True
 
 
@@ -217,10 +237,10 @@ def state_of(checkpoint: str, output_dir: str) -> TrainerState:
         parent = Path(output_dir)  # spelled as the paths that `save_total_limit` compares it with
     best = next((path for path in (parent / stored.name, stored) if path.is_dir()), stored)
     try:
-        check_files(best)
+        check_files(best, ["weights"])
         state.best_model_checkpoint = str(best)
     except ValueError as error:
-        logger.warning("%s The best of the checkpoints from here on takes its place.", error)
+        logger.warning("%s The best checkpoint will be chosen from those written from now on.", error)
         state.best_metric = state.best_global_step = state.best_model_checkpoint = None
     return state
 
@@ -234,7 +254,7 @@ def could_not_be_written(step: int, output_dir: str | Path, unfinished: Path | N
         if unfinished is not None:
             shutil.rmtree(unfinished, ignore_errors=True)
         raise OSError(
-            f"the checkpoint of step {step} could not be written to {output_dir}: {error}. The same command resumes "
+            f"the checkpoint of step {step} could not be written to {output_dir}: {error}. The run can be resumed "
             "from the last complete one."
         ) from error
 
@@ -266,12 +286,19 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def say_how_to_resume(args: TrainingArguments) -> None:
+def say_how_to_resume(args: TrainingArguments, overwrites: bool) -> None:
     """After an interruption: one line of the first process."""
+    if args.process_index != 0:
+        return
     complete = [step for step, path in checkpoints_in(Path(args.output_dir)).items() if is_complete(path, False)]
+    again = "the same command"
+    if complete and overwrites:
+        again += " without --overwrite_output_dir"
+    elif complete and args.resume_from_checkpoint is not None:
+        again += " without --resume_from_checkpoint"
     resumes = f"resumes from {PREFIX_CHECKPOINT_DIR}-{max(complete)}" if complete else "starts from scratch"
-    if args.process_index == 0:
-        print(f"\ninterrupted: the same command {resumes} in {args.output_dir}.", file=sys.stderr)
+    message = f"interrupted: {again} {resumes} in {args.output_dir}." if args.do_train else "interrupted."
+    print(f"\n{message}", file=sys.stderr)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ MAY_CHANGE = (
     *("skip_memory_metrics", "torch_empty_cache_steps", "num_train_epochs", "max_steps", "corrupt_images"),
 )
 EVALUATED = ("validation_dir", "validation_files", "eval_split", "max_eval_samples")  # data to evaluate on
-PATHS = ("model_name_or_path", "config_name", "teacher_model_name_or_path")
+PATHS = ("model_name_or_path", "config_name", "teacher_model_name_or_path", "train_dir", "validation_dir")
 # Their product, the images of a step, must not change; a stream deals them out by process and worker.
 STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
 CHOOSES_DATA = ("do_eval", *(item.name for item in dataclasses.fields(DataArguments)))
@@ -100,7 +100,7 @@ class RunRecord:
             limit = "max_steps" if self.flags["max_steps"] > 0 else "num_train_epochs"
             raise ValueError(
                 f"--{limit} is {self.flags[limit]}, but {place} has trained {step} steps, {epoch:.4g} epochs: pass "
-                "more, or another --output_dir, or --overwrite_output_dir to train from scratch."
+                "a higher number, or another --output_dir, or --overwrite_output_dir to train from scratch."
             )
         self.changes = [change for change in before.changes if change["step"] <= step]
         for name in self._changed(before):
@@ -146,6 +146,8 @@ class RunRecord:
             return streams or self._images_per_step() != before._images_per_step()
         if name in CHOOSES_DATA and name != "streaming" and not streams:
             return False
+        if name in ("metric_for_best_model", "greater_is_better") and before.flags["metric_for_best_model"] is None:
+            return False  # no earlier evaluation was compared
         if name in EVALUATED:
             return self.flags["metric_for_best_model"] is not None
         return not name.startswith(MAY_CHANGE) or (streams and name == "dataloader_num_workers")

@@ -291,7 +291,7 @@ class ImageClassificationTrainer(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_best_model(self) -> None:
-        check_files(Path(self.state.best_model_checkpoint))
+        check_files(Path(self.state.best_model_checkpoint), ["weights"])
         super()._load_best_model()
         if self.ema is not None:
             self.ema.load(self.state.best_model_checkpoint)
