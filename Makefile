@@ -6,7 +6,7 @@ LOCKS ?= requirements
 VENV ?= .venv
 # The native attention: built when the package is installed, and again when its sources change. Without a compiler
 # PyTorch's operations serve in its place.
-NATIVE = src/cait_hf/_native.so
+NATIVE = src/cait_hf/native/attention.so
 # What `make test-newest` installs in place of the newest release, for example its main branch.
 TRANSFORMERS_NEWEST ?= transformers
 
@@ -71,11 +71,11 @@ lock: $(VENV)-quality/.installed
 	$(MAKE) LOCKS=outputs/lock VENV=outputs/lock/venv quality test test-upstream test-minimal test-oldest
 	cp outputs/lock/*.txt requirements/
 
-$(NATIVE): $(wildcard src/cait_hf/native/*) | $(VENV)/.installed
+$(NATIVE): $(wildcard src/cait_hf/native/*.cpp src/cait_hf/native/*.h) | $(VENV)/.installed
 	$(VENV)/bin/python setup.py --quiet build_ext --inplace
 
 clean:
-	rm -rf .venv .venv-* outputs build src/cait_hf/_native.so
+	rm -rf .venv .venv-* outputs build $(NATIVE)
 
 # $(call install,ENVIRONMENT,PIP OPTIONS): from nothing, so that no package of an earlier lock stays. The build of this
 # package runs in the environment, whose setuptools is locked, too; it compiles the native attention.

@@ -54,14 +54,14 @@ class Wheel(bdist_wheel):
     """For every Python, and for every platform if the library could not be built."""
 
     def get_tag(self):
-        built = Path(self.bdist_dir, "cait_hf", "_native.so").is_file()
+        built = Path(self.bdist_dir, "cait_hf", "native", "attention.so").is_file()
         return "py3", "none", super().get_tag()[2] if built else "any"
 
 
 machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
 kernels = INSTRUCTION_SETS.get(machine, {})
 native = Extension(
-    "cait_hf._native",
+    "cait_hf.native.attention",  # a folder, no package: nothing takes the library for a module of Python
     [f"{NATIVE}/{name}" for name in ("attention.cpp", *kernels)],
     depends=[f"{NATIVE}/{name}" for name in ("attention.h", "kernel.h", "vectors.h")],
     optional=True,  # without a compiler a warning, and PyTorch's operations in its place

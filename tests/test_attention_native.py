@@ -184,7 +184,9 @@ def test_projections_that_are_not_contiguous(library):
     assert found[3].stride() == (1, 4)  # as the operator promises to compiled graphs
 
 
-@pytest.mark.parametrize("index, name", enumerate(["key", "value", "proj_l_weight", "proj_w_weight", "proj_w_bias"], 1))
+@pytest.mark.parametrize(
+    "index, name", enumerate(["key", "value", "proj_l_weight", "proj_w_weight", "proj_w_bias"], 1)
+)
 def test_tensors_of_other_shapes_are_refused(library, index, name):
     tensors = list(inputs(2, 4, 20, 48))
     tensors[index] = tensors[index][:1]

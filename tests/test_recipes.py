@@ -167,7 +167,7 @@ def test_each_recipe_names_its_source_and_is_documented():
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_accelerate_reads_its_configurations(path):
     config = load_config_from_file(str(path))
-    assert config.num_processes == {"one_gpu": 1, "multi_node": 16}.get(path.stem, 8)
+    assert config.num_processes == {"one_gpu": 1, "cpu": 2, "multi_node": 16}.get(path.stem, 8)
     text = path.read_text(encoding="utf-8")
     if path.stem == "fsdp2":
         wrapped = re.search(r"cls_to_wrap: (\S+)", text)[1].split(",")

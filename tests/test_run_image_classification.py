@@ -48,6 +48,7 @@ from cait_hf.training.arguments import (
     TrainingArguments,
     parse_arguments,
 )
+from cait_hf.training.best_model import is_best
 from cait_hf.training.data import TRAINING_DATA
 from cait_hf.training.experiment import Experiment, prepare
 from cait_hf.training.outputs import dataset_evaluated, settings_of
@@ -157,11 +158,8 @@ def test_best_checkpoint_is_the_model_at_the_end(run_of_each):
 
 @pytest.mark.parametrize("metric, values, best", [("eval_loss", [2, 1, 3], [1, 1, 0]), ("top1", [2, 1, 3], [1, 0, 1])])
 def test_best_is_the_smallest_loss_or_the_largest_accuracy(metric, values, best, tmp_path):
-    """Of the loop that is ours; Trainer has its own."""
-    args = TrainingArguments(str(tmp_path), metric_for_best_model=metric)
-    loop = SimpleNamespace(experiment=SimpleNamespace(training_args=args), state=TrainerState())
-    is_best = partial(load_script(SCRIPT_NAMES[1]).Loop.is_best, loop)
-    assert [is_best({"eval_loss": value, "eval_top1": value}) for value in values] == best
+    args, state = TrainingArguments(str(tmp_path), metric_for_best_model=metric), TrainerState()
+    assert [is_best({"eval_loss": value, "eval_top1": value}, args, state) for value in values] == best
 
 
 def test_last_checkpoint_is_that_of_the_most_steps(run_of_each, training_flags, tmp_path):
@@ -272,6 +270,7 @@ def test_checkpoints_of_a_timm_repository_are_complete(script, images, tmp_path)
     first, last = (weights(tmp_path / "out" / f"checkpoint-{step}") for step in (1, 2))
     assert first.keys() == last.keys() == weights(tmp_path / "out").keys()
     shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    (tmp_path / "out" / "model.safetensors").unlink()  # as if it had been interrupted
     script.main(flags.split())  # resumes
     again = weights(tmp_path / "out" / "checkpoint-2")
     assert all(torch.equal(again[name], tensor) for name, tensor in last.items())

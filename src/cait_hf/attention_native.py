@@ -19,7 +19,7 @@ import torch
 
 
 INTERFACE_VERSION = 1
-LIBRARY = "_native.so"
+LIBRARY = Path("native", "attention.so")
 DATA_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 MOST_HEADS = 16
 MOST_HEAD_DIM = 128  # in multiples of 16
@@ -149,7 +149,9 @@ def backward(
         query.new_empty(batch_size, patches, heads, head_dim).transpose(1, 2) for _ in range(3)
     )
     projections = (proj_l_weight, proj_w_weight, proj_w_bias)
-    gradients = [torch.empty(tensor.shape, dtype=torch.float32) for tensor in projections]  # rows, whatever the weights
+    gradients = [
+        torch.empty(tensor.shape, dtype=torch.float32) for tensor in projections
+    ]  # rows, whatever the weights
     problem, kept = _problem(library, query, key, value, *projections, scaling)
     problem.grad_output = grad_output.data_ptr()
     problem.output, problem.grad_key, problem.grad_value = (

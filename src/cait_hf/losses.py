@@ -81,7 +81,7 @@ def _check_distributions(labels: torch.Tensor) -> None:
         torch._assert_async(
             are_distributions.all(),
             "a row of the float labels is no distribution over the classes, without negative numbers and of sum 1. "
-            "Set problem_type: 'multi_label_classification' for several classes an image, 'regression' for numbers.",
+            "Set problem_type to 'multi_label_classification' for several classes an image, or to 'regression'.",
         )
     except RuntimeError as error:
         row = int(are_distributions.int().argmin())

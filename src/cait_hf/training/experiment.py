@@ -54,6 +54,7 @@ class Experiment:
         randomness ([`Randomness`]): its `epoch` is to be set before an epoch begins.
         distillation ([`Distillation`] or `None`): a teacher, on the CPU.
         resume_from_checkpoint (`str` or `None`): a complete checkpoint to resume from.
+        resumed_at (`int` or `None`): its step.
         record ([`RunRecord`]): what the output folder keeps of the run. Where it is finished, nothing is left to do.
         checkpoints (`set[int]`): steps of those that were in the output folder.
         callbacks: called by both loops when training begins and ends, before and after each step and epoch, and with
@@ -75,6 +76,7 @@ class Experiment:
     randomness: Randomness
     distillation: Distillation | None
     resume_from_checkpoint: str | None
+    resumed_at: int | None
     record: RunRecord
     checkpoints: set[int]
     callbacks: list[TrainerCallback] = field(default_factory=list)
@@ -227,6 +229,8 @@ def prepare(argv: list[str]) -> Experiment:
         randomness=randomness,
         distillation=distillation,
         resume_from_checkpoint=resume_from,
+        # now, for `save_total_limit` may delete the checkpoint
+        resumed_at=None if resume_from is None else reached(resume_from)[0],
         record=record,
         checkpoints=checkpoints,
         callbacks=[WriteRecord(record)],

@@ -24,7 +24,6 @@ from .models import plain_model, save_model
 from .optimization import warmup_steps
 from .report import environment, write_report
 from .resume import RUN_RECORD, TRAINER_STATE
-from .run_record import reached
 from .streaming import ImageStream
 
 
@@ -174,7 +173,6 @@ def write_card(
         for change in experiment.record.changes
         if not change["flag"].startswith(NO_SETTINGS)
     ]
-    resumed_at = reached(experiment.resume_from_checkpoint)[0] if experiment.resume_from_checkpoint else None
     write_model_card(
         args.output_dir,
         model=plain_model(model),
@@ -188,7 +186,7 @@ def write_card(
         settings=settings_of(experiment, state),
         changes=changes,
         train_metrics={name: value for name, value in metrics.items() if name.startswith("train_")},
-        resumed_at=resumed_at,
+        resumed_at=experiment.resumed_at,
         environment=environment(args.world_size),
         command=(*(("python",) if args.world_size == 1 else ("accelerate", "launch")), sys.argv[0], *experiment.argv),
     )

@@ -4,6 +4,7 @@
 import io
 import json
 import logging
+import os
 import pickle
 import shutil
 import signal
@@ -265,9 +266,13 @@ def interruptible() -> Iterator[None]:
 
     Its exit status is then 130 or 143, as of any command that the signal has ended.
     """
-    received = [int(signal.SIGINT)]
+    received, process = [int(signal.SIGINT)], os.getpid()
 
     def interrupt(number: int, frame: Any) -> None:
+        if os.getpid() != process:  # a data worker, which inherits this: the training process ends it
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
         received[0] = number
         signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
         if hasattr(signal, "SIGCHLD"):  # PyTorch raises at the end of its workers, who may have got the signal, too
