@@ -311,7 +311,7 @@ def test_lost_best_checkpoint_is_replaced(name, lost, flags, copy, caplog):
     else:
         DAMAGES["cut"](folder / "checkpoint-2" / "model.safetensors")
     load_script(name).main([*flags.split(), "--output_dir", str(folder)])
-    assert "checkpoint-2" in caplog.text and "The best of the checkpoints from here on" in caplog.text
+    assert "checkpoint-2" in caplog.text and "The best checkpoint will be chosen" in caplog.text
     assert_same(folder, folder / "checkpoint-6")
 
 

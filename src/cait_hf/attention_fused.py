@@ -2,7 +2,8 @@
 """Talking-heads attention as one operator, `torch.ops.cait_hf.talking_heads_attention`, which returns no maps.
 
 A layer keeps only queries, keys and values for the backward pass, which makes the maps again. On a CPU the operator
-works block by block (`attention_blocked.py`), on an NVIDIA GPU in Triton kernels (`attention_triton.py`).
+works in a C++ library (`attention_native.py`) or, without it, block by block in PyTorch's operations
+(`attention_blocked.py`), on an NVIDIA GPU in Triton kernels (`attention_triton.py`).
 `torch.compile` keeps it as one node; `torch.export` and `torch.jit.trace` record the formulas of `attention_cait.py`
 in its place, which every runtime supports.
 

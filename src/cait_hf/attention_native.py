@@ -149,9 +149,7 @@ def backward(
         query.new_empty(batch_size, patches, heads, head_dim).transpose(1, 2) for _ in range(3)
     )
     projections = (proj_l_weight, proj_w_weight, proj_w_bias)
-    gradients = [
-        torch.empty(tensor.shape, dtype=torch.float32) for tensor in projections
-    ]  # rows, whatever the weights
+    gradients = [torch.empty(tensor.shape, dtype=torch.float32) for tensor in projections]  # whatever their strides
     problem, kept = _problem(library, query, key, value, *projections, scaling)
     problem.grad_output = grad_output.data_ptr()
     problem.output, problem.grad_key, problem.grad_value = (
