@@ -17,6 +17,7 @@ import sys
 import zipfile
 from contextlib import suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import URLError
 
@@ -543,7 +544,8 @@ def test_flipped_bit(part, pth, refused):
         content[content.index(b"norm.bias", member.header_offset)] ^= 0x20  # the name remains a text
     pth.write_bytes(content)
     refused(f"{pth} is damaged", pth)
-    refused(f"{pth} is damaged", pth, "--verify")
+    if find_spec("timm") is not None:
+        refused(f"{pth} is damaged", pth, "--verify")
     refused("the CRC-32 of ", pth)
 
 
