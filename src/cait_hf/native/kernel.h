@@ -427,11 +427,4 @@ static void backward_block(const Problem& p, const Projections& w, const Sizes& 
   }
 }
 
-// ---------------------------------------------------------------------------------------------------------- the table
-
-template <int H>
-static Kernel kernel_of() {
-  return {LANES, forward_pack, forward_block<H>, backward_pack, backward_block<H>, load_numbers, store_numbers};
-}
-
 }  // namespace INSTRUCTION_SET
