@@ -8,7 +8,6 @@ classes are compared as numbers where they are numbers: ImageNet-V2 calls its fo
 """
 
 import io
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import datasets
 import torch
 from PIL import Image
 
+from ..files import read_json
 from ..image_datasets import IMAGE_COLUMNS, LABEL_COLUMNS, Rows, find_column, load_source
 from ..image_input import to_rgb
 from ..labels import IMAGENET_1K_CLASSES, imagenet_1k_labels
@@ -206,13 +206,6 @@ def reassessed_labels(file: Path | None) -> Labeller:
         return tuple(by_number[int(match[1]) - 1])
 
     return labels_of
-
-
-def read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from None
 
 
 def _is_list_of_classes(labels: Any) -> bool:
