@@ -62,6 +62,8 @@ def run(experiment: Experiment) -> dict[str, float]:
         trainer.save_state()
     if experiment.training_args.do_eval:
         metrics |= trainer.evaluate()
+    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.sharded else None
+    trainer.accelerator.end_training()
     return finish(
         experiment,
         trainer.model,
@@ -69,7 +71,7 @@ def run(experiment: Experiment) -> dict[str, float]:
         metrics=metrics,
         results=trainer.results,
         state=trainer.state,
-        state_dict=trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.sharded else None,
+        state_dict=state_dict,
     )
 
 

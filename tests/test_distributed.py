@@ -189,7 +189,8 @@ def test_trainer(folder, processes):
 def test_cpu_configuration_starts_two_processes(tmp_path):
     script = tmp_path / "show.py"
     script.write_text(
-        "from accelerate import *; a = Accelerator(cpu=True); print(a.distributed_type, a.num_processes)"
+        "import sys; from accelerate import *; a = Accelerator(cpu=True);"
+        "sys.stdout.write(f'{a.distributed_type} {a.num_processes}\\n')"  # at once: both write to one pipe
     )
     config = SCRIPTS / "accelerate_configs" / "cpu.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, script]
