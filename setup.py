@@ -21,10 +21,12 @@ INSTRUCTION_SETS = {
         "kernel_avx2.cpp": "-mavx2 -mfma -mf16c",
         "kernel_avx512.cpp": AVX512,
         "kernel_avx512_bf16.cpp": f"{AVX512} -mavx512bf16",
+        "kernel_amx.cpp": f"{AVX512} -mavx512bf16 -mamx-tile -mamx-bf16",
     },
     "aarch64": {"kernel_neon.cpp": ""},
 }
 FLAGS = "-O3 -std=c++17 -fPIC -fvisibility=hidden -fno-math-errno -fno-strict-aliasing"
+FLAGS += " -Wno-uninitialized -Wno-maybe-uninitialized -Wno-unused-function"
 
 
 class BuildNative(build_ext):
@@ -63,7 +65,7 @@ kernels = INSTRUCTION_SETS.get(machine, {})
 native = Extension(
     "cait_hf.native.attention",  # a folder, no package: nothing takes the library for a module of Python
     [f"{NATIVE}/{name}" for name in ("attention.cpp", *kernels)],
-    depends=[f"{NATIVE}/{name}" for name in ("attention.h", "kernel.h", "kernel_table.h", "vectors.h")],
+    depends=[f"{NATIVE}/{name}" for name in ("attention.h", "kernel.h", "kernel_pairs.h", "kernel_table.h", "vectors.h")],
     optional=True,  # without a compiler a warning, and PyTorch's operations in its place
 )
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/cait_hf/__init__.py").read_text(), re.MULTILINE).group(1)

@@ -19,9 +19,9 @@ from cait_hf.attention_cait import talking_heads_attention_forward
 
 ROOT = Path(__file__).resolve().parents[1]
 NATIVE = ROOT / "src" / "cait_hf" / "native"
-INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "neon")
+INSTRUCTION_SETS = ("amx", "avx512_bf16", "avx512", "avx2", "neon")
 # Largest error over the largest value, against float64. float32: sums of up to 784 products. Half precision: rounding
-# of the result (2^-9 and 2^-12), and with bfloat16's dot instructions of the mixed maps, whose errors add up.
+# of the result (2^-9 and 2^-12), and with bfloat16's dot instructions and tiles of the mixed maps, whose errors add up.
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
 SHAPES = [  # (B, H, N, D): each number of heads and width, each kind of remainder
     *((1, 4, 1, 48), (2, 4, 17, 48), (1, 4, 196, 48), (1, 6, 577, 48), (2, 8, 196, 48), (1, 16, 784, 48)),
@@ -196,6 +196,18 @@ def test_tensors_of_other_shapes_are_refused(library, index, name):
         attention_native.backward(torch.randn(2, 10, 4, 48), *inputs(2, 4, 20, 48), 0.1)
 
 
+def test_products_of_pytorch_in_between(library):
+    """PyTorch's products in bfloat16 configure the matrix unit of a CPU that has one; so does the library."""
+    tensors = inputs(2, 4, 196, 48, torch.bfloat16)
+    linear = torch.nn.Linear(192, 192, dtype=torch.bfloat16)
+    with torch.no_grad():
+        attended = attention_native.forward(*tensors, 0.1)
+        expected = linear(attended.flatten(2))
+        for _ in range(3):
+            assert torch.equal(attention_native.forward(*tensors, 0.1), attended)
+            assert torch.equal(linear(attended.flatten(2)), expected)
+
+
 @pytest.mark.parametrize("batch_size, patches", [(0, 5), (2, 0)])
 def test_nothing_to_attend_to(library, batch_size, patches):
     tensors = inputs(batch_size, 4, patches, 48)
@@ -244,6 +256,7 @@ KERNELS = {
     "kernel_avx2.cpp": "-mavx2 -mfma -mf16c",
     "kernel_avx512.cpp": AVX512,
     "kernel_avx512_bf16.cpp": f"{AVX512} -mavx512bf16",
+    "kernel_amx.cpp": f"{AVX512} -mavx512bf16 -mamx-tile -mamx-bf16",
 }
 
 

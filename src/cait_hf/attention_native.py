@@ -4,7 +4,7 @@
 The library has no PyTorch inside: it gets addresses, shapes and strides through ctypes, and the address of PyTorch's
 `parallel_for`, whose threads it works on. Elsewhere `attention_blocked.py` computes the same.
 
-Environment variable `CAIT_HF_NATIVE`: `0` turns the library off, the name of an instruction set (`avx512_bf16`,
+Environment variable `CAIT_HF_NATIVE`: `0` turns the library off, the name of an instruction set (`amx`, `avx512_bf16`,
 `avx512`, `avx2`, `neon`) turns off those that are better.
 """
 

@@ -9,6 +9,13 @@
 #include <cstdlib>
 #include <cstring>
 #include "attention.h"
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
@@ -22,15 +29,34 @@ struct InstructionSet {
   bool (*is_available)();
 };
 
+#if defined(__x86_64__)
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+
+// The kernel of the operating system gives the tiles' registers to a process that asks for them.
+bool has_amx() {
+#if defined(__linux__)
+  constexpr unsigned BF16 = 1u << 22, TILE = 1u << 24;
+  constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // of arch_prctl
+  unsigned a, b, c, d;
+  return has_avx512_bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & BF16) && (d & TILE) &&
+         syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 // The best first.
 const InstructionSet INSTRUCTION_SETS[] = {
 #if defined(__x86_64__)
-    {"avx512_bf16", avx512_bf16::kernel,
-     [] { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"); }},
-    {"avx512", avx512::kernel,
-     [] { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"); }},
+    {"amx", amx::kernel, has_amx},
+    {"avx512_bf16", avx512_bf16::kernel, has_avx512_bf16},
+    {"avx512", avx512::kernel, has_avx512},
     {"avx2", avx2::kernel,
      [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
 #elif defined(__aarch64__)
@@ -166,7 +192,7 @@ EXPORTED int cait_hf_attention_forward(const Problem* problem) {
   Kernel kernel;
   if (!is_supported(p) || !find_kernel(p, &kernel)) return UNSUPPORTED;
   if (p.images == 0 || p.patches == 0) return DONE;
-  const Sizes s = sizes_of(p, kernel, 24);
+  const Sizes s = sizes_of(p, kernel, kernel.forward_rows);
   const Projections w = projections_of(p);
   std::atomic<int> result{DONE};
 

@@ -53,6 +53,7 @@ struct Sizes {
 // What one instruction set computes for one number of heads.
 struct Kernel {
   int64_t lanes;
+  int64_t forward_rows;  // the most query rows of a block; see sizes_of
   // keys and values of one head of an image, rearranged for forward_block
   void (*forward_pack)(const Problem&, const Sizes&, int64_t image, int64_t head, float* keys, float* values);
   // output of the query rows [row, row + rows) of an image
@@ -71,7 +72,8 @@ struct Kernel {
   void (*store)(int64_t data_type, const float* numbers, int64_t n, void* out, int64_t offset);
 };
 
-namespace avx512_bf16 { bool kernel(const Problem&, Kernel*); }  // false: not for this data type
+namespace amx { bool kernel(const Problem&, Kernel*); }  // false: not for this data type
+namespace avx512_bf16 { bool kernel(const Problem&, Kernel*); }  // likewise
 namespace avx512 { bool kernel(const Problem&, Kernel*); }
 namespace avx2 { bool kernel(const Problem&, Kernel*); }
 namespace neon { bool kernel(const Problem&, Kernel*); }

@@ -7,7 +7,7 @@ namespace INSTRUCTION_SET {
 
 template <int H>
 static Kernel kernel_of() {
-  return {LANES, forward_pack, forward_block<H>, backward_pack, backward_block<H>, load_numbers, store_numbers};
+  return {LANES, 24, forward_pack, forward_block<H>, backward_pack, backward_block<H>, load_numbers, store_numbers};
 }
 
 bool kernel(const Problem& p, Kernel* kernel) {
