@@ -112,7 +112,9 @@ class CaitPatchEmbeddings(nn.Module):
                 f"pixel_values has height and width {shape[2]} x {shape[3]}, but both must be multiples of the patch "
                 f"size {self.patch_size[0]} x {self.patch_size[1]}."
             )
-        return self.projection(pixel_values.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)
+        patches = self.projection(pixel_values.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)
+        # Every residual would inherit the layout of the convolution, in which the channels of a patch lie far apart.
+        return patches.contiguous()
 
 
 class CaitEmbeddings(nn.Module):
