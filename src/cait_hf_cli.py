@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""The command `cait-hf`: list, classify, convert, verify, push, info.
+"""The command `cait-hf`: list, classify, convert, verify, push, info, env.
 
 Results go to the standard output, errors and progress bars to the standard error.
 """
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "XXS24_224"
 MODEL_HELP = "Folder or repository of a CaiT, ours or timm's, an official name such as XXS24_224, or fashion_mnist"
+ENV_PACKAGES = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "huggingface-hub", "triton")
 URL_SCHEMES = ("http://", "https://")
 
 
@@ -96,6 +97,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     subcommand("info", info, text, "cait-hf info S24_224").add_argument(
         "model", metavar="MODEL", help=f"{MODEL_HELP}."
     )
+
+    text = "Versions, hardware, and what computes the attention here and why: for a report of a bug."
+    subcommand("env", env, text, "cait-hf env")
     return parser.parse_args(argv)
 
 
@@ -353,6 +357,31 @@ def info(args: argparse.Namespace) -> None:
         "input size": f"{height} x {width} pixels, {config.num_channels} channels",
         "classes": f"{config.num_labels:,}",
         "weights in memory": f"{4e-6 * parameters:,.1f} MB in float32, {2e-6 * parameters:,.1f} MB in bfloat16",
+    }.items():
+        print(f"{name:<18} {value}")
+
+
+def env(args: argparse.Namespace) -> None:
+    import platform
+    from importlib import metadata
+
+    import torch
+
+    from cait_hf import attention_backend
+
+    for package in ("cait-hf", *ENV_PACKAGES):
+        try:
+            print(f"{package:<18} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            print(f"{package:<18} not installed")
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    for name, value in {
+        "Python": platform.python_version(),
+        "system": platform.platform(),
+        "threads": f"{torch.get_num_threads()} of PyTorch",
+        "CUDA of PyTorch": torch.version.cuda or "none",
+        "GPU": ", ".join(gpus) or "none that PyTorch sees",
+        "attention on CPU": attention_backend(),
     }.items():
         print(f"{name:<18} {value}")
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,21 @@ from test_scripts import SCRIPTS, load_script
 
 import cait_hf
 import cait_hf_cli as cli
-from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitImageProcessorPil, loading
+from cait_hf import (
+    CHECKPOINTS,
+    CaitConfig,
+    CaitForImageClassification,
+    CaitImageProcessorPil,
+    attention_native,
+    loading,
+)
 from cait_hf.checkpoints import resolve_model
 from cait_hf.fashion_mnist import CHECKPOINT
 from cait_hf.macs import macs
 
 
 CONVERSION = SCRIPTS.parent / "conversion"
-SUBCOMMANDS = ["list", "classify", "convert", "verify", "push", "info"]
+SUBCOMMANDS = ["list", "classify", "convert", "verify", "push", "info", "env"]
 
 
 def run(*arguments) -> int:
@@ -334,6 +342,22 @@ def test_info_of_a_folder(model, capsys):
     network = CaitForImageClassification.from_pretrained(model)
     text = capsys.readouterr().out
     assert f" {network.num_parameters():,}\n" in text and f" {macs(network.config):,} for" in text
+
+
+@pytest.mark.parametrize("native", ["0", "none"])
+def test_env(native, monkeypatch, capsys):
+    """Versions, and why the attention is computed as it is; an environment variable with a wrong value is an error."""
+    monkeypatch.setenv("CAIT_HF_NATIVE", native)
+    attention_native._load.cache_clear()
+    code = run("env")
+    attention_native._load.cache_clear()
+    printed = capsys.readouterr()
+    assert re.search(rf"^cait-hf +{re.escape(cait_hf.__version__)}\n", printed.out)
+    assert re.search(rf"^torch +{re.escape(metadata.version('torch'))}$", printed.out, re.M)
+    if native == "0":
+        assert code == 0 and printed.out.endswith("blocked (CAIT_HF_NATIVE=0)\n")
+    else:
+        assert code == 1 and "CAIT_HF_NATIVE is none" in printed.err
 
 
 # Errors
