@@ -65,7 +65,9 @@ kernels = INSTRUCTION_SETS.get(machine, {})
 native = Extension(
     "cait_hf.native.attention",  # a folder, no package: nothing takes the library for a module of Python
     [f"{NATIVE}/{name}" for name in ("attention.cpp", *kernels)],
-    depends=[f"{NATIVE}/{name}" for name in ("attention.h", "kernel.h", "kernel_pairs.h", "kernel_table.h", "vectors.h")],
+    depends=[
+        f"{NATIVE}/{name}" for name in ("attention.h", "kernel.h", "kernel_pairs.h", "kernel_table.h", "vectors.h")
+    ],
     optional=True,  # without a compiler a warning, and PyTorch's operations in its place
 )
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/cait_hf/__init__.py").read_text(), re.MULTILINE).group(1)

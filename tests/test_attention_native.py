@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NATIVE = ROOT / "src" / "cait_hf" / "native"
 INSTRUCTION_SETS = ("amx", "avx512_bf16", "avx512", "avx2", "neon")
 # Largest error over the largest value, against float64. float32: sums of up to 784 products. Half precision: rounding
-# of the result (2^-9 and 2^-12), and with bfloat16's dot instructions and tiles of the mixed maps, whose errors add up.
+# of the result (2^-9 and 2^-12), and in bfloat16, with dot products and tiles, of the mixed maps, whose errors add up.
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
 SHAPES = [  # (B, H, N, D): each number of heads and width, each kind of remainder
     *((1, 4, 1, 48), (2, 4, 17, 48), (1, 4, 196, 48), (1, 6, 577, 48), (2, 8, 196, 48), (1, 16, 784, 48)),

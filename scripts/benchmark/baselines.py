@@ -4,12 +4,14 @@
 `make_step` gives the function that is timed; `EqualityGuard` compares what the baselines compute.
 """
 
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
-from report import BASELINES, SCALING_MODEL, Work
+from report import BASELINES, RUNTIMES, SCALING_MODEL, Work
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForImageClassification, TimmWrapperConfig, ViTConfig
@@ -22,6 +24,11 @@ from cait_hf.timm_format import timm_model_args
 # By the name of a model, without its resolution: the fields of CaitConfig that make it up.
 ARCHITECTURES = {checkpoint.official_name.split("_")[0]: checkpoint.config_kwargs for checkpoint in CHECKPOINTS}
 ARCHITECTURES[SCALING_MODEL] = {**ARCHITECTURES["XXS24"], "num_hidden_layers": 4}
+for heads in (8, 12, 16):
+    sizes = {"num_attention_heads": heads, "hidden_size": 48 * heads, "intermediate_size": 192 * heads}
+    ARCHITECTURES[f"heads{heads}"] = ARCHITECTURES[SCALING_MODEL] | sizes
+for layers in (8, 16, 32):
+    ARCHITECTURES[f"depth{layers}"] = ARCHITECTURES["XXS24"] | {"num_hidden_layers": layers}
 ARCHITECTURES["tiny"] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
 
 
@@ -85,6 +92,9 @@ def random_state(work: Work) -> dict[str, torch.Tensor]:
 
 def make_step(name: str, work: Work, state: dict[str, torch.Tensor], inputs: Inputs) -> Callable[[], torch.Tensor]:
     """A function that does the work once with the baseline called `name` and returns logits or attended values."""
+    if name in RUNTIMES:
+        exported = export(name, work, state)
+        return lambda: torch.as_tensor(exported(pixel_values=inputs.images).logits)
     module = build_attention(name, work, state, inputs) if work.is_attention else build_model(name, work, state)
     module.to(work.device, getattr(torch, work.dtype)).train(work.is_training)
     call = torch.compile(module, dynamic=False) if name.endswith("_compiled") else module
@@ -104,6 +114,25 @@ def make_step(name: str, work: Work, state: dict[str, torch.Tensor], inputs: Inp
         return output.detach()
 
     return training if work.is_training else inference
+
+
+def can_do(name: str, work: Work) -> bool:
+    """Whether a baseline knows this kind of work."""
+    if name in RUNTIMES:
+        return (work.mode, work.dtype, work.device) == ("inference", "float32", "cpu")
+    return not (work.is_attention and name == "timm_wrapper")
+
+
+def export(name: str, work: Work, state: dict[str, torch.Tensor]) -> Callable:
+    """Our model in the file of another runtime, loaded by it."""
+    from transformers.exporters.base import ExportedModel
+
+    from cait_hf.commands.export import LOAD, quiet, write
+
+    export_format = {"onnxruntime": "onnx"}.get(name, name)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        write(build_model("ours", work, state).eval(), Path(folder), export_format, False, None)
+        return ExportedModel.from_pretrained(folder, **LOAD[export_format])
 
 
 def floor(name: str, work: Work) -> AbstractContextManager:

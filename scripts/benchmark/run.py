@@ -4,6 +4,7 @@
     python scripts/benchmark/run.py --goals --output_dir outputs/benchmark
     python scripts/benchmark/run.py --models XXS24,S24,M36 --image_sizes 224,384,448 --modes inference,training_memory
     python scripts/benchmark/run.py --scaling
+    python scripts/benchmark/run.py --growth
     python scripts/benchmark/run.py --tables outputs/benchmark/results.json > tables.md
 
 All baselines of a row run in this process, one after the other in each round, in alternating order; ratios are taken
@@ -30,20 +31,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from baselines import ARCHITECTURES, EqualityGuard, Inputs, cait_config, make_step, random_state
+from baselines import ARCHITECTURES, EqualityGuard, Inputs, cait_config, can_do, make_step, random_state
 from report import (
     BASELINES,
     MODES,
+    RUNTIMES,
     SCALING_MODEL,
     SCALING_MODES,
     Work,
     as_row,
     baselines_of,
-    cpu_goals,
+    cpu_rows,
     cuda_rows,
     draw_charts,
     find_row,
     gpu_tables,
+    growth_rows,
     ratio,
     read_json,
     sample_text,
@@ -54,11 +57,13 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 import cait_hf
+from cait_hf import attention_backend
 from cait_hf.files import write_json
 
 
 SCALING_IMAGE_SIZES = (224, 320, 448, 640, 832, 1024)  # 196 to 4096 patches
 SCALING_BASELINES = ("ours", "ours_eager", "timm", "vit")
+GROWTH_BASELINES = ("ours", "timm", "vit")
 MIN_SAMPLE_SECONDS = 0.1  # shorter calls are repeated within a sample
 MEMORY_REPEATS = {"cpu": 2, "cuda": 1}  # at most: samples hardly differ, on CUDA not at all
 RESULTS = "results.json"
@@ -97,6 +102,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     rows.add_argument(
         "--scaling", action="store_true", help="instead: one attention and 4 layers, 196 to 4096 patches"
     )
+    rows.add_argument("--growth", action="store_true", help="instead: 4 layers as batch, pixels, heads, depth grow")
     how = parser.add_argument_group("how")
     how.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     how.add_argument("--repeats", type=positive, default=15, help="rounds (default: %(default)s)")
@@ -125,12 +131,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--memory_child", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
 
-    presets = [name for name in ("goals", "scaling", "tables") if getattr(args, name)]
+    presets = [name for name in ("goals", "scaling", "growth", "tables") if getattr(args, name)]
     grid = ("models", "image_sizes", "batch_sizes", "dtypes", "modes")
     given = [name for name in (*grid, "baselines") if getattr(args, name)]
     if len(presets) > 1:
         parser.error(f"--{presets[0]} and --{presets[1]} exclude each other: pass one of them.")
-    if presets and given and not (presets == ["scaling"] and given == ["baselines"]):
+    if presets and given and not (presets in (["scaling"], ["growth"]) and given == ["baselines"]):
         parser.error(f"--{presets[0]} has rows of its own, but --{given[0]} was passed too: drop one of them.")
     return args
 
@@ -183,6 +189,7 @@ def run(args: argparse.Namespace):
         check_same_machine(path, earlier["hardware"], results["hardware"])
         results["rows"] = earlier["rows"]
     args.output_dir.mkdir(parents=True, exist_ok=True)
+    print(f"Talking-heads attention: {results['hardware']['attention']}.", flush=True)
 
     measured = 0
     try:
@@ -224,12 +231,10 @@ def compile_baselines(planned: list[tuple[Work, list[str]]]):
 def plan(args: argparse.Namespace) -> list[tuple[Work, list[str]]]:
     """Every row with its baselines, in the order of measurement."""
     if args.goals:
-        if args.device == "cuda":
-            return cuda_rows()
-        names_of = {}
-        for goal in cpu_goals():
-            names_of.setdefault(goal.work, set()).update((goal.numerator, goal.denominator))
-        return [(work, [name for name in BASELINES if name in names]) for work, names in names_of.items()]
+        return cuda_rows() if args.device == "cuda" else cpu_rows()
+    if args.growth:
+        works = {replace(work, device=args.device) for works in growth_rows().values() for work in works.values()}
+        return [(work, list(args.baselines or GROWTH_BASELINES)) for work in sorted(works, key=str)]
     if args.scaling:
         dtype = "float32" if args.device == "cpu" else "bfloat16"
         modes = [mode + kind for mode in SCALING_MODES for kind in ("", "_memory")]
@@ -249,8 +254,7 @@ def plan(args: argparse.Namespace) -> list[tuple[Work, list[str]]]:
     for mode, model, image_size, batch_size, dtype in grid:
         work = Work(mode, model, image_size, batch_size, dtype, args.device)
         cait_config(work)  # raises for a size that no CaiT has
-        names = [name for name in args.baselines or BASELINES if not (work.is_attention and name == "timm_wrapper")]
-        planned.append((work, names))
+        planned.append((work, [name for name in args.baselines or BASELINES if can_do(name, work)]))
     return planned
 
 
@@ -264,6 +268,9 @@ def check_environment(args: argparse.Namespace, planned: list[tuple[Work, list[s
         require("matplotlib", "the charts need it: or pass --no_charts")
     if any(name.startswith("timm") for _, names in planned for name in names):
         require("timm", "it is one of the --baselines")
+    for runtime in RUNTIMES:
+        if any(runtime in names for _, names in planned):
+            require(runtime, "it is one of the --baselines")
 
 
 def require(package: str, reason: str):
@@ -288,6 +295,7 @@ def hardware(device: str, threads: int) -> dict:
         "cores": available_cores(),
         "threads": threads,
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "attention": attention_backend() if device == "cpu" else "triton",
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions,
     }
