@@ -37,8 +37,19 @@ from cait_hf.publish import add_remote_code
 
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
-PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
+NOTEBOOK = "docs/notebooks/fine_tuning.ipynb"
+NAMES = ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")), NOTEBOOK]
+
+
+def text_of(page: str) -> str:
+    """Of a notebook, what stands between its cells of code: test_notebook.py runs those."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    if page == NOTEBOOK:
+        text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] != "code")
+    return text
+
+
+PAGES = {name: text_of(name) for name in NAMES}
 HUB_ID = "timm/cait_xxs24_224.fb_dist_in1k"
 FEW_STEPS = "--max_steps 1 --per_device_train_batch_size 2 --per_device_eval_batch_size 2 --disable_tqdm true"
 FEW_STEPS += " --dataloader_num_workers 0"
@@ -355,7 +366,7 @@ def anchors(text: str) -> set[str]:
 @pytest.mark.parametrize("page", [*PAGES, *(path.name for path in ROOT.glob("*.md") if path.name != "README.md")])
 def test_links_lead_somewhere(page):
     broken = []
-    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", text_of(page)):
         name, _, anchor = target.partition("#")
         path = (ROOT / page).parent / name if name else ROOT / page
         if not path.exists() or anchor and anchor not in anchors(path.read_text(encoding="utf-8")):
