@@ -82,7 +82,7 @@ setup(
     ext_modules=[native] if kernels and os.environ.get("CAIT_HF_NATIVE") != "0" else [],
     cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel},
     package_data={
-        "cait_hf": ["*.json", "py.typed"],
+        "cait_hf": ["*.json", "py.typed", "recipes/*.yaml", "recipes/*/*.yaml", "searches/*.yaml"],
         "cait_hf.cards": ["*.md"],
         "cait_hf.fashion_mnist": ["*.json", "*.md", "*.parquet", "*.safetensors", "LICENSE-fashion-mnist"],
     },

@@ -51,7 +51,7 @@ from cait_hf.training.arguments import (
 from cait_hf.training.best_model import is_best
 from cait_hf.training.data import TRAINING_DATA
 from cait_hf.training.experiment import Experiment, prepare
-from cait_hf.training.outputs import dataset_evaluated, settings_of
+from cait_hf.training.outputs import command, dataset_evaluated, settings_of
 
 
 pytestmark = pytest.mark.usefixtures("no_plots")  # except those of `run_of_each`, which is older than a test
@@ -454,6 +454,16 @@ def test_callbacks_are_called_by_both_loops(script, training_flags, tmp_path, mo
     script.main([*training_flags.split(), *flags.split(), str(tmp_path)])
     assert tuple(events) == ALL_EVENTS
     assert [logs["grad_norm"] for logs in logged if "grad_norm" in logs] == pytest.approx(norms, rel=1e-5)
+
+
+@pytest.mark.parametrize("program", ["bin/cait-hf", "site-packages/cait_hf_cli.py", "scripts/train.py"])
+def test_card_says_how_the_run_was_started(program, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [program])
+    if program == "scripts/train.py":
+        assert command(1) == ("python", program) and command(2) == ("accelerate", "launch", program)
+    else:
+        assert command(1) == ("cait-hf", "train")
+        assert command(2) == ("accelerate", "launch", "-m", "cait_hf_cli", "train")
 
 
 # What the flags alone tell is in `test_training_arguments.py`.
