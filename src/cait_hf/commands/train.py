@@ -20,6 +20,7 @@ from ..evaluation.metrics import ClassificationMetrics, best_classes
 from ..training.experiment import Experiment, error_message, prepare, set_up_logging
 from ..training.outputs import already_finished, finish
 from ..training.resume import interruptible
+from ..training.search import search
 from ..training.trainer import ImageClassificationTrainer, log_strategy
 
 
@@ -29,6 +30,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     set_up_logging()
     try:
         experiment = prepare(sys.argv[1:] if argv is None else argv)
+        if experiment.training_args.search:
+            return search(experiment)
         if experiment.record.finished:
             return already_finished(experiment)
         with experiment.writing():
