@@ -108,6 +108,8 @@ setup(
         "openvino": ["openvino>=2026.3"],
         "peft": ["peft>=0.18"],
         "quantization": ["bitsandbytes>=0.48", "torchao>=0.17"],
+        "search": ["optuna>=4.2"],
+        "trackers": ["tensorboard>=2.18"],
         "test": [
             "matplotlib>=3.8",
             "packaging",
