@@ -36,7 +36,7 @@ def in_tensorboard(folder: Path) -> tuple[list[str], int]:
 def in_trackio(folder: Path) -> tuple[list[str], int]:
     (database,) = (folder / "trackio").glob("*.db")
     with sqlite3.connect(database) as connection:
-        metrics = "".join(row[0] for row in connection.execute("SELECT metrics FROM metrics"))
+        metrics = "".join(str(row[0]) for row in connection.execute("SELECT metrics FROM metrics"))
     return [metrics], len([*(folder / "trackio").rglob("*.png")])
 
 
