@@ -532,8 +532,9 @@ def test_logs_lie_where_they_are_not_pushed_from(tmp_path):
     assert script.make_accelerator(args).logging_dir == str(tmp_path / "runs")
 
 
-def test_wrong_input_shows_no_traceback(script, tmp_path):
-    finished = run(script.__name__, "--do_train", "--train_dir", "absent", "--output_dir", tmp_path, check=False)
+@pytest.mark.parametrize("name", SCRIPT_NAMES)
+def test_wrong_input_shows_no_traceback(name, tmp_path):
+    finished = run(name, "--do_train", "--train_dir", "absent", "--output_dir", tmp_path, check=False)
     assert finished.returncode == 1 and "Traceback" not in finished.stderr
     assert finished.stderr.splitlines()[-1] == "error: --train_dir is absent, but there is no such folder."
 
