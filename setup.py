@@ -86,7 +86,7 @@ setup(
     ext_modules=[native] if kernels and os.environ.get("CAIT_HF_NATIVE") != "0" else [],
     cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel},
     package_data={
-        "cait_hf": ["*.json", "py.typed"],
+        "cait_hf": ["*.json", "py.typed", "recipes/*.yaml", "recipes/*/*.yaml", "searches/*.yaml"],
         "cait_hf.cards": ["*.md"],
         "cait_hf.fashion_mnist": ["*.json", "*.md", "*.parquet", "*.safetensors", "LICENSE-fashion-mnist"],
     },
@@ -121,6 +121,8 @@ setup(
         "openvino": ["openvino>=2026.3"],
         "peft": ["peft>=0.18"],
         "quantization": ["bitsandbytes>=0.48", "torchao>=0.17"],
+        "search": ["optuna>=4.2"],
+        "trackers": ["tensorboard>=2.18"],
         "test": [
             "matplotlib>=3.8",
             "packaging",

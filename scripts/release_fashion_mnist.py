@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Make `src/cait_hf/fashion_mnist` of trainings by `recipes/fashion_mnist.yaml`, one for each seed.
+"""Make `src/cait_hf/fashion_mnist` of trainings by the recipe `fashion_mnist`, one for each seed.
 
     python scripts/release_fashion_mnist.py outputs/seed0 outputs/seed1 outputs/seed2 \\
         --data data/fashion-mnist --hardware "one core of an AMD EPYC server"

@@ -1,12 +1,12 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Fine-tune, train or evaluate an image classifier with a loop of its own on accelerate, there to be read and changed.
 
-    python scripts/run_image_classification_no_trainer.py scripts/recipes/finetune.yaml \\
+    python scripts/run_image_classification_no_trainer.py finetune \\
         --model_name_or_path timm/cait_xxs24_224.fb_dist_in1k \\
         --train_dir images/train --validation_dir images/validation --output_dir outputs/finetuned
 
     accelerate launch --config_file scripts/accelerate_configs/ddp.yaml \\
-        scripts/run_image_classification_no_trainer.py scripts/recipes/finetune.yaml ...
+        scripts/run_image_classification_no_trainer.py finetune ...
 
 Flags, files and result are those of `run_image_classification.py`, to the bit where one process trains in float32. Of
 the flags of `transformers.TrainingArguments` those that only Trainer can follow are refused.

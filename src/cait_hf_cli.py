@@ -1,12 +1,12 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""The command `cait-hf`: list, classify, convert, verify, push, info, env.
+"""The command `cait-hf`: list, classify, convert, verify, push, info, env, train, evaluate, export.
 
 Results go to the standard output, errors and progress bars to the standard error.
 """
 
 # Beside the package, not in it: `import cait_hf` registers its classes with Transformers' Auto classes, which take no
 # names of classes, so it imports torch and costs seconds. Help, --version and bad flags need the standard library
-# alone; each subcommand imports what it needs when it runs.
+# alone; each subcommand imports what it needs when it runs. `MODULES` have their flags in a module of their name.
 
 import argparse
 import glob
@@ -15,6 +15,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +28,22 @@ DEFAULT_MODEL = "XXS24_224"
 MODEL_HELP = "Folder or repository of a CaiT, ours or timm's, an official name such as XXS24_224, or fashion_mnist"
 ENV_PACKAGES = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "huggingface-hub", "triton")
 URL_SCHEMES = ("http://", "https://")
+MODULES = {
+    "train": "Fine-tune, train or evaluate an image classifier, by a recipe: cait-hf train finetune --help",
+    "evaluate": "Accuracy on ImageNet-1k, -Real or -V2: cait-hf evaluate --help",
+    "export": "Export a CaiT classifier to ONNX, torch.export or OpenVINO: cait-hf export --help",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own); return its exit code."""
-    args = parse_args(argv)
+    name, *flags = (sys.argv[1:] if argv is None else argv) or [""]
+    args = None if name in MODULES else parse_args(argv)
     if argv is None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up when terminated, too
+    if args is None:
+        code = import_module(f"cait_hf.commands.{name}").main(flags)
+        return code if isinstance(code, int) else 0  # training returns metrics
     from cait_hf.command_line import run_command
 
     return run_command(args.command, args)
@@ -100,6 +110,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
     text = "Versions, hardware, and what computes the attention here and why: for a report of a bug."
     subcommand("env", env, text, "cait-hf env")
+
+    for name, text in MODULES.items():
+        subparsers.add_parser(name, help=text)
     return parser.parse_args(argv)
 
 

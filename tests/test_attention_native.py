@@ -310,3 +310,16 @@ def test_wheel(tmp_path, compiler, tag, backend):
     program = "import cait_hf; print(cait_hf.__file__, cait_hf.attention_backend())"
     output = run([sys.executable, "-c", program], PYTHONPATH=str(tmp_path / "installed"), CAIT_HF_NATIVE="")
     assert output.startswith(str(tmp_path)) and f" {backend} (" in output
+
+    def command(line: str) -> str:
+        environment = {"PYTHONPATH": str(tmp_path / "installed"), "CAIT_HF_NATIVE": "", "HF_HUB_OFFLINE": "1"}
+        return run([sys.executable, "-m", "cait_hf_cli", *line.format(tmp=tmp_path).split()], **environment)
+
+    for name in ("train", "evaluate", "export"):
+        assert command(f"{name} --help").startswith(f"usage: cait-hf {name} ")
+    flags = "--train_files {tmp}/installed/cait_hf/fashion_mnist/sample.parquet --max_train_samples 60 --max_steps 1"
+    flags += " --eval_strategy no --load_best_model_at_end no --save_strategy no --dataloader_num_workers 0 --use_cpu"
+    model = "--model_name_or_path fashion_mnist --dataset_name parquet --output_dir {tmp}/trained"
+    command(f"train linear_probe {model} {flags}")
+    assert "cait-hf train linear_probe" in (tmp_path / "trained" / "README.md").read_text()
+    assert "Wrote" in command("export {tmp}/trained {tmp}/exported --format torch")

@@ -38,6 +38,9 @@ from cait_hf.macs import macs
 
 CONVERSION = SCRIPTS.parent / "conversion"
 SUBCOMMANDS = ["list", "classify", "convert", "verify", "push", "info", "env"]
+# Those whose flags are in modules that need torch, with a flag of each.
+WITH_MODULES = {"train": "--train_dir", "evaluate": "--data_dir", "export": "--dynamic_size"}
+SCRIPTS_OF = {"train": "run_image_classification", "evaluate": "evaluate_imagenet", "export": "export"}
 
 
 def run(*arguments) -> int:
@@ -99,7 +102,30 @@ print(sorted(loaded - sys.stdlib_module_names))
     assert child.returncode == 0 and lines[-1] == f"['{module}']", child.stdout + child.stderr
     assert lines[0] == f"cait-hf {cait_hf.__version__}"
     assert re.findall(r"^exit code (\d)$", child.stdout, re.MULTILINE) == ["0", "0", "2", *"0" * len(SUBCOMMANDS)]
-    assert all(re.search(rf"^    {name} ", child.stdout, re.MULTILINE) for name in SUBCOMMANDS)
+    listed = [*SUBCOMMANDS, *WITH_MODULES]
+    assert all(re.search(rf"^    {name} ", child.stdout, re.MULTILINE) for name in listed)
+
+
+@pytest.mark.parametrize("name, flag", WITH_MODULES.items())
+def test_commands_with_modules_show_their_flags(name, flag, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bin/cait-hf"])
+    with pytest.raises(SystemExit) as exit:
+        run(name, "--help")
+    printed = capsys.readouterr().out
+    assert exit.value.code == 0 and printed.startswith(f"usage: cait-hf {name} ") and f" {flag}" in printed
+    assert name != "train" or "finetune, " in printed and "variants/s24" in printed
+
+
+def test_commands_with_modules_are_what_the_scripts_run(model, tmp_path, capsys):
+    assert {name: load_script(script).__name__ for name, script in SCRIPTS_OF.items()} == {
+        name: f"cait_hf.commands.{name}" for name in cli.MODULES
+    }
+    assert run("evaluate", model, "--data_dir", tmp_path / "missing") == 1
+    assert run("export", tmp_path / "missing", tmp_path / "out", "--format", "torch") == 1
+    with pytest.raises(SystemExit, match="there is nothing to do"):
+        run("train", "--output_dir", tmp_path / "out")
+    printed = capsys.readouterr().err
+    assert printed.count("error: ") == 2 and not (tmp_path / "out").exists()
 
 
 def test_list(capsys):

@@ -30,7 +30,7 @@ from test_scripts import load_script, write_images
 
 import cait_hf
 import cait_hf_cli
-from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification
+from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitImageProcessorPil
 from cait_hf.checkpoints import README as AUTHORS_README
 from cait_hf.fashion_mnist import CHECKPOINT
 from cait_hf.publish import add_remote_code
@@ -57,6 +57,8 @@ CONVERT = "python conversion/convert_cait_to_hf.py"
 NOT_RUN = {
     "make demo": "CI and test_scripts.py run the script; the target makes an environment",
     "make test": "CI runs it; it is what runs this test",
+    f"cait-hf train finetune --search finetune --model_name_or_path {HUB_ID} --train_dir images/train "
+    "--validation_dir images/validation --output_dir outputs/search": "20 trainings; test_search.py runs some",
     f"{CONVERT} --source XXS24_224 --output_dir cait-xxs24-224": "network",
     f"{CONVERT} --source timm/cait_s24_224.fb_dist_in1k --output_dir cait-s24-224": "network",
 }
@@ -96,7 +98,7 @@ def _in_workplace(workplace, monkeypatch):
 
 
 # What only stands in blocks that need more than the others: tests of their own run those.
-NEEDS_MORE = {"from torchao", "ExportedModel"}
+NEEDS_MORE = {"from torchao", "ExportedModel", "import onnxruntime"}
 
 
 @functools.cache
@@ -144,13 +146,17 @@ def test_int8_block_runs():
 
 def test_classification_commands_run(workplace):
     pytest.importorskip("timm", reason="the recipe has timm's augmentations")
-    ran = arguments_of("python scripts/run_image_classification")
+    ran = [*arguments_of("cait-hf train"), *arguments_of("python scripts/run_image_classification")]
+    ran = [arguments for arguments in ran if "--search" not in arguments]
     assert len(ran) == 3
-    for script, *flags in ran:
-        results = load_script(Path(script).stem).main([*in_repository(flags), *FEW_STEPS.split()])
-        assert 0 <= results["eval_top1"] <= 1
+    for program, *flags in ran:
+        if program == "train":
+            assert cait_hf_cli.main([program, *flags, *FEW_STEPS.split()]) == 0
+        else:
+            load_script(Path(program).stem).main([*flags, *FEW_STEPS.split()])
     for name in ("finetuned", "evaluated", "scratch"):
-        assert (workplace / "outputs" / name / "all_results.json").is_file()
+        results = json.loads((workplace / "outputs" / name / "all_results.json").read_text())
+        assert 0 <= results["eval_top1"] <= 1
 
 
 def test_command_for_several_processes_runs(workplace):
@@ -190,15 +196,21 @@ def test_export_commands_run(workplace):
         pytest.importorskip(package, reason=f"export to ONNX needs {package}")
     pytest.importorskip("transformers.exporters.metadata", reason="this Transformers has no exporters that save")
     model = CaitForImageClassification(CaitConfig(num_hidden_layers=1, num_class_attention_layers=1, num_labels=10))
-    ran = arguments_of("python scripts/export.py ")
+    ran = arguments_of("cait-hf export ")
     assert len(ran) == 2
-    for script, source, *rest in ran:
-        model.save_pretrained(workplace / "to-export" / source)
-        assert load_script(Path(script).stem).main([f"to-export/{source}", *rest]) == 0
+    for command, source, *rest in ran:
+        for saved in (model, CaitImageProcessorPil()):
+            saved.save_pretrained(workplace / "to-export" / source)
+        assert cait_hf_cli.main([command, f"to-export/{source}", *rest]) == 0
         assert (workplace / rest[0] / "model.onnx").is_file()
-    namespace = {"pixel_values": torch.zeros(3, 3, 224, 224)}
-    exec(compile(block_with("ExportedModel"), "docs", "exec"), namespace)
-    assert namespace["logits"].shape == (3, 10)
+    namespace: dict = {}
+    logits = []
+    for sign in ("import onnxruntime", "ExportedModel"):
+        exec(compile(block_with(sign), "docs", "exec"), namespace)
+        logits.append(torch.as_tensor(namespace["logits"]))
+        namespace["pixel_values"] = torch.as_tensor(namespace["pixel_values"])
+    expected = model.eval()(namespace["pixel_values"]).logits
+    assert expected.shape == (2, 10) and all(torch.allclose(found, expected, atol=1e-4) for found in logits)
 
 
 def test_attention_commands_run(workplace):
@@ -227,7 +239,8 @@ def test_publishing_commands_run_against_the_loopback_hub(workplace, hub, monkey
         convert = load_script("convert_cait_to_hf", ROOT / "conversion")
         convert.main(["--source", "XXS24_224.pth", "--output_dir", "cait-xxs24-224"])
     published = ("cait-hf ", "python conversion/convert_all.py ", "python conversion/verify_checkpoint.py ")
-    ran = [command for command in commands() if command.startswith(published)]
+    others = tuple(f"cait-hf {name} " for name in cait_hf_cli.MODULES)
+    ran = [command for command in commands() if command.startswith(published) and not command.startswith(others)]
     assert len(ran) == 7
     write_training_checkpoint(workplace / "output" / "checkpoint.pth", folder / "XXS24_224.pth")
     for command in ran:
@@ -244,13 +257,12 @@ def test_publishing_commands_run_against_the_loopback_hub(workplace, hub, monkey
 
 
 def test_evaluation_commands_are_understood(capsys):
-    """They need ImageNet, so each ends where it is missing; test_evaluate_imagenet.py runs the script."""
+    """They need ImageNet, so each ends where it is missing; test_evaluate_imagenet.py runs the command."""
     pytest.importorskip("timm", reason="the labels of ImageNet-Real come with timm")
-    ran = [*arguments_of("python scripts/eval"), *arguments_of("accelerate launch scripts/eval")]
+    ran = [*arguments_of("cait-hf eval"), *arguments_of("accelerate launch -m cait_hf_cli eval")]
     assert len(ran) == 4
     for arguments in ran:
-        del arguments[: arguments.index("scripts/evaluate_imagenet.py") + 1]
-        assert load_script("evaluate_imagenet").main(arguments) == 1
+        assert cait_hf_cli.main(arguments[arguments.index("evaluate") :]) == 1
         data = next(flag for flag in ("--data_dir", "--dataset_name") if flag in arguments)
         assert arguments[arguments.index(data) + 1] in capsys.readouterr().err
 
@@ -291,10 +303,8 @@ def test_every_command_is_run_or_has_a_reason():
     scripts = (
         "python scripts/run_image_classification",
         "accelerate launch --config_file",
-        "python scripts/export.py ",
         "python scripts/visualize_attention.py ",
-        "python scripts/evaluate_imagenet.py ",
-        "accelerate launch scripts/evaluate_imagenet.py ",
+        "accelerate launch -m cait_hf_cli evaluate ",
         "python conversion/",
         "cait-hf ",
         "pip install ",

@@ -31,6 +31,7 @@ from transformers import (
 
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
 from cait_hf.fashion_mnist import CHECKPOINT, FOLDER, load_sample
+from cait_hf.training.arguments import RECIPES
 
 
 prepare, release = load_script("prepare_fashion_mnist"), load_script("release_fashion_mnist")
@@ -324,7 +325,7 @@ def test_documentation_and_recipe_are_about_this_checkpoint():
     accuracy = f"{values.mean():.1f} ± {half:.1f} %"
     assert accuracy in readme and accuracy in training
     assert f"{RESULTS['parameters'] / 1e6:.1f} million parameters" in readme
-    recipe = yaml.safe_load((SCRIPTS / "recipes" / "fashion_mnist.yaml").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load((RECIPES / "fashion_mnist.yaml").read_text(encoding="utf-8"))
     config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
     fields = dict(item.split("=") for item in recipe["config_overrides"].split(","))
     assert fields.pop("attn_implementation") == "eager"  # not a part of the model

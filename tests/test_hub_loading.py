@@ -22,7 +22,15 @@ from random_weights import images, randomize_, tiny_config
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitImageProcessorPil, CaitModel
+import cait_hf
+from cait_hf import (
+    CHECKPOINTS,
+    CaitCheckpoint,
+    CaitConfig,
+    CaitForImageClassification,
+    CaitImageProcessorPil,
+    CaitModel,
+)
 from cait_hf.publish import push_folder
 
 
@@ -179,6 +187,59 @@ def test_timm_format_straight_from_the_hub(hub, repo_id, tmp_path):
     hub.write(repo_id, {"config.json": b"{}"})
     loaded = CaitForImageClassification.from_pretrained(repo_id, revision=revision)
     assert_equal(logits_of(loaded, 32), logits_of(model, 32))
+
+
+def test_short_names(hub, repo_id, tmp_path, monkeypatch):
+    """An official name is timm's repository, here under an id of the test's own."""
+    model, image_processor = cait_hf.from_pretrained("fashion_mnist")
+    assert model.config.num_labels == 10 and image_processor.crop_size["height"] == 28 and not model.training
+    upload(write_timm_folder(tmp_path / "timm", official_tensors(tiny_config())), repo_id)
+    monkeypatch.setattr(CaitCheckpoint, "timm_repo", repo_id)
+    expected = logits_of(randomize_(CaitForImageClassification(tiny_config())), 32)
+    for name in ("XXS24_224", repo_id, tmp_path / "timm"):
+        model, image_processor = cait_hf.from_pretrained(str(name), dtype=torch.float64)
+        assert model.dtype == torch.float64 and image_processor.crop_size["height"] == 32
+        assert_equal(logits_of(model.float(), 32), expected)
+    revision = HfApi().model_info(repo_id).sha
+    hub.write(repo_id, {"config.json": b"{}"})
+    model, image_processor = cait_hf.from_pretrained("XXS24_224", revision=revision)
+    assert_equal(logits_of(model, 32), expected)
+    with pytest.raises(FileNotFoundError, match="XXS25"):
+        cait_hf.from_pretrained("XXS25")
+
+
+def test_auto_classes_on_a_timm_repository_with_our_configuration(hub, repo_id, tmp_path, caplog):
+    """They take it and give our classes; `pipeline` would not hand it on to them, so it is refused."""
+    folder = write_timm_folder(tmp_path / "timm", official_tensors(tiny_config()))
+    upload(folder, repo_id)
+    config = CaitConfig.from_pretrained(repo_id)
+    assert "timm_wrapper" not in caplog.text
+    model = AutoModelForImageClassification.from_pretrained(repo_id, config=config)
+    image_processor = AutoImageProcessor.from_pretrained(repo_id, config=config)
+    assert type(model) is CaitForImageClassification
+    assert type(image_processor).__name__ in ("CaitImageProcessorPil", "CaitImageProcessor")
+    for source in (repo_id, str(folder)):
+        with pytest.raises(ValueError, match=rf"{repo_id}, in timm's format.*cait_hf\.from_pretrained"):
+            pipeline("image-classification", model=source, config=config)
+    logits = model(image_processor(image(32), return_tensors="pt").pixel_values).logits
+    classify = pipeline("image-classification", model=model, image_processor=image_processor)
+    assert classify(image(32))[0]["label"] == config.id2label[logits.argmax().item()]
+
+
+def test_pipeline_takes_our_configuration_of_our_format(tmp_path):
+    """Also that of a model which came from timm, once it is saved; tasks of a configuration's own stay."""
+    folder = write_timm_folder(tmp_path / "timm", official_tensors(tiny_config()))
+    model, image_processor = cait_hf.from_pretrained(str(folder))
+    for saved in (model, image_processor):
+        saved.save_pretrained(tmp_path / "ours")
+    stored = CaitConfig.from_pretrained(tmp_path / "ours")
+    for config in (model.config, stored):
+        classify = pipeline("image-classification", model=str(tmp_path / "ours"), config=config)
+        assert type(classify.model) is CaitForImageClassification
+    assert "custom_pipelines" not in stored.to_dict()
+    stored.custom_pipelines = {"task": {"impl": "file.Class"}}
+    stored.save_pretrained(tmp_path / "with_tasks")
+    assert CaitConfig.from_pretrained(tmp_path / "with_tasks").custom_pipelines == stored.custom_pipelines
 
 
 def test_round_trip_through_timm(hub, repo_id, tmp_path):

@@ -13,9 +13,9 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "cait_hf"
-OPTIONAL = {"matplotlib", "sklearn", "timm", "torchvision", "triton"}
+OPTIONAL = {"matplotlib", "mlflow", "optuna", "sklearn", "timm", "torchvision", "trackio", "triton", "wandb"}
 # What command lines are made of; `import cait_hf` loads none of them.
-COMMANDS = ("cards", "command_line", "conversion", "publish", "sources", "verify")
+COMMANDS = ("cards", "command_line", "commands", "conversion", "publish", "sources", "verify")
 
 
 def imports(nodes) -> list[tuple[int, str]]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""`scripts/recipes`, `scripts/accelerate_configs`: flags exist, recipes train a step, variants are right."""
+"""The recipes in the package, `scripts/accelerate_configs`: flags exist, recipes train a step, variants are right."""
 
 import re
 from pathlib import Path
@@ -19,16 +19,16 @@ from transformers import (
 
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitImageProcessorPil
 from cait_hf.cards.training import shown
-from cait_hf.training.arguments import changed_fields, parse_arguments
+from cait_hf.training.arguments import RECIPES, changed_fields, find_file, names_in, parse_arguments
 from cait_hf.training.experiment import prepare
 from cait_hf.training.models import load_config
 
 
 pytestmark = pytest.mark.usefixtures("no_plots")
-RECIPES, CONFIGS = SCRIPTS / "recipes", SCRIPTS / "accelerate_configs"
+CONFIGS = SCRIPTS / "accelerate_configs"
 TRAINING_PAGE = (SCRIPTS.parent / "docs" / "training.md").read_text(encoding="utf-8")
-SCRATCH = {"fashion_mnist.yaml", "pretrain.yaml"}
-ADDED = {"distill_regnety160.yaml"}  # to another recipe
+SCRATCH = {"fashion_mnist", "pretrain"}
+ADDED = {"distill_regnety160"}  # to another recipe
 # At 224 pixels; with the ten checkpoints' architectures they are the formula that timm's own models confirm.
 PARAMETERS = {
     "xxs24": 11_956_264,
@@ -56,24 +56,24 @@ def workplace(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("recipe", sorted(path.name for path in RECIPES.glob("*.yaml")))
-def test_recipe_trains_a_step(recipe, workplace, tmp_path):
+@pytest.mark.parametrize("recipe", [name for name in names_in(RECIPES) if "/" not in name])
+def test_recipe_trains_a_step(recipe, workplace, tmp_path, monkeypatch):
     pytest.importorskip("timm", reason="the recipes have timm's augmentations")
     if "lora" in recipe:
         pytest.importorskip("peft", reason="adapters are PEFT's")
-    files = [str(RECIPES / recipe)]
+    files = [recipe]
     flags = f"--train_dir {workplace / 'train'} --train_val_split 0.25 --output_dir {tmp_path / 'out'} --max_steps 1"
     flags += " --per_device_train_batch_size 4 --dataloader_num_workers 0 --disable_tqdm true --save_strategy no"
     flags += " --eval_strategy no --load_best_model_at_end false --warmup_epochs 0"
     if recipe in ADDED:
-        files.insert(0, str(RECIPES / "pretrain.yaml"))
+        files.insert(0, "pretrain")
         flags += f" --teacher_model_name_or_path {workplace / 'teacher'}"
     if recipe in SCRATCH | ADDED:
         flags += f" --config_overrides {TINY} --torch_compile false"
-        flags += "" if recipe == "fashion_mnist.yaml" else " --base_learning_rate 0.5"
+        flags += "" if recipe == "fashion_mnist" else " --base_learning_rate 0.5"
     else:
         flags += f" --model_name_or_path {workplace / 'checkpoint'}"
-    if "image_size" in yaml.safe_load((RECIPES / recipe).read_text()):
+    if "image_size" in yaml.safe_load(Path(find_file(recipe, RECIPES)).read_text()):
         flags += " --image_size 24"
     script, ran = load_script("run_image_classification"), {}
 
@@ -92,7 +92,8 @@ def test_recipe_trains_a_step(recipe, workplace, tmp_path):
         ran["batch"] = experiment.training_args.train_batch_size
         return experiment
 
-    real_prepare, script.prepare = script.prepare, observed
+    real_prepare = script.prepare
+    monkeypatch.setattr(script, "prepare", observed)
     results = script.main([*files, *flags.split()])
     assert 0 <= results["eval_top1"] <= 1
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
@@ -128,7 +129,7 @@ def test_recipe_leaves_out_what_a_model_lacks(workplace, tmp_path, caplog):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=4)).save_pretrained(tmp_path / "vit")
     ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
-    flags = f"{RECIPES / 'finetune.yaml'} --train_dir {workplace / 'train'} --output_dir {tmp_path / 'out'}".split()
+    flags = f"finetune --train_dir {workplace / 'train'} --output_dir {tmp_path / 'out'}".split()
     flags += ["--model_name_or_path", str(tmp_path / "vit")]
     experiment = prepare(flags)
     assert "recipe's drop_path_rate is left out: models of type vit" in caplog.text
@@ -143,7 +144,7 @@ def test_recipe_leaves_out_what_a_model_lacks(workplace, tmp_path, caplog):
 def test_variant(name):
     """Architecture by the number of parameters, LayerScale and drop path as they end in the configuration."""
     pytest.importorskip("timm", reason="flags that need it are refused without it")
-    files = [str(RECIPES / "pretrain.yaml"), str(RECIPES / "variants" / f"{name}.yaml")]
+    files = ["pretrain", f"variants/{name}"]
     model_args, _, recipe, args = parse_arguments([*files, "--train_dir", "x", "--output_dir", "x"])
     config = load_config(model_args)
     config.num_labels = 1000
@@ -152,16 +153,27 @@ def test_variant(name):
     official = [c for c in CHECKPOINTS if c.official_name.lower().startswith(f"{name}_")]
     for checkpoint in official:
         assert config.layer_scale_init_value == checkpoint.config_kwargs["layer_scale_init_value"]
-    assert config.drop_path_rate == yaml.safe_load(Path(files[1]).read_text())["drop_path_rate"]
+    assert config.drop_path_rate == yaml.safe_load(Path(find_file(files[1], RECIPES)).read_text())["drop_path_rate"]
     assert (args.num_train_epochs, recipe.mixup, recipe.ema_decay) == (400, 0.8, 0.99996)
     assert args.learning_rate == pytest.approx(5e-4 * 128 / 512)  # one process
+
+
+def test_files_of_flags_by_path_and_name(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("learning_rate: 0.25\ndo_eval: true\n")
+    flags = ["--train_dir", "x", "--output_dir", "x", "--seed", "3"]
+    *_, args = parse_arguments(["linear_probe", str(own), *flags])
+    assert (args.learning_rate, args.num_train_epochs, args.seed) == (0.25, 30, 3)
+    for name in ("finetun", "s24", "../setup", "search"):
+        with pytest.raises(ValueError, match=rf"{name} is neither a file .*finetune.*variants/s24"):
+            parse_arguments([name, *flags])
 
 
 def test_each_recipe_names_its_source_and_is_documented():
     assert {path.stem for path in (RECIPES / "variants").iterdir()} == {*PARAMETERS}
     for path in RECIPES.rglob("*.yaml"):
         assert "# Source: " in path.read_text(encoding="utf-8"), path
-        assert path.parent.name == "variants" or f"| `{path.name}`" in TRAINING_PAGE, path
+        assert path.parent.name == "variants" or f"| `{path.stem}`" in TRAINING_PAGE, path
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -176,5 +188,6 @@ def test_accelerate_reads_its_configurations(path):
 
 def test_slurm_file_names_files_that_exist():
     text = (CONFIGS / "multi_node.slurm").read_text(encoding="utf-8")
+    assert {*re.search(r"multi_node\.slurm (.+) \.\.\.$", text, re.M)[1].split()} <= {*names_in(RECIPES)}
     for name in re.findall(r"scripts/\S+\.(?:yaml|py)", text):
         assert (SCRIPTS.parent / name).is_file(), name

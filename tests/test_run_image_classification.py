@@ -51,7 +51,7 @@ from cait_hf.training.arguments import (
 from cait_hf.training.best_model import is_best
 from cait_hf.training.data import TRAINING_DATA
 from cait_hf.training.experiment import Experiment, prepare
-from cait_hf.training.outputs import dataset_evaluated, settings_of
+from cait_hf.training.outputs import command, dataset_evaluated, settings_of
 
 
 pytestmark = pytest.mark.usefixtures("no_plots")  # except those of `run_of_each`, which is older than a test
@@ -456,6 +456,16 @@ def test_callbacks_are_called_by_both_loops(script, training_flags, tmp_path, mo
     assert [logs["grad_norm"] for logs in logged if "grad_norm" in logs] == pytest.approx(norms, rel=1e-5)
 
 
+@pytest.mark.parametrize("program", ["bin/cait-hf", "site-packages/cait_hf_cli.py", "scripts/train.py"])
+def test_card_says_how_the_run_was_started(program, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [program])
+    if program == "scripts/train.py":
+        assert command(1) == ("python", program) and command(2) == ("accelerate", "launch", program)
+    else:
+        assert command(1) == ("cait-hf", "train")
+        assert command(2) == ("accelerate", "launch", "-m", "cait_hf_cli", "train")
+
+
 # What the flags alone tell is in `test_training_arguments.py`.
 WRONG_INPUT = [
     ("{wrong}/broken.json", "broken.json cannot be read"),
@@ -522,8 +532,9 @@ def test_logs_lie_where_they_are_not_pushed_from(tmp_path):
     assert script.make_accelerator(args).logging_dir == str(tmp_path / "runs")
 
 
-def test_wrong_input_shows_no_traceback(script, tmp_path):
-    finished = run(script.__name__, "--do_train", "--train_dir", "absent", "--output_dir", tmp_path, check=False)
+@pytest.mark.parametrize("name", SCRIPT_NAMES)
+def test_wrong_input_shows_no_traceback(name, tmp_path):
+    finished = run(name, "--do_train", "--train_dir", "absent", "--output_dir", tmp_path, check=False)
     assert finished.returncode == 1 and "Traceback" not in finished.stderr
     assert finished.stderr.splitlines()[-1] == "error: --train_dir is absent, but there is no such folder."
 

@@ -36,11 +36,12 @@ TINY = ",".join(f"{name}={value}" for name, value in TINY_FIELDS.items())
 
 
 def load_script(name: str, folder: Path = SCRIPTS):
+    """The module of a script, or of the command that it runs."""
     spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    return module
+    return sys.modules[module.main.__module__] if hasattr(module, "main") else module
 
 
 def load_scripts(folder: Path, *names: str) -> list:

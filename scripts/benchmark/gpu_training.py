@@ -5,7 +5,7 @@
     python scripts/benchmark/gpu_training.py fashion_mnist outputs/gpu/fashion_mnist.json --data data/fashion-mnist
 
 `speed` starts both scripts for 100 steps in bf16, fp16 and bf16 with `torch.compile`, on generated JPEG files.
-`fashion_mnist` trains the model of `recipes/fashion_mnist.yaml` in bf16 with the fused attention, for as many epochs
+`fashion_mnist` trains the model of the recipe of that name in bf16 with the fused attention, for as many epochs
 as fit `--seconds` at the speed of a short run before it; checkpoint, log and metrics lie in a .tar.gz beside the JSON.
 `--tiny` is for trying this on a CPU.
 """
@@ -23,10 +23,10 @@ import yaml
 from report import read_json
 
 from cait_hf.files import write_json
+from cait_hf.training.arguments import RECIPES
 
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-RECIPE = SCRIPTS / "recipes" / "fashion_mnist.yaml"
 TRAINER, LOOP = "run_image_classification", "run_image_classification_no_trainer"
 XXS24 = "hidden_size=192,num_hidden_layers=24,num_attention_heads=4,intermediate_size=768"
 TINY = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,image_size=32,patch_size=8"
@@ -112,8 +112,9 @@ def speed(args: argparse.Namespace, folder: Path) -> bool:
 
 def fashion_mnist(args: argparse.Namespace, folder: Path) -> bool:
     start = time.perf_counter()
-    overrides = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["config_overrides"].replace("=eager", "=sdpa")
-    flags = [RECIPE, "--dataset_name", args.data, "--config_overrides", overrides, "--bf16", "true"]
+    recipe = (RECIPES / "fashion_mnist.yaml").read_text(encoding="utf-8")
+    overrides = yaml.safe_load(recipe)["config_overrides"].replace("=eager", "=sdpa")
+    flags = ["fashion_mnist", "--dataset_name", args.data, "--config_overrides", overrides, "--bf16", "true"]
     flags += ["--dataloader_num_workers", 0 if args.tiny else min(args.workers, 4)]
     if args.tiny:
         flags += ["--use_cpu", "--torch_compile", "false", "--max_train_samples", "128", "--max_eval_samples", "20"]

@@ -324,7 +324,7 @@ def fashion_mnist_text(result: dict) -> str:
     if result["failure"]:
         return f"### Fashion-MNIST\n\nFailed: {result['failure']}"
     return (
-        f"### Fashion-MNIST\n\n`recipes/fashion_mnist.yaml` in bf16 for {result['epochs']} epochs, "
+        f"### Fashion-MNIST\n\nThe recipe `fashion_mnist` in bf16 for {result['epochs']} epochs, "
         f"{digits(result['seconds'])} s with a short run before it, {digits(result['train_images_per_second'])} "
         f"images/s: top-1 {result['eval_top1']:.2%} of the validation split."
     )

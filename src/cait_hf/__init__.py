@@ -26,6 +26,7 @@ from .attention_native import attention_backend
 from .checkpoints import CHECKPOINTS, CaitCheckpoint, find_checkpoint
 from .configuration_cait import CaitConfig
 from .image_processing_pil_cait import CaitImageProcessorPil
+from .loading import from_pretrained
 from .modeling_cait import (
     CaitBackbone,
     CaitForImageClassification,
@@ -53,6 +54,7 @@ __all__ = [
     "CaitPreTrainedModel",
     "attention_backend",
     "find_checkpoint",
+    "from_pretrained",
 ]
 
 _image_processor_classes: dict[str, type] = {"pil": CaitImageProcessorPil}

@@ -17,6 +17,31 @@ from transformers.utils.generic import is_timm_config_dict
 from .timm_format import config_kwargs_from_timm, default_layer_scale_init_value
 
 
+class _CustomPipelines:
+    """The attribute `custom_pipelines` of a configuration without tasks of its own: an empty dictionary.
+
+    `pipeline` asks for its length before all else. It does not hand its configuration on to the Auto classes, which
+    take a repository of timm's for TimmWrapper, so it is refused one that was read from there.
+    """
+
+    # only __get__: an attribute of that name, of a file with such tasks, comes first
+    def __get__(self, config: "CaitConfig | None", owner: type) -> dict[str, Any]:
+        if config is None or not config.name_or_path or config.architectures is not None:
+            return {}
+        return _NotForPipeline(config.name_or_path)  # read, and never saved with a model: timm's
+
+
+class _NotForPipeline(dict[str, Any]):
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        raise ValueError(
+            f"config is that of {self.source}, in timm's format, which pipeline() would load as timm's own model: "
+            "leave config out, and pass model and image_processor as cait_hf.from_pretrained returns them."
+        )
+
+
 @strict
 class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
     r"""Configuration of a [`CaitModel`], of the models with a head and of a [`CaitBackbone`].
@@ -129,6 +154,8 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
     reshape_hidden_states: bool = True
     problem_type: str | None = None  # of the base class, which in Transformers 5.17 refuses in its own words
 
+    custom_pipelines = _CustomPipelines()
+
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_labels(kwargs.get("num_labels"))
         for name, largest in _LARGEST.items():
@@ -240,6 +267,19 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
 
         The base class requires "eager"; CaiT's layers compute the maps eagerly whenever they are requested.
         """
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The base class's dictionary of a configuration file, with the fields of this class where the file is timm's.
+
+        Raises:
+            ValueError: if timm's file is that of another model.
+        """
+        config_dict, unused = super().get_config_dict(*args, **kwargs)
+        if is_timm_config_dict(config_dict):
+            source = args[0] if args else kwargs["pretrained_model_name_or_path"]
+            config_dict = {**config_kwargs_from_timm(config_dict), "name_or_path": str(source)}
+        return config_dict, unused
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "CaitConfig":

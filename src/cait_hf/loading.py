@@ -19,6 +19,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError, StrictDataclass
 from torch.serialization import safe_globals
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
+from .checkpoints import resolve_model
 from .configuration_cait import CaitConfig
 from .files import read_json, sha256_of, unchanged
 from .image_processing_pil_cait import CaitImageProcessorPil
@@ -42,8 +43,38 @@ class DamagedDownload(OSError):
     """A file from the Hub that is not the one that was announced."""
 
 
-def load_model(source: str) -> CaitForImageClassification:
-    """The model in the dtype of its file.
+def from_pretrained(
+    name: str, *, dtype: str | torch.dtype = "auto", revision: str = "main"
+) -> tuple[CaitForImageClassification, CaitImageProcessorPil]:
+    """A classifier in evaluation mode and the image processor that belongs to it, by a short name.
+
+    ```python
+    >>> import cait_hf
+
+    >>> model, image_processor = cait_hf.from_pretrained("XXS24_224")
+    >>> logits = model(**image_processor("image.jpg", return_tensors="pt")).logits  # (1, 1000)
+    ```
+
+    Args:
+        name (`str`):
+            An official name such as `"XXS24_224"`, which is timm's repository on the Hub, `"fashion_mnist"`, which
+            comes with this package, a folder, or the id of a repository, in this package's format or timm's.
+        dtype (`str` or `torch.dtype`, defaults to `"auto"`):
+            Of the weights; `"auto"` is that of the file.
+        revision (`str`, defaults to `"main"`):
+            Branch, tag or commit of the repository.
+
+    Raises:
+        ValueError: if tensors are damaged, missing, or of other shapes than the configuration says.
+        OSError: if there is no such model, or the Hub is out of reach.
+    """
+    source = resolve_model(name)
+    model = load_model(source, dtype, revision)
+    return model, CaitImageProcessorPil.from_pretrained(source, revision=revision)
+
+
+def load_model(source: str, dtype: str | torch.dtype = "auto", revision: str = "main") -> CaitForImageClassification:
+    """The model, by default in the dtype of its file.
 
     Raises:
         ValueError: if tensors are damaged, missing, or of other shapes than the configuration says.
@@ -53,7 +84,7 @@ def load_model(source: str) -> CaitForImageClassification:
         raise NotADirectoryError(f"source is {source}, a file, but it must be a folder or the id of a repository.")
     if not Path(source).is_dir() and not REPO_ID.fullmatch(source):
         raise FileNotFoundError(f"source is {source}, which is neither a folder nor the id of a repository.")
-    model, missing = load_weights(CaitForImageClassification, source, "auto")
+    model, missing = load_weights(CaitForImageClassification, source, dtype, revision)
     require_none_missing(source, missing)
     return model
 

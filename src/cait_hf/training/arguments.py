@@ -1,10 +1,11 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""The flags of both training scripts.
+"""The flags of `cait-hf train` and of both training scripts.
 
-First arguments that end in .yaml, .yml or .json name files of flags, such as recipes; what comes later wins.
+Before the flags stand files of flags, or names of the recipes in this package; what comes later wins.
 """
 
 import json
+import sys
 from argparse import Action
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ NEEDED_PACKAGES = {
     "ema_decay": "timm",
     "lora_rank": "peft",
 }
+RECIPES, SEARCHES = (Path(__file__).resolve().parents[1] / name for name in ("recipes", "searches"))
 # What to install for a logger of --report_to, where it has not the logger's name.
 LOGGER_PACKAGES = {"azure_ml": "azureml-core", "dagshub": "dagshub mlflow", "flyte": "flytekit"}
 
@@ -156,6 +158,10 @@ class TrainingArguments(transformers.TrainingArguments):
     # `bool`, not `bool | None`: the parser takes "--bf16" without a value for that type alone
     bf16: bool = option("Mixed precision in bfloat16. Without it: on GPUs that have it, unless --fp16.", None)
     report_to: list[str] | None = option("Loggers, such as tensorboard and trackio, or all. Without it: none.")
+    search: str | None = option(
+        "Instead of one training, try flags by optuna: a file of ranges, or the name of one in the package. Writes "
+        "search_results.csv and best.yaml, the best flags."
+    )
     remove_unused_columns: bool = option("Leave it off: the images are no column that the model names.", False)
     if not hasattr(transformers.TrainingArguments, "activation_checkpointing"):  # the name since 5.23
         activation_checkpointing: bool = option("Compute activations twice, which saves memory.", False)
@@ -186,16 +192,16 @@ def changed_fields(arguments: Any) -> list[str]:
 
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, RecipeArguments, TrainingArguments]:
-    """The arguments of a command line, perhaps with files of flags before its flags.
+    """The arguments of a command line, perhaps with recipes or files of flags before its flags.
 
     Raises:
         ValueError: with an error message, for what no flag or no training allows.
         OSError: if a file cannot be read, a model does not exist, or --push_to_hub could not push.
         ImportError: if a flag needs a package that is not installed.
     """
-    parser = _Parser((ModelArguments, DataArguments, RecipeArguments, TrainingArguments))
-    files = list(takewhile(lambda argument: argument.endswith((".json", ".yaml", ".yml")), argv))
-    flags = [flag for path in files for flag in _read_flags(path, parser)]
+    parser = _parser()
+    files = list(takewhile(lambda argument: not argument.startswith("-"), argv))
+    flags = [flag for name in files for flag in _read_flags(find_file(name, RECIPES), parser)]
     parsed = parser.parse_args_into_dataclasses([*flags, *argv[len(files) :]], look_for_args_file=False)
     by_hand, _ = parser.parse_known_args(argv[len(files) :])
     optional = ("drop_path_rate", "layer_decay")
@@ -214,18 +220,68 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Rec
     return parsed
 
 
+def program() -> tuple[str, ...]:
+    """What was started: `cait-hf train`, or a script by its path."""
+    is_command = Path(sys.argv[0]).stem in ("cait-hf", "cait_hf_cli")
+    return ("cait-hf", "train") if is_command else (sys.argv[0],)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Of the files in a folder of this package: of `RECIPES` `"finetune"`, `"variants/s24"` and others."""
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def find_file(name: str, folder: Path) -> str:
+    """A path that names itself, or that of a file in a folder of this package by its name.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if name.endswith((".json", ".yaml", ".yml")):
+        return name
+    known = names_in(folder)
+    if name not in known:
+        raise ValueError(
+            f"{name} is neither a file (.yaml, .yml, .json) nor one of {folder.name}: {', '.join(known)}."
+        )
+    return str(folder / f"{name}.yaml")
+
+
+def flag_names() -> set[str]:
+    """All flags, without dashes."""
+    return {action.dest for action in _parser()._actions}
+
+
+def _parser() -> "_Parser":
+    return _Parser(
+        (ModelArguments, DataArguments, RecipeArguments, TrainingArguments),
+        usage=f"{' '.join(program())} [RECIPE ...] [--FLAG VALUE ...]",
+        description=f"RECIPE is a file of flags (.yaml, .yml, .json) or one of {', '.join(names_in(RECIPES))}.",
+    )
+
+
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}.")
 
 
-def _read_flags(path: str, parser: HfArgumentParser) -> list[str]:
-    """A file of flags as a command line."""
+def read_yaml(path: str) -> Any:
+    """Content of a file in YAML, or in JSON by its name.
+
+    Raises:
+        ValueError: if it is neither.
+        OSError: if it cannot be read.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        flags = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+        return json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
     except (json.JSONDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as a file of flags: {' '.join(str(error).split())}") from error
+
+
+def _read_flags(path: str, parser: HfArgumentParser) -> list[str]:
+    """A file of flags as a command line."""
+    flags = read_yaml(path)
     if not isinstance(flags, dict):
         raise ValueError(f"{path} must hold names of flags with their values.")
     known = {action.dest: action for action in parser._actions}
@@ -278,6 +334,10 @@ def _check(
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}, but it must be at least 1.")
+    if args.search and not (args.do_train and args.do_eval and args.world_size == 1):
+        raise ValueError("--search needs --do_train, --do_eval and one process.")
+    if args.search and find_spec("optuna") is None:
+        raise ImportError("--search needs the package optuna: pip install optuna.")
     if data_args.overwrite_output_dir and args.resume_from_checkpoint is not None:
         raise ValueError("--overwrite_output_dir trains from scratch: drop it or --resume_from_checkpoint.")
     if args.fp16 and args.use_cpu:

@@ -22,6 +22,7 @@ from .ema import ModelEma
 from .folder_lock import FolderLock
 from .models import add_lora, load_config, load_model, plain_model, set_labels
 from .optimization import freeze_all_but, parameter_groups
+from .prediction_images import TRACKERS, LogPredictions
 from .randomness import Randomness
 from .resume import (
     CORRUPT_IMAGES_LISTS,
@@ -213,6 +214,9 @@ def prepare(argv: list[str]) -> Experiment:
         )
     if recipe.ema_decay is not None:
         ModelEma(torch.nn.Linear(1, 1), recipe.ema_decay)  # may raise
+    callbacks: list[TrainerCallback] = [WriteRecord(record)]
+    if eval_data and TRACKERS.keys() & {*(args.report_to or ())}:
+        callbacks.append(LogPredictions(eval_data, image_processor, config.id2label))
     return Experiment(
         argv=argv,
         model_args=model_args,
@@ -233,7 +237,7 @@ def prepare(argv: list[str]) -> Experiment:
         resumed_at=None if resume_from is None else reached(resume_from)[0],
         record=record,
         checkpoints=checkpoints,
-        callbacks=[WriteRecord(record)],
+        callbacks=callbacks,
     )
 
 
@@ -261,13 +265,15 @@ def compare(record: RunRecord, before: RunRecord, resume_from: str | None) -> No
         record.resumes(before, resume_from, *reached(resume_from))
 
 
-def check_metric(name: str | None, num_classes: int, with_ema: bool) -> None:
+def check_metric(
+    name: str | None, num_classes: int, with_ema: bool, asked_by: str = "--metric_for_best_model"
+) -> None:
     """Raise ValueError, before training, if no evaluation has the metric that selects the best model."""
     metrics = ["loss", *(metric for metric in METRICS if metric != "top5" or num_classes > 5)]
     metrics += [f"ema_{metric}" for metric in metrics] if with_ema else []
     if name is not None and name.removeprefix("eval_") not in metrics:
         known = ", ".join(f"eval_{metric}" for metric in metrics)
-        raise ValueError(f"--metric_for_best_model is {name}, but it must be one of {known}.")
+        raise ValueError(f"{asked_by} is {name}, but it must be one of {known}.")
 
 
 def error_message(error: Exception) -> str:

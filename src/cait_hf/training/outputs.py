@@ -3,7 +3,6 @@
 
 import json
 import logging
-import sys
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..cards.training import Dataset, write_model_card
 from ..evaluation.metrics import METRICS, scalars
 from ..files import write_json
-from .arguments import DataArguments, TrainingArguments, changed_fields
+from .arguments import DataArguments, TrainingArguments, changed_fields, program
 from .best_model import saved_step
 from .data import TRAINING_DATA, LabeledImages
 from .ema import ModelEma
@@ -188,8 +187,15 @@ def write_card(
         train_metrics={name: value for name, value in metrics.items() if name.startswith("train_")},
         resumed_at=experiment.resumed_at,
         environment=environment(args.world_size),
-        command=(*(("python",) if args.world_size == 1 else ("accelerate", "launch")), sys.argv[0], *experiment.argv),
+        command=(*command(args.world_size), *experiment.argv),
     )
+
+
+def command(num_processes: int) -> tuple[str, ...]:
+    """How this program is started, without its arguments."""
+    if program() == ("cait-hf", "train"):
+        return program() if num_processes == 1 else ("accelerate", "launch", "-m", "cait_hf_cli", "train")
+    return (*(("python",) if num_processes == 1 else ("accelerate", "launch")), *program())
 
 
 def settings_of(experiment: Experiment, state: TrainerState) -> dict[str, object]:

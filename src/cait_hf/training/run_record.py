@@ -36,7 +36,7 @@ MAY_CHANGE = (
     *("batch_eval_metrics", "bf16", "fp16_full_eval", "tf32", "save_", "load_best_model_at_end", "debug"),
     *("dataloader_num_workers", "dataloader_p"),  # pin_memory, persistent_workers, prefetch_factor
     *("use_cpu", "local_rank", "ddp_", "torch_compile", "activation_checkpointing", "gradient_checkpointing"),
-    *("skip_memory_metrics", "torch_empty_cache_steps", "num_train_epochs", "max_steps", "corrupt_images"),
+    *("search", "skip_memory_metrics", "torch_empty_cache_steps", "num_train_epochs", "max_steps", "corrupt_images"),
 )
 EVALUATED = ("validation_dir", "validation_files", "eval_split", "max_eval_samples")  # data to evaluate on
 PATHS = ("model_name_or_path", "config_name", "teacher_model_name_or_path", "train_dir", "validation_dir")

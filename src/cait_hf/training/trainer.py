@@ -85,7 +85,7 @@ class ImageClassificationTrainer(Trainer):
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: torch.nn.Module | None,
         args: TrainingArguments,
         recipe: RecipeArguments | None = None,
         train_collator: TrainCollator | None = None,
@@ -103,7 +103,7 @@ class ImageClassificationTrainer(Trainer):
         super().__init__(model=model, args=args, **kwargs)
         if self.accelerator.num_processes > 1 and args.ddp_find_unused_parameters is None:
             checkpointing = args.activation_checkpointing or args.gradient_checkpointing  # excludes the search
-            find = not checkpointing and has_unused_parameters(model)
+            find = not checkpointing and has_unused_parameters(self.model)
             self.accelerator.ddp_handler.find_unused_parameters = find
         self.recipe, self.train_collator, self.randomness = recipe or RecipeArguments(), train_collator, randomness
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = False  # ours is the mean of a batch
