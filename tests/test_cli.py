@@ -29,7 +29,7 @@ from cait_hf.macs import macs
 
 
 CONVERSION = SCRIPTS.parent / "conversion"
-SUBCOMMANDS = ["list", "classify", "convert", "verify", "push", "info"]
+SUBCOMMANDS = ["list", "classify", "app", "convert", "verify", "push", "info"]
 
 
 def run(*arguments) -> int:
