@@ -64,7 +64,6 @@ def launch(models: Sequence[str] = MODELS, host: str | None = None, port: int | 
 def launch_options() -> dict[str, Any]:
     """Arguments of `gradio.Blocks.launch`."""
     gradio = import_gradio()
-    folder = Path(__file__).parent
     return {
         "share": False,
         "quiet": True,
@@ -79,9 +78,13 @@ def launch_options() -> dict[str, Any]:
             font=("system-ui", "sans-serif"),
             font_mono=("ui-monospace", "monospace"),
         ).set(body_text_color_subdued="*neutral_500", block_label_text_color="*neutral_600"),
-        "css": (folder / "page.css").read_text(encoding="utf-8"),
-        "head": f"<script>{(folder / 'paste.js').read_text(encoding='utf-8')}</script>",
+        # The style as it is: of Gradio's own argument for it only some rules arrive.
+        "head": f"<style>{text_of('page.css')}</style><script>{text_of('paste.js')}</script>",
     }
+
+
+def text_of(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def import_gradio() -> Any:
@@ -117,14 +120,14 @@ def build(models: Sequence[str]) -> Any:
     gr = import_gradio()
 
     samples = examples()
-    script = Path(__file__).with_name("panel.js").read_text(encoding="utf-8")
+    script = text_of("panel.js")
     columns, names, resolutions, panels = [], [], [], []
     with gr.Blocks(title="cait-hf", fill_width=True, analytics_enabled=False, delete_cache=(60, 600)) as blocks:
         session = gr.State(time_to_live=SESSION_SECONDS)
         gr.HTML(TITLE, apply_default_css=False, elem_id="title")
         error = gr.HTML(visible=False, apply_default_css=False)
         with gr.Row():
-            with gr.Column(scale=0, min_width=300, elem_id="controls"):
+            with gr.Column(scale=0, min_width=320, elem_id="controls"):
                 upload = gr.Image(
                     sources=["upload", "clipboard"],
                     label="Image",

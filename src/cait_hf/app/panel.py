@@ -64,7 +64,7 @@ def caption_of(view: str, layer: int, head: int, patch: tuple[int, int]) -> str:
         return f"What the class token looks at: class layer {layer}, {heads}"
     if view == "patch":
         return f"What the patch in row {patch[0]}, column {patch[1]} looks at: layer {layer}, {heads}"
-    back_to = f"the output of layer {layer - 1}" if layer else "the embeddings"
+    back_to = f"the patches after {layer} layers" if layer else "the embeddings"
     return f"What the class token draws on: rollout back to {back_to}"
 
 
@@ -74,7 +74,7 @@ def strip(inspection: Inspection, view: str, maps: np.ndarray, layer: int, head:
         kind, title, chosen = "head", f"The heads of class layer {layer}", head
         small = {index: of_head(maps[layer], index) for index in range(MEAN, maps.shape[1])}
     else:
-        kind, title, chosen = "layer", "Layer by layer", layer
+        kind, title, chosen = "layer", "Layer by layer" if view == "patch" else "Back to what layers gave", layer
         small = {index: of_head(each, head) for index, each in enumerate(maps)}
     image = ImageOps.fit(inspection.shown, (THUMBNAIL_EDGE, THUMBNAIL_EDGE), Image.Resampling.BICUBIC)
     buttons = "".join(
@@ -84,6 +84,14 @@ def strip(inspection: Inspection, view: str, maps: np.ndarray, layer: int, head:
         for index, each in small.items()
     )
     return f'<div class="cait-strip"><p>{title}</p><div>{buttons}</div></div>'
+
+
+def name_of(view: str, index: int) -> str:
+    """Of a button of the strip."""
+    if view == "rollout":
+        return f"after {index}" if index else "embeddings"
+    kind = "head" if view == "class" else "layer"
+    return "mean" if index == MEAN else f"{kind} {index}"
 
 
 def bars(predictions: list[Prediction]) -> str:
@@ -101,7 +109,7 @@ def about(checkpoint: Checkpoint) -> str:
     facts = (
         f"{checkpoint.model.num_parameters():,} parameters · {config.num_hidden_layers} + "
         f"{config.num_class_attention_layers} layers of {config.num_attention_heads} heads · license: "
-        f"{escape(checkpoint.license or 'see the card')}"
+        f"{escape(checkpoint.license or 'not stated')}"
     )
     if checkpoint.url:
         card = f'<a href="{escape(checkpoint.url)}" target="_blank" rel="noopener noreferrer">model card</a>'
