@@ -318,17 +318,22 @@ def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def address():
-    """Of the page, served by this process: it may reach the loopback interface only."""
+def served():
+    """(page, its address), served by this process: it may reach the loopback interface only."""
     pytest.importorskip("gradio", reason="the page needs Gradio")
     inspection.load_checkpoint.cache_clear()
     with page.page(["fashion_mnist", CHECKPOINT, "no-such-folder"]) as blocks:
         _, url, _ = blocks.launch(**page.launch_options(), prevent_thread_lock=True)
-        yield url
+        yield blocks, url
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         assert [file for file in folder.rglob("*") if file.is_file()] == []  # no upload, no result
         blocks.close(verbose=False)
     assert not folder.exists()
+
+
+@pytest.fixture
+def address(served):
+    return served[1]
 
 
 @pytest.fixture(scope="module")
@@ -444,10 +449,26 @@ def test_page_on_a_phone_with_two_checkpoints_and_more_tokens(opened):
 
 
 def test_server_refuses_large_files_and_listens_on_this_machine_only(address):
-    httpx = pytest.importorskip("httpx")
+    httpx = pytest.importorskip("httpx", reason="of Gradio")
     assert address.startswith("http://127.0.0.1:")
-    answer = httpx.post(
-        f"{address}gradio_api/upload", files={"files": ("a.png", bytes(inspection.LARGEST_UPLOAD + 1))}
-    )
-    assert answer.status_code == 413
+    large = bytes(inspection.LARGEST_UPLOAD + 1)
+    assert httpx.post(f"{address}gradio_api/upload", files={"files": ("a.png", large)}).status_code == 413
     assert httpx.get(f"{address}gradio_api/info").json() == {"named_endpoints": {}, "unnamed_endpoints": {}}
+
+
+@pytest.mark.parametrize("what", ["a file of this machine", "a model that is not offered"])
+def test_server_refuses_what_no_browser_sends(what, served, tmp_path):
+    httpx = pytest.importorskip("httpx", reason="of Gradio")
+    blocks, address = served
+    file, model = tmp_path / "mine.png", write_checkpoint(tmp_path / "model")
+    file.write_bytes(encoded(noise(30, 30)))
+    asked = {"path": str(file), "meta": {"_type": "gradio.FileData"}} if what.startswith("a file") else None
+    name = "fashion_mnist" if asked else model
+    upload = next(block for block in blocks.blocks.values() if block.elem_id == "upload")
+    (index,) = (index for index, fn in blocks.fns.items() if (upload._id, "input") in fn.targets)
+    data = [asked, None, "class", 1, MEAN, False, name, 28, "fashion_mnist", 28]
+    request = {"data": data, "fn_index": index, "session_hash": what}
+    assert httpx.post(f"{address}gradio_api/queue/join", json=request).status_code == 200
+    answer = httpx.get(f"{address}gradio_api/queue/data", params={"session_hash": what}, timeout=20).text
+    assert '"success":false' in answer and "cait-panel" not in answer
+    assert file.exists()  # neither read nor deleted

@@ -74,13 +74,17 @@ def strip(inspection: Inspection, view: str, maps: np.ndarray, layer: int, head:
         kind, title, chosen = "head", f"The heads of class layer {layer}", head
         small = {index: of_head(maps[layer], index) for index in range(MEAN, maps.shape[1])}
     else:
-        kind, title, chosen = "layer", "Layer by layer" if view == "patch" else "Back to what layers gave", layer
+        kind, title, chosen = (
+            "layer",
+            "Layer by layer" if view == "patch" else "Back to the start, or to what comes after so many layers",
+            layer,
+        )
         small = {index: of_head(each, head) for index, each in enumerate(maps)}
     image = ImageOps.fit(inspection.shown, (THUMBNAIL_EDGE, THUMBNAIL_EDGE), Image.Resampling.BICUBIC)
     buttons = "".join(
         f'<button type="button" data-{kind}="{index}" aria-pressed="{str(index == chosen).lower()}">'
         f'<img alt="" src="{data_url(overlay_attention(image, each))}">'
-        f"<span>{'mean' if index == MEAN else f'{kind} {index}'}</span></button>"
+        f"<span>{name_of(view, index)}</span></button>"
         for index, each in small.items()
     )
     return f'<div class="cait-strip"><p>{title}</p><div>{buttons}</div></div>'
@@ -89,7 +93,7 @@ def strip(inspection: Inspection, view: str, maps: np.ndarray, layer: int, head:
 def name_of(view: str, index: int) -> str:
     """Of a button of the strip."""
     if view == "rollout":
-        return f"after {index}" if index else "embeddings"
+        return f"after {index}" if index else "start"
     kind = "head" if view == "class" else "layer"
     return "mean" if index == MEAN else f"{kind} {index}"
 
