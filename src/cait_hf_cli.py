@@ -309,7 +309,7 @@ def app(args: argparse.Namespace) -> None:
     if args.space is None:
         from cait_hf.app.page import MODELS, launch
 
-        launch(args.models or MODELS, args.host, args.port)
+        launch(args.models or MODELS, args.host or "127.0.0.1", args.port)
         return
     if not (args.output_dir or args.push):
         raise ValueError("--space needs --output_dir, --push, or both.")

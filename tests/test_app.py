@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -454,6 +455,20 @@ def test_server_refuses_large_files_and_listens_on_this_machine_only(address):
     large = bytes(inspection.LARGEST_UPLOAD + 1)
     assert httpx.post(f"{address}gradio_api/upload", files={"files": ("a.png", large)}).status_code == 413
     assert httpx.get(f"{address}gradio_api/info").json() == {"named_endpoints": {}, "unnamed_endpoints": {}}
+
+
+def test_command_serves_until_it_is_ended(tmp_path):
+    pytest.importorskip("gradio", reason="the page needs Gradio")
+    program = "import sys; from cait_hf_cli import main; sys.exit(main())"
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "GRADIO_SERVER_NAME": "0.0.0.0"}  # not what the flag says
+    command = [sys.executable, "-c", program, "app", "fashion_mnist"]
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = child.stdout.readline()
+    assert re.fullmatch(r"The page is at http://127\.0\.0\.1:\d+/ until Ctrl-C\.\n", line), child.communicate()
+    assert list(tmp_path.glob("cait-hf-app-*"))
+    child.terminate()
+    assert child.wait(timeout=30) == 0
+    assert list(tmp_path.glob("cait-hf-app-*")) == []
 
 
 @pytest.mark.parametrize("what", ["a file of this machine", "a model that is not offered"])

@@ -242,7 +242,8 @@ def test_commands_of_the_page_are_understood(monkeypatch):
     served = []
     monkeypatch.setattr("cait_hf.app.page.launch", lambda *args: served.append(args))
     assert [cait_hf_cli.main(shlex.split(command)[1:]) for command in commands() if SERVED.match(command)] == [0, 0]
-    assert served == [(MODELS, None, None), (["fashion_mnist", "XXS24_224", "outputs/finetuned"], None, 8000)]
+    own = ["fashion_mnist", "XXS24_224", "outputs/finetuned"]
+    assert served == [(MODELS, "127.0.0.1", None), (own, "127.0.0.1", 8000)]
 
 
 def test_evaluation_commands_are_understood(capsys):

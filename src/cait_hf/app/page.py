@@ -39,7 +39,8 @@ def launch(models: Sequence[str] = MODELS, host: str | None = None, port: int | 
     Args:
         models (sequence of `str`): checkpoints to choose from, the first at the beginning; names as every command
             takes them.
-        host (`str`, *optional*): address to listen on; default: 127.0.0.1, and within a Space what Spaces say.
+        host (`str`, *optional*): address to listen on; default: what `GRADIO_SERVER_NAME` says, as in a
+            Space, else 127.0.0.1.
         port (`int`, *optional*): default: the first free one from 7860 on.
 
     Raises:
