@@ -467,7 +467,8 @@ def test_command_serves_until_it_is_ended(tmp_path):
     assert re.fullmatch(r"The page is at http://127\.0\.0\.1:\d+/ until Ctrl-C\.\n", line), child.communicate()
     assert list(tmp_path.glob("cait-hf-app-*"))
     child.terminate()
-    assert child.wait(timeout=30) == 0
+    _, errors = child.communicate(timeout=30)
+    assert child.returncode == 0, errors
     assert list(tmp_path.glob("cait-hf-app-*")) == []
 
 

@@ -35,19 +35,8 @@ def test_modules_load_without_optional_packages(path):
 
 def test_import_adds_little_to_transformers_own_modules():
     """`import cait_hf` costs what the model's base classes cost: nothing heavy comes on top, nor our own commands."""
-    heavy = {
-        "datasets",
-        "evaluate",
-        "gradio",
-        "matplotlib",
-        "onnx",
-        "openvino",
-        "pandas",
-        "peft",
-        "pyarrow",
-        "sklearn",
-        "timm",
-    }
+    heavy = {"datasets", "evaluate", "gradio", "matplotlib", "onnx", "openvino", "pandas", "peft", "pyarrow"}
+    heavy |= {"sklearn", "timm"}
     heavy |= {"cait_hf_cli", *(f"cait_hf.{name}" for name in (*COMMANDS, "evaluation", "training", "visualization"))}
     program = f"""
 import sys

@@ -52,8 +52,8 @@ def launch(models: Sequence[str] = MODELS, host: str | None = None, port: int | 
             _, url, _ = blocks.launch(**launch_options(), server_name=host, server_port=port, prevent_thread_lock=True)
         except OSError as error:
             raise OSError(f"The page cannot be served at host {host}, port {port}: {error}") from error
-        print(f"The page is at {url} until Ctrl-C.", flush=True)
         try:
+            print(f"The page is at {url} until Ctrl-C.", flush=True)
             while True:
                 time.sleep(1)
         except KeyboardInterrupt:  # the way to end it, and no error
