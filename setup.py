@@ -103,7 +103,7 @@ setup(
         "transformers>=5.17",
     ],
     extras_require={
-        "app": ["gradio>=6.20"],
+        "app": ["gradio>=6.31"],
         "train": ["timm>=1.0.20", "torchvision"],
         "benchmark": ["matplotlib>=3.8", "timm>=1.0.20", "torchvision"],
         "export": ["onnx>=1.21", "onnxruntime>=1.20", "onnxscript>=0.7"],
