@@ -1,6 +1,5 @@
 // Of a panel and of the examples: what is clicked, or moved to by an arrow key, becomes an event for Python.
 const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-let focusOnImage = false;
 
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-layer], button[data-head], button[data-example]");
@@ -18,13 +17,10 @@ element.addEventListener("click", (event) => {
 element.addEventListener("keydown", (event) => {
   if (event.target.closest(".cait-image") && event.key in MOVES) {
     event.preventDefault();
-    focusOnImage = true;
     trigger("select", { kind: "move", index: MOVES[event.key] });
   }
 });
 
 watch("value", () => {
-  if (focusOnImage) element.querySelector(".cait-image")?.focus();
-  focusOnImage = false;
   element.querySelector("button[aria-pressed='true']")?.scrollIntoView({ block: "nearest", inline: "nearest" });
 });
