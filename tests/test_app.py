@@ -447,6 +447,11 @@ def test_page_on_a_phone_with_two_checkpoints_and_more_tokens(opened):
     opened.locator(".cait-tokens", has_text="784 tokens").wait_for()
     assert "49 tokens" in opened.locator(".cait-tokens").first.inner_text()
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+    opened.locator(".cait-image").first.scroll_into_view_if_needed()
+    scrolled = opened.evaluate("window.scrollY")
+    opened.locator(".cait-image").first.click()
+    wait_for(opened, "row 3, column 3 looks at")
+    assert opened.evaluate("window.scrollY") == scrolled > 0  # the page stays where it is
 
 
 def test_server_refuses_large_files_and_listens_on_this_machine_only(address):

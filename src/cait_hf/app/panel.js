@@ -21,6 +21,9 @@ element.addEventListener("keydown", (event) => {
   }
 });
 
+// The strip alone scrolls to what is chosen: scrollIntoView would move the page, too.
 watch("value", () => {
-  element.querySelector("button[aria-pressed='true']")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  const chosen = element.querySelector("button[aria-pressed='true']");
+  const strip = chosen?.parentElement;
+  if (strip) strip.scrollLeft = chosen.offsetLeft - strip.offsetLeft - strip.clientWidth / 2;
 });
