@@ -13,7 +13,7 @@ TRANSFORMERS_NEWEST ?= transformers
 # Two single-threaded workers are faster than one test with two threads, whose tensors are small.
 PYTEST = -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: demo test test-slow test-minimal test-oldest test-newest test-upstream quality style lock clean
+.PHONY: demo test test-app test-slow test-minimal test-oldest test-newest test-upstream quality style lock clean
 
 demo: $(VENV)/.installed $(NATIVE)
 	$(VENV)/bin/python scripts/quickstart.py --output_dir outputs
@@ -31,6 +31,10 @@ test-minimal: $(VENV)-minimal/.installed
 
 test-oldest: $(VENV)-oldest/.installed
 	$(VENV)-oldest/bin/python $(PYTEST) -m "not slow"
+
+# The page, in a browser where one is installed (Chromium or Chrome); without Gradio the other targets skip these tests.
+test-app: $(VENV)-app/.installed
+	$(VENV)-app/bin/python $(PYTEST) -rs tests/test_app.py
 
 # Nothing locked: fails on the day on which a new release of anything breaks something. The upstream tests come from the
 # source distribution of a release: a branch has none.
@@ -61,14 +65,14 @@ style: $(VENV)-quality/.installed
 # in new environments. CUDA's libraries are left out: which of them PyTorch needs depends on the platform.
 lock: $(VENV)-quality/.installed
 	rm -rf outputs/lock && mkdir -p outputs/lock
-	for name in full minimal oldest quality; do \
+	for name in app full minimal oldest quality; do \
 		$(VENV)-quality/bin/uv pip compile --quiet --universal --no-header --no-annotate \
 			--python-version $$(sed -n 's/^# python >= //p' requirements/$$name.in) \
 			--output-file outputs/lock/$$name.all requirements/$$name.in || exit 1; \
 		{ echo "# Generated from $$name.in by \`make lock\`."; \
 			grep -Ev '^(-e|nvidia-|cuda-|triton=)' outputs/lock/$$name.all; } > outputs/lock/$$name.txt; \
 	done
-	$(MAKE) LOCKS=outputs/lock VENV=outputs/lock/venv quality test test-upstream test-minimal test-oldest
+	$(MAKE) LOCKS=outputs/lock VENV=outputs/lock/venv quality test test-app test-upstream test-minimal test-oldest
 	cp outputs/lock/*.txt requirements/
 
 $(NATIVE): $(wildcard src/cait_hf/native/*.cpp src/cait_hf/native/*.h) | $(VENV)/.installed
@@ -88,6 +92,9 @@ endef
 
 $(VENV)/.installed: setup.py requirements/newest.in requirements/full.in $(LOCKS)/full.txt
 	$(call install,full,--constraint $(LOCKS)/full.txt)
+
+$(VENV)-app/.installed: setup.py requirements/app.in $(LOCKS)/app.txt
+	$(call install,app,--constraint $(LOCKS)/app.txt)
 
 $(VENV)-minimal/.installed: setup.py requirements/minimal.in $(LOCKS)/minimal.txt
 	$(call install,minimal,--constraint $(LOCKS)/minimal.txt)

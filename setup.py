@@ -87,6 +87,7 @@ setup(
     cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel},
     package_data={
         "cait_hf": ["*.json", "py.typed", "recipes/*.yaml", "recipes/*/*.yaml", "searches/*.yaml"],
+        "cait_hf.app": ["*.css", "*.js"],
         "cait_hf.cards": ["*.md"],
         "cait_hf.fashion_mnist": ["*.json", "*.md", "*.parquet", "*.safetensors", "LICENSE-fashion-mnist"],
     },
@@ -106,6 +107,7 @@ setup(
         "transformers>=5.17",
     ],
     extras_require={
+        "app": ["gradio>=6.31"],
         "train": ["timm>=1.0.20", "torchvision"],
         "benchmark": ["matplotlib>=3.8", "timm>=1.0.20", "torchvision"],
         "export": ["onnx>=1.21", "onnxruntime>=1.20", "onnxscript>=0.7"],

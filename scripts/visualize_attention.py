@@ -16,8 +16,7 @@ columns count from 0; a negative layer or head counts from the end.
 
 The model sees the largest centered part of the image that has the shape of --image_size, the rest is dimmed; with
 --whole it sees everything, its position embeddings resized. Each map is colored from its own lowest to its highest
-value. patch and rollout hold layers * heads * patches**2 numbers: at large sizes that is gigabytes (see
-`patch_attention_maps`). In Python the same comes as numpy arrays from `cait_hf.visualization`.
+value. In Python the same comes as numpy arrays from `cait_hf.visualization`.
 """
 
 import argparse

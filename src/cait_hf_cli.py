@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""The command `cait-hf`: list, classify, convert, verify, push, info, env, train, evaluate, export.
+"""The command `cait-hf`: list, classify, app, convert, verify, push, info, env, train, evaluate, export.
 
 Results go to the standard output, errors and progress bars to the standard error.
 """
@@ -13,6 +13,7 @@ import glob
 import json
 import signal
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
@@ -85,6 +86,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     classifying.add_argument("--top_k", type=positive, default=5, help="Classes to show (default: %(default)s).")
     classifying.add_argument("--batch_size", type=positive, default=8, help="Images at a time (default: %(default)s).")
     classifying.add_argument("--json", action="store_true", help="Print a JSON list.")
+
+    text = "Serve a page on this machine to look with: classes, attention, two checkpoints. Or write it as a Space."
+    looking = subcommand("app", app, text, "cait-hf app fashion_mnist XXS24_224 --port 7860")
+    looking.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help=f"Checkpoints to choose from. {MODEL_HELP} (default: fashion_mnist and the official ones).",
+    )
+    looking.add_argument("--host", help="Address to listen on; 0.0.0.0: all (default: 127.0.0.1).")
+    looking.add_argument("--port", type=positive, help="Default: the first free one from 7860 on.")
+    looking.add_argument("--space", metavar="OWNER/NAME", help="Write the page as this Hugging Face Space instead.")
+    looking.add_argument("--output_dir", type=Path, help="Folder to write the Space to.")
+    looking.add_argument("--overwrite", action="store_true", help="Replace an output folder that is not empty.")
+    looking.add_argument("--push", action="store_true", help="Upload the Space to the Hub.")
+    looking.add_argument("--private", action="store_true", help="Create the Space as a private one.")
 
     text = "Convert an official checkpoint, or timm's copy of one, to a folder that from_pretrained loads."
     example = "cait-hf convert --source XXS24_224.pth --output_dir cait-xxs24-224 --verify"
@@ -295,6 +312,34 @@ class Classifier:
         best = scores.topk(self.top_k)
         labels = (self.model.config.id2label[index] for index in best.indices.tolist())
         return [{"label": label, "score": score} for label, score in zip(labels, best.values.tolist())]
+
+
+def app(args: argparse.Namespace) -> None:
+    """Serve the page, or write and push it as a Space."""
+    of_space = {"--output_dir": args.output_dir, "--overwrite": args.overwrite, "--push": args.push}
+    of_page = {"--host": args.host, "--port": args.port}
+    for flag, value in ({**of_space, "--private": args.private} if args.space is None else of_page).items():
+        if value:
+            raise ValueError(
+                f"{flag} is {value}, but it has a meaning {'with' if args.space is None else 'without'} --space only."
+            )
+    if args.space is None:
+        from cait_hf.app.page import MODELS, launch
+
+        launch(args.models or MODELS, args.host or "127.0.0.1", args.port)
+        return
+    if not (args.output_dir or args.push):
+        raise ValueError("--space needs --output_dir, --push, or both.")
+    from cait_hf.app.page import MODELS
+    from cait_hf.app.space import push_space, write_space
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.output_dir or Path(temporary, "space")
+        write_space(folder, args.space, args.models or MODELS, args.overwrite)
+        if args.output_dir:
+            print(f"Wrote {folder}.")
+        if args.push:
+            print(f"Pushed: {push_space(folder, args.space, args.private)}")
 
 
 def convert(args: argparse.Namespace) -> None:

@@ -245,7 +245,7 @@ def _route(method: str, path: str, access: str) -> Callable:
 
 
 _WEB = "/(?P<id>[^/]+/[^/]+)"
-_API = f"/api/models{_WEB}"
+_API = f"/api/(?:models|spaces){_WEB}"
 _REVISION = "(?P<revision>[^/]+)"
 
 

@@ -37,7 +37,7 @@ from cait_hf.macs import macs
 
 
 CONVERSION = SCRIPTS.parent / "conversion"
-SUBCOMMANDS = ["list", "classify", "convert", "verify", "push", "info", "env"]
+SUBCOMMANDS = ["list", "classify", "app", "convert", "verify", "push", "info", "env"]
 # Those whose flags are in modules that need torch, with a flag of each.
 WITH_MODULES = {"train": "--train_dir", "evaluate": "--data_dir", "export": "--dynamic_size"}
 SCRIPTS_OF = {"train": "run_image_classification", "evaluate": "evaluate_imagenet", "export": "export"}

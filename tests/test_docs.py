@@ -31,6 +31,7 @@ from test_scripts import load_script, write_images
 import cait_hf
 import cait_hf_cli
 from cait_hf import CHECKPOINTS, CaitConfig, CaitForImageClassification, CaitImageProcessorPil
+from cait_hf.app.page import MODELS
 from cait_hf.checkpoints import README as AUTHORS_README
 from cait_hf.fashion_mnist import CHECKPOINT
 from cait_hf.publish import add_remote_code
@@ -62,6 +63,10 @@ NOT_RUN = {
     f"{CONVERT} --source XXS24_224 --output_dir cait-xxs24-224": "network",
     f"{CONVERT} --source timm/cait_s24_224.fb_dist_in1k --output_dir cait-s24-224": "network",
 }
+
+
+# Until it is interrupted, unless it writes or pushes a Space.
+SERVED = re.compile("cait-hf app(?!.*--space)")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -240,8 +245,12 @@ def test_publishing_commands_run_against_the_loopback_hub(workplace, hub, monkey
         convert.main(["--source", "XXS24_224.pth", "--output_dir", "cait-xxs24-224"])
     published = ("cait-hf ", "python conversion/convert_all.py ", "python conversion/verify_checkpoint.py ")
     others = tuple(f"cait-hf {name} " for name in cait_hf_cli.MODULES)
-    ran = [command for command in commands() if command.startswith(published) and not command.startswith(others)]
-    assert len(ran) == 7
+    ran = [
+        command
+        for command in commands()
+        if command.startswith(published) and not (command.startswith(others) or SERVED.match(command))
+    ]
+    assert len(ran) == 10
     write_training_checkpoint(workplace / "output" / "checkpoint.pth", folder / "XXS24_224.pth")
     for command in ran:
         program, *arguments = shlex.split(command.replace("your-name", "tester"))
@@ -254,6 +263,15 @@ def test_publishing_commands_run_against_the_loopback_hub(workplace, hub, monkey
     assert hub.repositories["tester/my-cait"].tags
     modeling = (ROOT / "src" / "cait_hf" / "modeling_cait.py").read_bytes()
     assert hub.read("tester/cait-xxs24-224", "modeling_cait.py") == modeling
+
+
+def test_commands_of_the_page_are_understood(monkeypatch):
+    """test_app.py opens it."""
+    served = []
+    monkeypatch.setattr("cait_hf.app.page.launch", lambda *args: served.append(args))
+    assert [cait_hf_cli.main(shlex.split(command)[1:]) for command in commands() if SERVED.match(command)] == [0, 0]
+    own = ["fashion_mnist", "XXS24_224", "outputs/finetuned"]
+    assert served == [(MODELS, "127.0.0.1", None), (own, "127.0.0.1", 8000)]
 
 
 def test_evaluation_commands_are_understood(capsys):

@@ -13,9 +13,9 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "cait_hf"
-OPTIONAL = {"matplotlib", "mlflow", "optuna", "sklearn", "timm", "torchvision", "trackio", "triton", "wandb"}
+OPTIONAL = {"gradio", "matplotlib", "mlflow", "optuna", "sklearn", "timm", "torchvision", "trackio", "triton", "wandb"}
 # What command lines are made of; `import cait_hf` loads none of them.
-COMMANDS = ("cards", "command_line", "commands", "conversion", "publish", "sources", "verify")
+COMMANDS = ("app", "cards", "command_line", "commands", "conversion", "publish", "sources", "verify")
 
 
 def imports(nodes) -> list[tuple[int, str]]:
@@ -35,7 +35,8 @@ def test_modules_load_without_optional_packages(path):
 
 def test_import_adds_little_to_transformers_own_modules():
     """`import cait_hf` costs what the model's base classes cost: nothing heavy comes on top, nor our own commands."""
-    heavy = {"datasets", "evaluate", "matplotlib", "onnx", "openvino", "pandas", "peft", "pyarrow", "sklearn", "timm"}
+    heavy = {"datasets", "evaluate", "gradio", "matplotlib", "onnx", "openvino", "pandas", "peft", "pyarrow"}
+    heavy |= {"sklearn", "timm"}
     heavy |= {"cait_hf_cli", *(f"cait_hf.{name}" for name in (*COMMANDS, "evaluation", "training", "visualization"))}
     program = f"""
 import sys

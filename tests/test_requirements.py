@@ -15,7 +15,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements"
-LOCKED = ("full", "minimal", "oldest", "quality")
+LOCKED = ("app", "full", "minimal", "oldest", "quality")
 CUDA = re.compile("(nvidia|cuda)-|triton$")  # depends on the platform: not locked
 
 
@@ -62,7 +62,7 @@ def test_locks_are_exact_and_for_every_platform(name):
         assert not CUDA.match(requirement.name), requirement
 
 
-@pytest.mark.parametrize("name", ["full", "minimal", "oldest"])
+@pytest.mark.parametrize("name", ["app", "full", "minimal", "oldest"])
 def test_every_requirement_is_locked_in_a_version_that_is_allowed(name):
     versions = locked_versions(name)
     requirements = requirements_of("cait-hf", extras_of(name))
@@ -79,7 +79,7 @@ def test_oldest_transformers_is_the_one_that_is_tried():
 
 def test_all_that_is_installed_is_locked():
     """Requirements of requirements, too: walks them in the environment that runs this test."""
-    names = [name for name in ("full", "minimal", "oldest") if installed_from(name)]
+    names = [name for name in ("app", "full", "minimal", "oldest") if installed_from(name)]
     if not names:
         pytest.skip("this environment has other versions than each of the locks")
     versions = locked_versions(names[0])
@@ -107,7 +107,7 @@ def installed_from(name: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "target", ["demo", "test", "test-slow", "test-upstream", "test-minimal", "test-oldest", "quality"]
+    "target", ["demo", "test", "test-slow", "test-upstream", "test-minimal", "test-oldest", "test-app", "quality"]
 )
 def test_make_installs_from_the_lock(target):
     environment = target.removeprefix("test-")

@@ -16,6 +16,8 @@ from cait_hf import (
     CaitForMaskedImageModeling,
     CaitImageProcessorPil,
     CaitModel,
+    modeling_cait,
+    visualization,
 )
 from cait_hf.visualization import (
     attention_fractions,
@@ -92,6 +94,23 @@ def test_patch_maps_of_every_model_with_a_patch_stage(model_class):
     assert maps.shape == (1, 3, 4, 3, 10)
 
 
+@pytest.mark.parametrize("maps", [attention_rollout, patch_attention_maps])
+def test_no_map_of_all_patches_is_recorded(maps, monkeypatch):
+    """At 48 x 48 patches one map of a head has 21 MB: neither the model nor a rollout ever has one."""
+    model = randomize_(CaitModel(tiny_config()))
+    largest = []
+    attend = visualization.talking_heads_attention_forward
+    monkeypatch.setattr(
+        visualization,
+        "talking_heads_attention_forward",
+        lambda *args, **kwargs: largest.append(args[0].shape[2]) or attend(*args, **kwargs),
+    )
+    monkeypatch.setattr(modeling_cait, "talking_heads_attention_forward", None)  # would be called for recorded maps
+    monkeypatch.setattr(visualization, "_MAP_NUMBERS", 2**20)
+    maps(model, images(1, 384), *([(0, 0)] if maps is patch_attention_maps else []), interpolate_pos_encoding=True)
+    assert 1 <= max(largest) <= 2**20 // (4 * 48 * 48)
+
+
 def rollout_by_hand(attentions: list, class_attentions: list) -> np.ndarray:
     """By whole matrices in float64: weights `(1 + layers, N)` of the patches, and what is left on the class token."""
     tokens = class_attentions[0].shape[-1]
@@ -111,7 +130,8 @@ def rollout_by_hand(attentions: list, class_attentions: list) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(32, 48), (40, 24)])
-def test_rollout_equals_the_product_of_whole_matrices_in_float64(size):
+def test_rollout_equals_the_product_of_whole_matrices_in_float64(size, monkeypatch):
+    monkeypatch.setattr(visualization, "_MAP_NUMBERS", 4 * 5 * size[0] * size[1] // 64)  # slices of 5 rows
     model = randomize_(CaitForImageClassification(tiny_config(image_size=(32, 48)))).double()
     pixel_values = images(2, *size)
     rollout = attention_rollout(model, pixel_values, interpolate_pos_encoding=True)

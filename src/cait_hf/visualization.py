@@ -9,7 +9,8 @@ talking heads and of the class stage is ours, see [`attention_rollout`].
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from .attention_cait import talking_heads_attention_forward
 from .files import replacing
 from .image_input import to_rgb
 
@@ -29,6 +31,8 @@ _INK, _MUTED, _CORRECT, _INCORRECT, _PAPER = "#1f2328", "#8a919a", "#1a7f37", "#
 
 
 # Maps
+
+_MAP_NUMBERS = 2**20  # of patch-to-patch weights at a time in a rollout: 4 MiB in float32
 
 
 def class_attention_maps(
@@ -64,9 +68,8 @@ def patch_attention_maps(
 ) -> np.ndarray:
     """Where one patch looks in each image, for every layer and head of the patch stage.
 
-    Memory: the model records the maps of all layers, `layers * heads * patches**2` numbers for one image (images
-    are run one after the other). In float32 that is 15 MB for XXS24 at 224 pixels and 1.9 GB for M48 at 448, and 16
-    times as much at twice the resolution.
+    Only this patch's rows are computed, from the input of each layer's attention: memory is linear in the number of
+    patches.
 
     Args:
         model: a CaiT with or without head, or a backbone. Run as in [`class_attention_maps`].
@@ -85,12 +88,14 @@ def patch_attention_maps(
     rows, columns = _grid(model, pixel_values)
     row, column = patch
     _check_patch(patch, (rows, columns))
+    with _patch_layers(model) as layers:
+        _run(model, pixel_values, interpolate_pos_encoding)
+    index = row * columns + column
     maps = []
-    for image in pixel_values.split(1):
-        outputs = _run(model, image, interpolate_pos_encoding, output_attentions=True)
-        layers = _patch_layers(model, outputs, rows * columns)
-        maps.append(np.stack([_array(layer[0, :, row * columns + column]) for layer in layers]))
-    return np.stack(maps).reshape(len(maps), *maps[0].shape[:2], rows, columns)
+    for layer in layers:
+        query, key = layer.query_and_key()
+        maps.append(layer.weights(query[:, :, index : index + 1], key)[:, :, 0])
+    return np.stack(maps, axis=1).reshape(len(pixel_values), len(maps), -1, rows, columns)
 
 
 def attention_rollout(
@@ -116,7 +121,8 @@ def attention_rollout(
     paper's convention; in CaiT the learned LayerScale factors set that ratio, which differs by layer and channel and
     can be far smaller than one to one. So a rollout shows which patches can be heard, and tends to be too smooth.
 
-    Memory: as [`patch_attention_maps`].
+    The maps of the patch stage are computed in slices of rows, one image after the other: memory is linear in the
+    number of patches.
 
     Args:
         model, pixel_values, interpolate_pos_encoding: as in [`class_attention_maps`].
@@ -133,15 +139,11 @@ def attention_rollout(
     grid = _grid(model, pixel_values)
     rollouts = []
     for image in pixel_values.split(1):
-        outputs = _run(model, image, interpolate_pos_encoding, output_attentions=True, output_class_attentions=True)
-        on_patches = _class_stage_rollout(_class_layers(model, outputs))  # (N,)
-        steps = [on_patches]
-        for attention in reversed(_patch_layers(model, outputs, on_patches.size)):
-            fractions = attention_fractions(_array(attention[0]), axis=-1).mean(axis=0)  # (N, N)
-            # rows sum to 1 as they are, except where a head's weights are all zero
-            on_patches = on_patches / (0.5 * fractions.sum(axis=-1) + 0.5)
-            on_patches = 0.5 * on_patches @ fractions + 0.5 * on_patches
-            steps.append(on_patches)
+        with _patch_layers(model) as layers:
+            outputs = _run(model, image, interpolate_pos_encoding, output_class_attentions=True)
+        steps = [_class_stage_rollout(_class_layers(model, outputs))]  # (N,)
+        for layer in reversed(layers):
+            steps.append(_patch_layer_rollout(steps[-1], layer))
         rollouts.append(np.stack(steps[::-1]))
     return np.stack(rollouts).reshape(len(rollouts), -1, *grid)
 
@@ -156,6 +158,22 @@ def _class_stage_rollout(class_layers: Sequence[torch.Tensor]) -> np.ndarray:
         weights = on_itself * weights
         weights[1:] += 0.5 * row[1:]
     return weights[1:]
+
+
+def _patch_layer_rollout(on_patches: np.ndarray, layer: "_PatchLayer") -> np.ndarray:
+    """Weights on the input `(N,)` of a patch layer, from those on its output."""
+    query, key = layer.query_and_key()
+    heads, num_patches = query.shape[1:3]
+    before = np.zeros_like(on_patches)
+    step = max(1, _MAP_NUMBERS // (heads * num_patches))
+    for start in range(0, num_patches, step):
+        rows = slice(start, start + step)
+        fractions = attention_fractions(layer.weights(query[:, :, rows], key)[0], axis=-1).mean(axis=0)  # (rows, N)
+        # rows sum to 1 as they are, except where a head's weights are all zero
+        weights = 0.5 * on_patches[rows] / (0.5 * fractions.sum(axis=-1) + 0.5)
+        before += weights @ fractions
+        before[rows] += weights
+    return before
 
 
 def attention_fractions(weights: np.ndarray, axis: int | tuple[int, ...] = (-2, -1)) -> np.ndarray:
@@ -211,11 +229,42 @@ def _class_layers(model: torch.nn.Module, outputs: Any) -> Sequence[torch.Tensor
     return layers
 
 
-def _patch_layers(model: torch.nn.Module, outputs: Any, num_patches: int) -> Sequence[torch.Tensor]:
-    layers = getattr(outputs, "attentions", None)
-    if not layers or layers[0].shape[-2:] != (num_patches, num_patches):
+class _PatchLayer:
+    """The talking-heads attention of a patch layer, with the hidden states `(B, N, C)` that it was given."""
+
+    def __init__(self, attention: Any, hidden_states: torch.Tensor) -> None:
+        self.attention, self.hidden_states = attention, hidden_states
+
+    @torch.no_grad()
+    def query_and_key(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each `(B, H, N, D)`."""
+        heads = (-1, self.attention.head_dim)
+        query, key = (
+            project(self.hidden_states).unflatten(-1, heads).transpose(1, 2)
+            for project in (self.attention.q_proj, self.attention.k_proj)
+        )
+        return query, key
+
+    @torch.no_grad()
+    def weights(self, query: torch.Tensor, key: torch.Tensor) -> np.ndarray:
+        """By which the patches of some rows `(B, H, rows, D)` of the query look at all patches: `(B, H, rows, N)`."""
+        layer = self.attention
+        projections = (layer.proj_l_weight, layer.proj_l_bias, layer.proj_w_weight, layer.proj_w_bias)
+        return _array(talking_heads_attention_forward(query, key, key, *projections, scaling=layer.scaling)[1])
+
+
+@contextmanager
+def _patch_layers(model: torch.nn.Module) -> Iterator[list[_PatchLayer]]:
+    """The patch layers, in order, as they are run within the block."""
+    attentions = [module for module in model.modules() if hasattr(module, "proj_l_weight")]
+    if not attentions:
         raise ValueError(f"model is a {type(model).__name__}, but only CaiT's patch stage has patch-to-patch maps.")
-    return layers
+    layers: list[_PatchLayer] = []
+    with ExitStack() as stack:
+        for attention in attentions:
+            hook = attention.register_forward_pre_hook(lambda module, args: layers.append(_PatchLayer(module, *args)))
+            stack.callback(hook.remove)
+        yield layers
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
@@ -350,6 +399,29 @@ def outline_patch(
         corners = (x - distance, y - distance, max(x, x_end - 1) + distance, max(y, y_end - 1) + distance)
         ImageDraw.Draw(image).rectangle(corners, outline=color)
     return image
+
+
+def patch_at(
+    position: tuple[float, float],
+    image_size: tuple[int, int],
+    map_shape: tuple[int, int],
+    patch_size: int | tuple[int, int] = 1,
+) -> tuple[int, int] | None:
+    """The patch at a place of an image, as [`overlay_attention`] lays the map over it.
+
+    Args:
+        position (`(x, y)`): in pixels of the image, from its top left corner.
+        image_size (`(width, height)`): of the image (after its EXIF rotation).
+        map_shape (`(rows, columns)`): of the grid of patches.
+        patch_size (`int` or `(height, width)`): as in [`overlay_attention`].
+
+    Returns:
+        `(row, column)`, or `None` where the model saw nothing.
+    """
+    left, top, width, height = _seen_part(image_size, map_shape, patch_size)
+    rows, columns = map_shape
+    column, row = int((position[0] - left) * columns // width), int((position[1] - top) * rows // height)
+    return (row, column) if 0 <= row < rows and 0 <= column < columns else None
 
 
 def attention_grid(
