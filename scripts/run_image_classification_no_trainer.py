@@ -64,8 +64,8 @@ from cait_hf.training.transforms import collate
 
 # The flags of TrainingArguments that this loop follows; any other must keep its default.
 FOLLOWED = """
-    output_dir do_train do_eval per_device_train_batch_size per_device_eval_batch_size num_train_epochs max_steps
-    learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args weight_decay adam_beta1
+    output_dir do_train do_eval do_predict per_device_train_batch_size per_device_eval_batch_size num_train_epochs
+    max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args weight_decay adam_beta1
     adam_beta2 adam_epsilon gradient_accumulation_steps max_grad_norm label_smoothing_factor bf16 fp16
     torch_compile torch_compile_backend torch_compile_mode activation_checkpointing activation_checkpointing_kwargs
     gradient_checkpointing gradient_checkpointing_kwargs logging_strategy logging_steps logging_first_step

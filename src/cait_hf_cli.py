@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""The command `cait-hf`: list, classify, app, convert, verify, push, info, env, train, evaluate, export.
+"""The command `cait-hf`: list, classify, predict, app, convert, verify, push, info, env, train, evaluate, export.
 
 Results go to the standard output, errors and progress bars to the standard error.
 """
@@ -9,26 +9,21 @@ Results go to the standard output, errors and progress bars to the standard erro
 # alone; each subcommand imports what it needs when it runs. `MODULES` have their flags in a module of their name.
 
 import argparse
-import glob
 import json
 import signal
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from typing import Any
 
 
 DEFAULT_MODEL = "XXS24_224"
 MODEL_HELP = "Folder or repository of a CaiT, ours or timm's, an official name such as XXS24_224, or fashion_mnist"
 ENV_PACKAGES = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "huggingface-hub", "triton")
-URL_SCHEMES = ("http://", "https://")
 MODULES = {
     "train": "Fine-tune, train or evaluate an image classifier, by a recipe: cait-hf train finetune --help",
     "evaluate": "Accuracy on ImageNet-1k, -Real or -V2: cait-hf evaluate --help",
@@ -86,6 +81,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     classifying.add_argument("--top_k", type=positive, default=5, help="Classes to show (default: %(default)s).")
     classifying.add_argument("--batch_size", type=positive, default=8, help="Images at a time (default: %(default)s).")
     classifying.add_argument("--json", action="store_true", help="Print a JSON list.")
+
+    text = (
+        "Predict on any number of images and write a table: labels and scores, embeddings, logits. The same command "
+        "resumes after an interruption. The exit code is 1 if images are corrupt; the table says which."
+    )
+    example = "cait-hf predict holidays/ 'more/*.png' --model XXS24_224 --output_dir predictions"
+    add_predict_arguments(subcommand("predict", predict, text, example))
 
     text = "Serve a page on this machine to look with: classes, attention, two checkpoints. Or write it as a Space."
     looking = subcommand("app", app, text, "cait-hf app fashion_mnist XXS24_224 --port 7860")
@@ -150,6 +152,66 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="File, URL, folder (and all below) or pattern.")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help=f"{MODEL_HELP} (default: %(default)s).")
+    parser.add_argument("--output_dir", required=True, type=Path, help="Folder to write to, or to finish.")
+    table = parser.add_argument_group("the table")
+    table.add_argument("--format", choices=("parquet", "csv", "jsonl"), default="parquet", help="default: %(default)s")
+    table.add_argument("--top_k", type=positive, default=5, help="Classes of each image (default: %(default)s).")
+    table.add_argument("--embeddings", action="store_true", help="Add a column of them.")
+    table.add_argument(
+        "--pool",
+        choices=("class", "mean"),
+        default="class",
+        help="Embeddings: class token or mean of the patches, after the last LayerNorm (default: %(default)s).",
+    )
+    table.add_argument("--embedding_dtype", choices=("float32", "float16"), default="float32")
+    table.add_argument("--logits", action="store_true", help="Add a column of them.")
+    table.add_argument("--shard_size", type=positive, default=2048, help="Images in a file (default: %(default)s).")
+    table.add_argument(
+        "--corrupt_images",
+        choices=("record", "raise"),
+        default="record",
+        help="An image that cannot be decoded is a row with an error, or ends the command (default: %(default)s).",
+    )
+    data = parser.add_argument_group("a dataset, in the place of INPUT")
+    data.add_argument(
+        "--dataset_name",
+        help="Hub id or folder for `load_dataset`, folder of `Dataset.save_to_disk`, or a format of `load_dataset` "
+        "such as parquet, json, csv or webdataset, whose files --data_files names.",
+    )
+    data.add_argument("--dataset_config_name", help="Configuration of that dataset.")
+    data.add_argument("--data_files", help="Pattern of its files, such as 'data/*.tar'.")
+    data.add_argument("--split", help="Its split (default: test; with --data_files: train, as `datasets` calls it).")
+    data.add_argument("--image_column_name", help="Column of the images. Without it: found by its type.")
+    data.add_argument(
+        "--streaming",
+        action="store_true",
+        help="Read it without storing it; several processes share its files, one of which is read by one process.",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--device", help="cpu, cuda, cuda:1, mps, ... (default: an accelerator if there is one).")
+    how.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the model (default: bfloat16 on GPUs that have it and CPUs with AMX, else float32)",
+    )
+    how.add_argument("--compile", action="store_true", help="Compile the model by torch.compile.")
+    how.add_argument("--batch_size", type=positive, default=32, help="Images at a time (default: %(default)s).")
+    how.add_argument(
+        "--num_workers",
+        type=not_negative,
+        help="Processes that decode images, for each process that predicts (default: one a CPU core, one for two "
+        "cores where the model is on the CPU, at most 8).",
+    )
+
+
+def not_negative(text: str) -> int:
+    """An integer >= 0 of the command line."""
+    return 0 if text == "0" else positive(text)
+
+
 # Options that the scripts in conversion/ have as well
 
 
@@ -206,14 +268,14 @@ def list_checkpoints(args: argparse.Namespace) -> None:
 def classify(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    files = list(expand(args.images))
-    classifier = Classifier(args.model, args.top_k)
+    from cait_hf.prediction.inputs import files_of
+
+    files = [file for image in args.images for file in files_of(image) or [image]]
     failed, before = False, "["
     with tqdm(total=len(files), unit="image", disable=None) as progress:  # None: only on a terminal
         try:
-            for start in range(0, len(files), args.batch_size):
-                batch = files[start : start + args.batch_size]
-                for result in classifier(batch):
+            for results in classified(args, files):
+                for result in results:
                     if "error" in result:
                         failed = True
                         progress.write(f"error: {result['file']}: {result['error']}", file=sys.stderr)
@@ -226,92 +288,123 @@ def classify(args: argparse.Namespace) -> int:
                         for prediction in result["predictions"]:
                             progress.write(f"  {prediction['score']:.4f}  {prediction['label']}", file=sys.stdout)
                 sys.stdout.flush()
-                progress.update(len(batch))
+                progress.update(len(results))
         finally:  # after Ctrl-C what there is is a list, too
             if args.json:
                 progress.write("[]" if before == "[" else "\n]", file=sys.stdout)
     return int(failed)
 
 
-def expand(arguments: list[str]) -> Iterator[str]:
-    """Images of the command line in order, each once: of a folder all below it that are not hidden, of a pattern its
-    matches; an URL as it is.
+def classified(args: argparse.Namespace, files: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """For each file `{"file", "predictions"}` or `{"file", "error"}`, batch by batch."""
+    from cait_hf.checkpoints import resolve_model
+    from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
+    from cait_hf.loading import load_model
+    from cait_hf.prediction.inputs import Prepare, from_files
+    from cait_hf.prediction.predictor import Predictor, find_device
 
-    What does not exist, and a folder without images, is handed on, for its reader to complain.
-    """
-    from PIL import Image
+    source = resolve_model(args.model)
+    predictor = Predictor(load_model(source), device=find_device(None), top_k=args.top_k)
+    inputs = from_files(files)
+    inputs.prepare = Prepare(CaitImageProcessorPil.from_pretrained(source))
+    for batch in inputs.batches(len(inputs), args.batch_size):
+        loaded = inputs[batch]
+        columns = {} if loaded.pixel_values is None else predictor.columns(predictor(loaded.pixel_values))
+        rows = zip(*(columns[name].tolist() for name in ("labels", "scores"))) if columns else iter(())
+        yield [
+            {"file": name, "predictions": [{"label": label, "score": score} for label, score in zip(*next(rows))]}
+            if error is None
+            else {"file": name, "error": error}
+            for name, error in zip(loaded.names, loaded.errors)
+        ]
 
-    suffixes = Image.registered_extensions().keys()
-    seen = set()
-    for argument in arguments:
-        is_one = argument.startswith(URL_SCHEMES) or Path(argument).exists()
-        for path in [argument] if is_one else sorted(glob.glob(argument, recursive=True)) or [argument]:
-            below = [str(file) for file in images_below(Path(path), suffixes)]
-            for file in below or [path if path.startswith(URL_SCHEMES) else str(Path(path))]:
-                if file not in seen:
-                    seen.add(file)
-                    yield file
+
+def predict(args: argparse.Namespace) -> int:
+    """In one process, or in each of those that `accelerate launch` or torchrun starts."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    on_cpu = args.device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    # Processes wait for each other at the end alone, then perhaps for hours.
+    state = PartialState(cpu=on_cpu, timeout=timedelta(days=30))
+    try:
+        return predict_in(state, args)
+    except KeyboardInterrupt:
+        print(f"The shards in {args.output_dir} are kept: the same command resumes.", file=sys.stderr)
+        raise
+    finally:
+        state.destroy_process_group()
 
 
-def images_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Files of these suffixes, sorted, without hidden ones, such as those that macOS leaves on other disks."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
+def predict_in(state: Any, args: argparse.Namespace) -> int:
+    import os
+
+    from cait_hf.checkpoints import resolve_model
+    from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
+    from cait_hf.loading import load_model
+    from cait_hf.prediction.inputs import files_of, from_files
+    from cait_hf.prediction.predictor import Predictor, find_device, find_dtype
+    from cait_hf.prediction.run import Settings
+    from cait_hf.prediction.run import predict as predict_images
+
+    if bool(args.inputs) == bool(args.dataset_name):
+        raise ValueError("pass either INPUT, images and folders of them, or --dataset_name.")
+    given = {name: getattr(args, name) for name in ("dataset_config_name", "data_files", "split", "image_column_name")}
+    if args.inputs and (extra := next((name for name in (*given, "streaming") if getattr(args, name)), None)):
+        raise ValueError(f"--{extra} is for --dataset_name, but INPUT is given.")
+    device = state.device if args.device is None else find_device(args.device)
+    if state.num_processes > 1 and args.device is not None and device.index is not None:
+        raise ValueError(f"--device is {args.device}, but each of several processes has its own: drop it.")
+    if args.inputs:
+        found = {argument: files_of(argument) for argument in args.inputs}
+        if missing := [argument for argument, files in found.items() if not files]:
+            raise ValueError(f"INPUT is {missing[0]}, but there is no such file, or no image in it.")
+        inputs = from_files(file for files in found.values() for file in files)
+    else:
+        with state.main_process_first():  # the others find what it downloaded
+            inputs = load_inputs(args, given)
+    source = resolve_model(args.model)
+    predictor = Predictor(
+        load_model(source),
+        device=device,
+        dtype=find_dtype(args.dtype, device),
+        top_k=args.top_k,
+        pool=args.pool if args.embeddings else None,
+        embedding_dtype=args.embedding_dtype,
+        logits=args.logits,
+        compile=args.compile,
     )
+    num_workers = args.num_workers
+    if num_workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        num_workers = max(1, min(8, cores // 2 if device.type == "cpu" else cores))  # the model needs a CPU, too
+    settings = Settings(args.format, args.batch_size, args.shard_size, num_workers, args.corrupt_images)
+    image_processor = CaitImageProcessorPil.from_pretrained(source)
+    summary = predict_images(
+        inputs, predictor, image_processor, args.output_dir, settings, model_name=args.model, state=state
+    )
+    if not state.is_main_process:
+        return 0
+    shards, images, corrupt = summary.counts
+    speed = "nothing was left to do"
+    if summary.images_per_second is not None:
+        speed = f"{summary.images_per_second:.1f} images/s, waiting for images {summary.waiting:.0%} of the time"
+    print(f"{args.output_dir} has {images:,} images in {shards:,} files: {speed}.")
+    if corrupt:
+        print(f"error: {corrupt:,} of {images:,} images are corrupt, see the column `error`.", file=sys.stderr)
+    return int(corrupt > 0)
 
 
-def read(file: str) -> "Path | str":
-    """What the image processor reads; raises OSError for a folder."""
-    if file.startswith(URL_SCHEMES):
-        return file
-    if Path(file).is_dir():
-        raise IsADirectoryError("it is a folder that contains no images.")
-    return Path(file)
+def load_inputs(args: argparse.Namespace, named: dict[str, Any]) -> Any:
+    """The images of --dataset_name; `named` has the other flags that say which."""
+    from cait_hf.image_datasets import load_source
+    from cait_hf.prediction.inputs import from_dataset
 
-
-class Classifier:
-    """A model with the preparation of its images, from their files to the `top_k` most probable classes."""
-
-    def __init__(self, model: str, top_k: int) -> None:
-        from cait_hf.checkpoints import resolve_model
-        from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
-        from cait_hf.loading import load_model
-
-        source = resolve_model(model)
-        self.model = load_model(source).eval()
-        self.image_processor = CaitImageProcessorPil.from_pretrained(source)
-        self.top_k = min(top_k, self.model.config.num_labels)
-
-    def __call__(self, files: list[str]) -> list[dict[str, Any]]:
-        """For each file `{"file", "predictions"}` or `{"file", "error"}`."""
-        import torch
-
-        results: list[dict[str, Any]] = []
-        pixel_values = []
-        for file in files:
-            try:
-                pixel_values.append(self.image_processor(read(file), return_tensors="pt").pixel_values)
-                results.append({"file": file})
-            except (OSError, ValueError) as error:
-                results.append({"file": file, "error": " ".join(str(error).split())})
-        if pixel_values:
-            with torch.inference_mode():
-                logits = self.model(torch.cat(pixel_values)).logits.float()
-            multi_label = self.model.config.problem_type == "multi_label_classification"
-            scores = iter(logits.sigmoid() if multi_label else logits.softmax(-1))
-            for result in results:
-                if "error" not in result:
-                    result["predictions"] = self._predictions(next(scores))
-        return results
-
-    def _predictions(self, scores: "Tensor") -> list[dict[str, Any]]:
-        best = scores.topk(self.top_k)
-        labels = (self.model.config.id2label[index] for index in best.indices.tolist())
-        return [{"label": label, "score": score} for label, score in zip(labels, best.values.tolist())]
+    split = args.split or ("train" if args.data_files else "test")
+    rows = load_source(args.dataset_name, args.dataset_config_name, split, args.data_files, args.streaming)
+    return from_dataset(rows, {"dataset_name": args.dataset_name, **named}, args.image_column_name)
 
 
 def app(args: argparse.Namespace) -> None:

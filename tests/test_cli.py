@@ -34,10 +34,11 @@ from cait_hf import (
 from cait_hf.checkpoints import resolve_model
 from cait_hf.fashion_mnist import CHECKPOINT
 from cait_hf.macs import macs
+from cait_hf.prediction.predictor import Predictor
 
 
 CONVERSION = SCRIPTS.parent / "conversion"
-SUBCOMMANDS = ["list", "classify", "app", "convert", "verify", "push", "info", "env"]
+SUBCOMMANDS = ["list", "classify", "predict", "app", "convert", "verify", "push", "info", "env"]
 # Those whose flags are in modules that need torch, with a flag of each.
 WITH_MODULES = {"train": "--train_dir", "evaluate": "--data_dir", "export": "--dynamic_size"}
 SCRIPTS_OF = {"train": "run_image_classification", "evaluate": "evaluate_imagenet", "export": "export"}
@@ -251,16 +252,16 @@ def test_a_folder_without_images_is_an_error(model, images, capsys):
 
 
 def test_json_keeps_what_there_is_when_interrupted(model, images, capsys, monkeypatch):
-    classify = cli.Classifier.__call__
+    predict = Predictor.__call__
     batches = []
 
-    def interrupted(self, batch):
-        batches.append(batch)
+    def interrupted(self, pixel_values):
+        batches.append(pixel_values)
         if len(batches) == 3:
             raise KeyboardInterrupt
-        return classify(self, batch)
+        return predict(self, pixel_values)
 
-    monkeypatch.setattr(cli.Classifier, "__call__", interrupted)
+    monkeypatch.setattr(Predictor, "__call__", interrupted)
     assert run("classify", images, "--model", model, "--json", "--batch_size", 2) == 1
     captured = capsys.readouterr()
     assert len(json.loads(captured.out)) == 4 and "interrupted" in captured.err

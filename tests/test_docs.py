@@ -18,6 +18,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,28 @@ NEEDS_MORE = {"from torchao", "ExportedModel", "import onnxruntime"}
 
 
 @functools.cache
+def run_predictions(workplace: Path) -> None:
+    """The commands of the page, in two processes those of `accelerate launch`."""
+    shards = workplace / "shards"
+    shards.mkdir()
+    for number, folder in enumerate(sorted((workplace / "images" / "validation").iterdir())):
+        with tarfile.open(shards / f"{number}.tar", "w") as tar:
+            for file in sorted(folder.iterdir()):
+                tar.add(file, f"{number}-{file.name}")
+    (workplace / "files.csv").write_text("photo\nimage.jpg\n")
+    programs = ("cait-hf predict", "accelerate launch --num_processes 2 scripts/predict.py")
+    ran = [shlex.split(command) for command in commands() if command.startswith(programs)]
+    assert len(ran) == 4
+    for program, *arguments in ran:
+        if program == "cait-hf":
+            assert cait_hf_cli.main(arguments) == 0
+            continue
+        launch = [sys.executable, "-m", "accelerate.commands.launch", *in_repository(arguments[1:])]
+        finished = subprocess.run(launch, env=on_loopback(), capture_output=True, text=True, timeout=300)
+        assert finished.returncode == 0, finished.stderr[-3000:]
+
+
+@functools.cache
 def run_python(page: str) -> tuple[dict, str]:
     """The names that the blocks of a page, run in order, leave behind, and what they print."""
     namespace: dict = {"__name__": page}
@@ -125,8 +148,11 @@ def block_with(sign: str) -> str:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
-def test_python_blocks_run_in_order(page):
+def test_python_blocks_run_in_order(page, workplace):
     """A comment after `print(...)` is what is printed."""
+    if page == "docs/prediction.md":
+        pytest.importorskip("sklearn", reason="the search is scikit-learn's")
+        run_predictions(workplace)
     _, printed = run_python(page)
     stated = [line for block in blocks(page, "python") for line in re.findall(r"^print\(.+\)  # (.+)$", block, re.M)]
     assert [line for line in stated if f"\n{line}\n" not in f"\n{printed}"] == []
@@ -169,13 +195,17 @@ def test_command_for_several_processes_runs(workplace):
     pytest.importorskip("timm", reason="the recipe has timm's augmentations")
     ((_, *command),) = arguments_of("accelerate launch --config_file")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--mixed_precision", "no"]
-    loopback = next(interface for _, interface in socket.if_nameindex() if interface.startswith("lo"))
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": loopback, "ACCELERATE_USE_CPU": "true"}
     flags = [*in_repository(command), *FEW_STEPS.split()]
-    finished = subprocess.run([*launch, *flags], env=environment, capture_output=True, text=True, timeout=300)
+    finished = subprocess.run([*launch, *flags], env=on_loopback(), capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr[-3000:]
     report = json.loads((workplace / "outputs" / "finetuned_on_several" / "metrics.json").read_text())
     assert report["hardware"]["processes"] == 2
+
+
+def on_loopback() -> dict[str, str]:
+    """The environment of processes on the CPU that talk over the loopback interface."""
+    loopback = next(interface for _, interface in socket.if_nameindex() if interface.startswith("lo"))
+    return os.environ | {"GLOO_SOCKET_IFNAME": loopback, "ACCELERATE_USE_CPU": "true"}
 
 
 def in_repository(flags: list[str]) -> list[str]:
@@ -244,7 +274,7 @@ def test_publishing_commands_run_against_the_loopback_hub(workplace, hub, monkey
         convert = load_script("convert_cait_to_hf", ROOT / "conversion")
         convert.main(["--source", "XXS24_224.pth", "--output_dir", "cait-xxs24-224"])
     published = ("cait-hf ", "python conversion/convert_all.py ", "python conversion/verify_checkpoint.py ")
-    others = tuple(f"cait-hf {name} " for name in cait_hf_cli.MODULES)
+    others = tuple(f"cait-hf {name} " for name in ("predict", *cait_hf_cli.MODULES))
     ran = [
         command
         for command in commands()
@@ -321,6 +351,7 @@ def test_every_command_is_run_or_has_a_reason():
     scripts = (
         "python scripts/run_image_classification",
         "accelerate launch --config_file",
+        "accelerate launch --num_processes 2 scripts/predict.py",
         "python scripts/visualize_attention.py ",
         "accelerate launch -m cait_hf_cli evaluate ",
         "python conversion/",

@@ -186,8 +186,13 @@ def test_accelerate_reads_its_configurations(path):
         assert set(wrapped) == set(CaitForImageClassification._no_split_modules)
 
 
-def test_slurm_file_names_files_that_exist():
+def test_slurm_file_names_recipes_that_exist():
     text = (CONFIGS / "multi_node.slurm").read_text(encoding="utf-8")
     assert {*re.search(r"multi_node\.slurm (.+) \.\.\.$", text, re.M)[1].split()} <= {*names_in(RECIPES)}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.slurm")), ids=lambda path: path.stem)
+def test_slurm_file_names_files_that_exist(path):
+    text = path.read_text(encoding="utf-8")
     for name in re.findall(r"scripts/\S+\.(?:yaml|py)", text):
         assert (SCRIPTS.parent / name).is_file(), name

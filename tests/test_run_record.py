@@ -202,7 +202,7 @@ def test_output_dir_has_to_be_set(flags, tmp_path, monkeypatch):
 # A run that has begun to write and is held up there.
 HELD = """
 import sys, time
-from cait_hf.training.folder_lock import FolderLock
+from cait_hf.folder_lock import FolderLock
 with FolderLock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)

@@ -89,8 +89,8 @@ def test_files_that_cannot_be_read_end_with_an_error_message(tmp_path):
 
 # Without --do_train, which most of them have.
 CONFLICTS = [
-    ("--do_train false", "there is nothing to do: pass --do_train, --do_eval or both"),
-    ("--do_train false --do_eval", "--do_eval without --do_train needs --model_name_or_path"),
+    ("--do_train false", "there is nothing to do: pass --do_train, --do_eval, --do_predict"),
+    ("--do_train false --do_eval", "--do_eval or --do_predict without --do_train needs --model_name_or_path"),
     ("--no_such_flag 1", "no_such_flag"),
     ("--seed one", "--seed: .*'one'"),
     ("--model_name_or_path m --config_name c", "--config_name .*--model_name_or_path"),

@@ -504,7 +504,7 @@ def test_folder_that_cannot_be_read(sources, tmp_path, monkeypatch):
 
 
 WRONG_INPUT = [
-    ({"train_files": "a*"}, "--train_files and --validation_files need --dataset_name"),
+    ({"train_files": "a*"}, "--train_files, --validation_files and --predict_files need --dataset_name"),
     ({"dataset_name": "{0}/saved_splits", "eval_split": "tset"}, "--eval_split is tset, but .* the splits train"),
     ({"dataset_name": "{0}/saved", "eval_split": "dev", "streaming": True}, "--eval_split is dev, but .* train"),
     ({"dataset_name": "{0}/parquet", "eval_split": "test[:9]"}, r"--eval_split is test\[:9\], but .* train"),

@@ -185,7 +185,7 @@ def load_folder(folder: str, flag: str, streaming: bool = False, labeled: bool =
     if not root.is_dir():
         raise ValueError(f"--{flag} is {folder}, but there is no such folder.")
     try:
-        files = sorted(_visible_files(root))
+        files = sorted(visible_files(root))
     except PermissionError as error:
         raise ValueError(f"--{flag} is {folder}, but {error.filename} cannot be read: permission denied.") from error
     metadata = [name for name in ImageFolder.METADATA_FILENAMES if (root / name).is_file()]
@@ -214,11 +214,11 @@ def load_folder(folder: str, flag: str, streaming: bool = False, labeled: bool =
         columns = {"image": tuple(images), "label": tuple(names)}
     if streaming:
         return datasets.IterableDataset.from_generator(_rows_of, features=features, gen_kwargs=columns)
-    state = tuple(map(_state_of, images))  # part of the key under which `datasets` keeps the rows and what it finds
+    state = tuple(map(state_of, images))  # part of the key under which `datasets` keeps the rows and what it finds
     return datasets.Dataset.from_generator(_rows_of, features=features, gen_kwargs={"state": state, **columns})
 
 
-def _visible_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[str]:
+def visible_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[str]:
     """All files below a folder, through links, but none that is hidden or in a hidden folder."""
     if not os.access(folder, os.R_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "permission denied", str(folder))
@@ -229,7 +229,7 @@ def _visible_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterato
         if not entry.is_dir():
             yield entry.path
         elif os.path.realpath(entry.path) not in above:  # or a link back would never end
-            yield from _visible_files(folder / entry.name, above)
+            yield from visible_files(folder / entry.name, above)
 
 
 def _class_folders(root: Path, images: list[str], problem: str) -> tuple[list[str], list[str]]:
@@ -253,7 +253,7 @@ def _class_folders(root: Path, images: list[str], problem: str) -> tuple[list[st
     return [image for image, _ in inside], [names[0] for _, names in inside]
 
 
-def _state_of(file: str) -> tuple[int, int] | None:
+def state_of(file: str) -> tuple[int, int] | None:
     try:
         stat = os.stat(file)
     except OSError:  # such as a link to nowhere
@@ -399,6 +399,13 @@ def _read_class_names(file: str) -> list[str]:
     if not all(names) or len(set(names)) < max(len(names), 1):
         raise ValueError(f"--class_names is {file}, but each line must be one name and no name may come twice.")
     return names
+
+
+def one_by_one(rows: datasets.IterableDataset) -> Iterator[dict]:
+    """All the rows, also in a worker of a `DataLoader`, where a plain loop would give that worker's part of them."""
+    for batch in rows.iter(batch_size=16):  # few to hold, and much faster than single rows of parquet
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values))
 
 
 def some(names: list[str]) -> str:

@@ -77,6 +77,9 @@ class DataArguments:
     validation_files: str | None = option("The same, to evaluate on.")
     train_dir: str | None = option("Folder with one subfolder of images a class.")
     validation_dir: str | None = option("The same, to evaluate on.")
+    predict_dir: str | None = option("--do_predict: folder of images to predict on, at any depth, without classes.")
+    predict_files: str | None = option("The same, with --dataset_name: pattern of files.")
+    predict_split: str = option("The same: split of that dataset, without --predict_dir and --predict_files.", "test")
     train_val_split: float = option(
         "Fraction of the training images of each class to hold out if nothing else is to evaluate on; never of a "
         "stream.",
@@ -307,12 +310,12 @@ def _check(
     model_args: ModelArguments, data_args: DataArguments, recipe: RecipeArguments, args: TrainingArguments
 ) -> None:
     pretrained = model_args.model_name_or_path is not None
-    if not (args.do_train or args.do_eval):
-        raise ValueError("there is nothing to do: pass --do_train, --do_eval or both.")
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise ValueError("there is nothing to do: pass --do_train, --do_eval, --do_predict, or several of them.")
     if "output_dir" not in args.changed:
         raise ValueError("--output_dir is not set: pass the folder to write to.")
     if not (args.do_train or pretrained):
-        raise ValueError("--do_eval without --do_train needs --model_name_or_path, the model to evaluate.")
+        raise ValueError("--do_eval or --do_predict without --do_train needs --model_name_or_path, the model.")
     if pretrained and (model_args.config_name or model_args.config_overrides):
         raise ValueError("--config_name and --config_overrides train from scratch: drop them or --model_name_or_path.")
     if data_args.dataset_name and (data_args.train_dir or data_args.validation_dir):

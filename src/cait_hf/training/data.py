@@ -12,6 +12,7 @@ import torch
 
 from ..corrupt_images import CorruptImageError, explain, find_corrupt, name_of, write_list
 from ..image_datasets import ImageRows, Rows, column_values, describe, load_folder, load_source, some
+from ..prediction.inputs import Inputs, from_dataset
 from .arguments import DataArguments
 from .streaming import ImageStream
 
@@ -132,9 +133,12 @@ def check_data_arguments(data_args: DataArguments) -> None:
             raise ValueError(f"--{name} is {value}, but it must be at least 1.")
     if data_args.corrupt_images not in ("error", "skip"):
         raise ValueError(f"--corrupt_images is {data_args.corrupt_images}, but it must be error or skip.")
-    if (data_args.train_files or data_args.validation_files) and not data_args.dataset_name:
-        raise ValueError("--train_files and --validation_files need --dataset_name, their format, such as webdataset.")
-    for name in ("dataset_config_name", "eval_split"):
+    if not data_args.dataset_name and (data_args.train_files or data_args.validation_files or data_args.predict_files):
+        raise ValueError(
+            "--train_files, --validation_files and --predict_files need --dataset_name, their format, such as "
+            "webdataset."
+        )
+    for name in ("dataset_config_name", "eval_split", "predict_split"):
         if getattr(data_args, name) != getattr(DataArguments, name) and not data_args.dataset_name:
             raise ValueError(f"--{name} is {getattr(data_args, name)}, but it needs --dataset_name.")
 
@@ -154,6 +158,25 @@ def load_sources(data_args: DataArguments, evaluate: bool) -> tuple[Rows | None,
     if evaluate and split not in splits and split != DataArguments.eval_split:
         raise ValueError(f"--eval_split is {split}, but {found}.")
     return splits.get("train"), splits.get(split), found
+
+
+def load_inputs(data_args: DataArguments) -> Inputs:
+    """The images of --do_predict; of their labels none are needed.
+
+    Raises:
+        ValueError, OSError: if there are none, or they cannot be read.
+    """
+    name, folder, pattern = data_args.dataset_name, data_args.predict_dir, data_args.predict_files
+    if folder is not None:
+        rows = load_folder(folder, "predict_dir", data_args.streaming, labeled=False)
+    elif name is None:
+        raise ValueError("there are no images to predict on: pass --predict_dir, or --dataset_name.")
+    else:
+        split = data_args.predict_split if pattern is None else "predict"
+        files = None if pattern is None else {split: os.path.expanduser(pattern)}
+        rows = load_source(name, data_args.dataset_config_name, split, files, data_args.streaming)
+    named = {"folder": folder, "dataset": name, "files": pattern, "split": data_args.predict_split}
+    return from_dataset(rows, named, None if folder is not None else data_args.image_column_name)
 
 
 def dataset_of(rows: Rows, origin: str, data_args: DataArguments, **stream: Any) -> LabeledImages | ImageStream:

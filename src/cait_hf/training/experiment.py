@@ -15,11 +15,12 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..command_line import disable_bars
 from ..evaluation.metrics import METRICS
+from ..folder_lock import FolderLock
+from ..prediction.inputs import Inputs
 from .arguments import DataArguments, ModelArguments, RecipeArguments, TrainingArguments, parse_arguments
-from .data import LabeledImages, load_data
+from .data import LabeledImages, load_data, load_inputs
 from .distillation import Distillation, load_teacher
 from .ema import ModelEma
-from .folder_lock import FolderLock
 from .models import add_lora, load_config, load_model, plain_model, set_labels
 from .optimization import freeze_all_but, parameter_groups
 from .prediction_images import TRACKERS, LogPredictions
@@ -51,6 +52,7 @@ class Experiment:
         model (`nn.Module`): with the frozen parts frozen and adapters added.
         num_parameters, num_trainable (`int`): of the model without adapters; of what trains.
         train_data, eval_data ([`LabeledImages`], [`ImageStream`] or `None`): items are what the model takes.
+        inputs ([`Inputs`] or `None`): images to predict on, in the process that writes.
         train_collator ([`TrainCollator`]): makes batches to train on.
         randomness ([`Randomness`]): its `epoch` is to be set before an epoch begins.
         distillation ([`Distillation`] or `None`): a teacher, on the CPU.
@@ -73,6 +75,7 @@ class Experiment:
     image_processor: BaseImageProcessor
     train_data: LabeledImages | ImageStream | None
     eval_data: LabeledImages | ImageStream | None
+    inputs: Inputs | None
     train_collator: TrainCollator
     randomness: Randomness
     distillation: Distillation | None
@@ -172,6 +175,7 @@ def prepare(argv: list[str]) -> Experiment:
             num_workers=args.dataloader_num_workers,
             process_index=args.process_index,
         )
+    inputs = load_inputs(data_args) if args.do_predict and args.should_save else None
     record = make_record(model_args, data_args, recipe, args, train_data, eval_data)
     if before is not None:
         compare(record, before, resume_from)
@@ -229,6 +233,7 @@ def prepare(argv: list[str]) -> Experiment:
         image_processor=image_processor,
         train_data=train_data,
         eval_data=eval_data,
+        inputs=inputs,
         train_collator=collator,
         randomness=randomness,
         distillation=distillation,

@@ -1,5 +1,5 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-"""Outputs of a run: the model, its EMA weights, metrics, report and card; perhaps pushed to the Hub."""
+"""Outputs of a run: model, EMA weights, metrics, predictions, report and card; perhaps pushed to the Hub."""
 
 import json
 import logging
@@ -14,6 +14,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..cards.training import Dataset, write_model_card
 from ..evaluation.metrics import METRICS, scalars
 from ..files import write_json
+from ..prediction.inputs import Inputs
+from ..prediction.predictor import Predictor
+from ..prediction.run import Settings, predict
 from .arguments import DataArguments, TrainingArguments, changed_fields, program
 from .best_model import saved_step
 from .data import TRAINING_DATA, LabeledImages
@@ -38,9 +41,11 @@ NO_SETTINGS = (
     *("disable_tqdm", "do_", "hub_", "local_rank", "log_", "logging_", "output_dir", "overwrite_output_dir"),
     *("project", "push_to_hub", "report_to", "resume_from_checkpoint", "run_name", "trackio_"),
     *("dataset_name", "dataset_config_name", "train_dir", "validation_dir", "train_files", "validation_files"),
+    "predict_",
 )
 
 
+PREDICTIONS = "predictions"  # folder of the table of --do_predict
 EVALUATED = {"raw": "Evaluation", "ema": "Evaluation of the EMA weights"}
 
 
@@ -54,7 +59,7 @@ def finish(
     state: TrainerState,
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> dict[str, float]:
-    """Write, on the main process, the outputs of a run: metrics, model, EMA, report, card; push them if asked.
+    """Write, on the main process, the outputs of a run: metrics, model, EMA, predictions, report, card; push them.
 
     Args:
         model (`nn.Module`): without wrappers.
@@ -91,6 +96,8 @@ def finish(
             with ema.in_place_of(model):
                 save_model(model, experiment.image_processor, folder / "ema")
         save_model(model, experiment.image_processor, folder, state_dict)
+    if experiment.inputs is not None:  # before the run is recorded as finished, so that the same command resumes it
+        write_predictions(experiment, experiment.inputs, model, sharded=state_dict is not None)
     write_report(
         folder,
         results=results,
@@ -109,6 +116,36 @@ def finish(
     if args.push_to_hub:
         push(folder, args)
     return metrics
+
+
+def write_predictions(experiment: Experiment, inputs: Inputs, model: torch.nn.Module, sharded: bool) -> None:
+    """The table that `cait-hf predict` writes, in the folder `predictions`; by this process alone.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    args = experiment.training_args
+    source = args.output_dir if args.do_train else str(experiment.model_args.model_name_or_path)
+    if sharded:  # other processes have some of its weights
+        model = type(plain_model(model)).from_pretrained(source)
+    folder = Path(args.output_dir) / PREDICTIONS
+    predictor = Predictor(model, device=args.device)
+    settings = Settings(
+        batch_size=args.per_device_eval_batch_size,
+        num_workers=args.dataloader_num_workers,
+        show_progress=not args.disable_tqdm,
+    )
+    summary = predict(
+        inputs,
+        predictor,
+        experiment.image_processor,
+        folder,
+        settings,
+        model_name=source,
+        replace=True,
+    )
+    _, images, corrupt = summary.counts
+    logger.info("Predictions on %d images, %d of them corrupt, are in %s.", images, corrupt, folder)
 
 
 def say_what_is_there(experiment: Experiment, results: dict[str, dict], state: TrainerState) -> None:
@@ -244,7 +281,7 @@ def push(folder: Path, args: TrainingArguments) -> None:
     repo_id = args.hub_model_id or folder.resolve().name
     try:
         repo_id = api.create_repo(repo_id, private=args.hub_private_repo, exist_ok=True).repo_id
-        ignored = [f"{PREFIX_CHECKPOINT_DIR}-*", ".*", "runs/*", TRAINER_STATE, RUN_RECORD]
+        ignored = [f"{PREFIX_CHECKPOINT_DIR}-*", ".*", "runs/*", f"{PREDICTIONS}/*", TRAINER_STATE, RUN_RECORD]
         api.upload_folder(repo_id=repo_id, folder_path=folder, ignore_patterns=ignored, commit_message="Upload model")
     except (OSError, HTTPError, HFValidationError) as error:
         raise OSError(f"{folder} was written, but it could not be pushed to {repo_id}: {error}") from error

@@ -23,9 +23,9 @@ from transformers import PreTrainedConfig, TrainerState
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..folder_lock import LOCK_FILE
 from .arguments import TrainingArguments
 from .ema import EMA_FILE
-from .folder_lock import LOCK_FILE
 
 
 logger = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 # Beginnings of the names of flags that change no step of a training, or only how fast, how exactly or how long.
 MAY_CHANGE = (
-    *("do_", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "ignore_mismatched_sizes"),
+    *("do_", "predict_", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "ignore_mismatched_sizes"),
     *("trust_remote_code", "disable_tqdm", "log_", "logging_", "report_to", "run_name", "project", "trackio_"),
     *("push_to_hub", "hub_", "eval_", "per_device_eval_batch_size", "prediction_loss_only", "include_for_metrics"),
     *("batch_eval_metrics", "bf16", "fp16_full_eval", "tf32", "save_", "load_best_model_at_end", "debug"),

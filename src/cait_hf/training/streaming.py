@@ -15,7 +15,7 @@ from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
 from ..corrupt_images import CorruptImageError, CorruptList, explain, name_of
-from ..image_datasets import MAX_SHARDS, ImageRows
+from ..image_datasets import MAX_SHARDS, ImageRows, one_by_one
 
 
 logger = logging.getLogger(__name__)
@@ -153,10 +153,3 @@ def numbered_rows(
         shard_rows = one_by_one(rows.shard(count, shard, contiguous=False))
         for position, row in enumerate(itertools.islice(shard_rows, limit)):
             yield {"key": shard + count * position, "shard": shard, "position": position, "row": row}
-
-
-def one_by_one(rows: datasets.IterableDataset) -> Iterator[dict]:
-    """All the rows, also in a worker of a `DataLoader`, where a plain loop would give that worker's part of them."""
-    for batch in rows.iter(batch_size=16):  # few to hold, and much faster than single rows of parquet
-        for values in zip(*batch.values(), strict=True):
-            yield dict(zip(batch, values))
