@@ -3,7 +3,7 @@
 
 The manifest says by which settings the folder was begun, and refuses others. A shard counts as finished once its file
 has its name and a record of its size is written, so that a process may be killed at any moment. Names of both begin
-with a point, for what reads the whole folder.
+with a dot, so that what reads the whole folder leaves them out.
 """
 
 import shutil
