@@ -162,10 +162,9 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument(
         "--pool",
         choices=("class", "mean"),
-        default="class",
-        help="Embeddings: class token or mean of the patches, after the last LayerNorm (default: %(default)s).",
+        help="Embeddings: class token or mean of the patches, after the last LayerNorm (default: class).",
     )
-    table.add_argument("--embedding_dtype", choices=("float32", "float16"), default="float32")
+    table.add_argument("--embedding_dtype", choices=("float32", "float16"), help="(default: float32)")
     table.add_argument("--logits", action="store_true", help="Add a column of them.")
     table.add_argument("--shard_size", type=positive, default=2048, help="Images in a file (default: %(default)s).")
     table.add_argument(

@@ -3,6 +3,7 @@
 
 import io
 import json
+import os
 import random
 import tarfile
 import time
@@ -221,9 +222,11 @@ def test_datasets_that_training_takes(name, streaming, sources, whole, tmp_path)
 def test_images_without_a_name_are_called_by_their_row(tmp_path, sources):
     stored = [{"bytes": encoded(index), "path": None} for index in range(7)]
     rows = datasets.Dataset.from_dict({"image": stored}, features=datasets.Features({"image": datasets.Image()}))
-    names = [name for batch in table_batches(from_dataset(rows, {})) for name in batch.names]
+    names = [name for batch in table_batches(from_dataset(rows, {}, ())) for name in batch.names]
     assert names == [f"row {index}" for index in range(7)]
-    names = [name for batch in table_batches(from_dataset(rows.to_iterable_dataset(2), {})) for name in batch.names]
+    names = [
+        name for batch in table_batches(from_dataset(rows.to_iterable_dataset(2), {}, ())) for name in batch.names
+    ]
     assert names == [f"row {index} of file {file}" for file in (0, 1) for index in range(4 - file)]
 
 
@@ -247,7 +250,7 @@ def test_files_folders_and_patterns(place, tmp_path):
 def test_processes_share_the_shards(streamed):
     """Each shard is of one process, and the batches are the same whatever the number of processes."""
     rows = datasets.Dataset.from_dict({"image": [f"{index}.jpg" for index in range(COUNT)]})
-    inputs = from_dataset(rows.to_iterable_dataset(5) if streamed else rows, {})
+    inputs = from_dataset(rows.to_iterable_dataset(5) if streamed else rows, {}, ())
 
     def batches(rank: int, world_size: int, ends_of=lambda shard: None) -> list:
         return list(inputs.batches(4, 3, rank, world_size, ends_of))
@@ -282,6 +285,24 @@ def test_two_processes_write_the_same_files(source, sources, tmp_path):
     assert logs[0].count("images in") == 1 and logs[2] == ""
     assert cli.main(["predict", *flags, "--output_dir", str(tmp_path / "one")]) == 0
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    if source == ["images"]:  # only the second process has something left to do
+        (tmp_path / "two" / "predictions-00001.parquet").unlink()
+        flags += ["--output_dir", tmp_path / "two"]
+        with warm_process.two_ranks(SCRIPT, *flags, log=tmp_path / "log") as processes:
+            wait_for(processes)
+        assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "log0.err").read_text()
+        assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_a_stream_is_known_by_its_local_files(tmp_path):
+    rows = datasets.Dataset.from_dict({"image": ["a.jpg"]}).to_iterable_dataset()
+    found = []
+    for content in ("a", "a", "bc"):
+        (tmp_path / "0.csv").write_text(content) if content not in found else None
+        os.utime(tmp_path / "0.csv", (1, 1))
+        found += [content, from_dataset(rows, {}, (None, str(tmp_path / "*.csv"))).identity]
+    first, again, other = found[1::2]
+    assert first == again != other
 
 
 # Resuming
@@ -492,6 +513,8 @@ def test_a_shard_that_was_cut_off_is_written_again(tmp_path):
         ("images --dataset_name parquet", "pass either INPUT"),
         ("images --split train", "--split is for --dataset_name"),
         ("images --streaming", "--streaming is for --dataset_name"),
+        ("images --pool mean", "--pool is mean, but there are no embeddings"),
+        ("images --embedding_dtype float16", "--embedding_dtype is float16"),
         ("images nowhere.jpg", "INPUT is nowhere.jpg"),
         ("model", "INPUT is model, but"),
         ("images --device cuda:77", "--device is cuda:77, but it must be one of cpu"),
@@ -567,6 +590,15 @@ sys.exit(code)
     print(measured)
 
 
+def test_one_logit_is_a_sigmoid():
+    model = randomize_(CaitForImageClassification(tiny_config(num_labels=1)))
+    pixel_values = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = model.eval()(pixel_values).logits.sigmoid()
+    assert torch.allclose(Predictor(model)(pixel_values).scores, expected)
+    assert expected.max() < 0.999
+
+
 # The training scripts
 
 
@@ -574,7 +606,9 @@ sys.exit(code)
 def test_do_predict_writes_the_same_table(script, tmp_path):
     flags = "--model_name_or_path model --do_predict --predict_dir images --per_device_eval_batch_size 4"
     flags += f" --output_dir {tmp_path} --disable_tqdm true --use_cpu"
+    (tmp_path / "all_results.json").write_text("of a training")
     load_script(script).main(flags.split())
+    assert (tmp_path / "all_results.json").read_text() == "of a training"
     assert run("images", "--output_dir", tmp_path / "own", "--shard_size", 2048) == 0
     ours, theirs = rows_of(tmp_path / "own"), rows_of(tmp_path / "predictions")
     assert [Path(row.pop("file")).name for row in ours] == [Path(row.pop("file")).name for row in theirs]

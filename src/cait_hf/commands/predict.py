@@ -26,12 +26,12 @@ def predict_command(args: argparse.Namespace) -> int:
     # Processes wait for each other at the end alone, then perhaps for hours.
     state = PartialState(cpu=on_cpu, timeout=timedelta(days=30))
     try:
-        return predict_in(state, args)
+        code = predict_in(state, args)
     except KeyboardInterrupt:
         print(f"The shards in {args.output_dir} are kept: the same command resumes.", file=sys.stderr)
         raise
-    finally:
-        state.destroy_process_group()
+    state.destroy_process_group()  # after an error this could wait for the others, which wait for this one
+    return code
 
 
 def predict_in(state: PartialState, args: argparse.Namespace) -> int:
@@ -40,6 +40,9 @@ def predict_in(state: PartialState, args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in ("dataset_config_name", "data_files", "split", "image_column_name")}
     if args.inputs and (extra := next((name for name in (*given, "streaming") if getattr(args, name)), None)):
         raise ValueError(f"--{extra} is for --dataset_name, but INPUT is given.")
+    for name in ("pool", "embedding_dtype"):
+        if getattr(args, name) is not None and not args.embeddings:
+            raise ValueError(f"--{name} is {getattr(args, name)}, but there are no embeddings: pass --embeddings.")
     device = state.device if args.device is None else find_device(args.device)
     if state.num_processes > 1 and args.device is not None and device.index is not None:
         raise ValueError(f"--device is {args.device}, but each of several processes has its own: drop it.")
@@ -57,8 +60,8 @@ def predict_in(state: PartialState, args: argparse.Namespace) -> int:
         device=device,
         dtype=find_dtype(args.dtype, device),
         top_k=args.top_k,
-        pool=args.pool if args.embeddings else None,
-        embedding_dtype=args.embedding_dtype,
+        pool=(args.pool or "class") if args.embeddings else None,
+        embedding_dtype=args.embedding_dtype or "float32",
         logits=args.logits,
         compile=args.compile,
     )
@@ -87,5 +90,7 @@ def predict_in(state: PartialState, args: argparse.Namespace) -> int:
 def load_inputs(args: argparse.Namespace, named: dict[str, Any]) -> Inputs:
     """The images of --dataset_name; `named` has the other flags that say which."""
     split = args.split or ("train" if args.data_files else "test")
-    rows = load_source(args.dataset_name, args.dataset_config_name, split, args.data_files, args.streaming)
-    return from_dataset(rows, {"dataset_name": args.dataset_name, **named}, args.image_column_name)
+    files = args.data_files and os.path.expanduser(args.data_files)
+    rows = load_source(args.dataset_name, args.dataset_config_name, split, files, args.streaming)
+    named = {"dataset_name": args.dataset_name, **named}
+    return from_dataset(rows, named, (args.dataset_name, files), args.image_column_name)

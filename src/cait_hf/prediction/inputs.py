@@ -204,11 +204,14 @@ def from_files(files: Iterable[str]) -> Inputs:
     return Inputs(images, hash_of([(name, state_of(name)) for name in names]))
 
 
-def from_dataset(rows: Any, named: dict[str, Any], image_column: str | None = None) -> Inputs:
+def from_dataset(
+    rows: Any, named: dict[str, Any], sources: Iterable[str | None], image_column: str | None = None
+) -> Inputs:
     """The rows of a split of a dataset.
 
     Args:
-        named: the flags that name it; a stream is known by them alone.
+        named: the flags that name it; a stream is known by them and by its local files.
+        sources: its files or folders, also as patterns, where they are local.
         image_column: see [`describe`].
 
     Raises:
@@ -217,7 +220,10 @@ def from_dataset(rows: Any, named: dict[str, Any], image_column: str | None = No
     images = describe(rows, "the dataset", image_column, labeled=False)
     if isinstance(images.rows, datasets.Dataset):
         return Inputs(images, hash_of(images.rows._fingerprint))
-    return Inputs(images, hash_of([named, images.rows.num_shards]))
+    found = [path for source in sources if source for path in sorted(glob.glob(os.path.expanduser(source)))]
+    files = [file for path in found for file in (sorted(visible_files(Path(path))) if os.path.isdir(path) else [path])]
+    states = [(os.path.abspath(file), state_of(file)) for file in files]
+    return Inputs(images, hash_of([named, images.rows.num_shards, states]))
 
 
 def hash_of(content: Any) -> str:

@@ -84,10 +84,10 @@ class OutputFolder:
             write_json(manifest, {"settings": settings, "shards": {}}, indent=1)
 
     def _remove_predictions(self) -> None:
-        (self.path / MANIFEST).unlink()
         shutil.rmtree(self.path / RECORDS, ignore_errors=True)
         for path in self.path.glob(NAME.format(shard="*", format="*")):
             path.unlink()
+        (self.path / MANIFEST).unlink()  # last: without it what is left would be of unknown origin
 
     def read_finished(self) -> None:
         """Find out what is finished: in every process, after `begin`."""

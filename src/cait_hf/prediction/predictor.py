@@ -63,7 +63,7 @@ class Predictor:
         self.top_k = min(top_k, config.num_labels)
         self.num_labels: int = config.num_labels
         self.labels = np.array([config.id2label[index] for index in range(config.num_labels)], dtype=object)
-        self.multi_label = config.problem_type == "multi_label_classification"
+        self.multi_label = config.problem_type == "multi_label_classification" or config.num_labels == 1
         self.pool, self.keeps_logits, self.compiled = pool, logits, compile
         self.embedding = None if pool is None else (config.hidden_size, np.dtype(embedding_dtype))
         self._call = torch.compile(self._logits_and_embedding) if compile else self._logits_and_embedding

@@ -50,17 +50,17 @@ class Settings:
 
 @dataclass
 class Summary:
-    """Of a whole table, in process 0; speed and waiting are None where nothing was left to compute.
+    """Of a whole table, in process 0.
 
     Attributes:
         counts: of all shards, those of earlier runs included.
-        images_per_second: of all processes together.
+        images_per_second: of all processes together, or None where nothing was left to compute.
         waiting: fraction of its time that process 0 waited for images.
     """
 
     counts: Counts
     images_per_second: float | None
-    waiting: float | None
+    waiting: float
 
 
 def predict(
@@ -82,7 +82,7 @@ def predict(
         replace: whether predictions with other settings, which are refused, are replaced.
 
     Raises:
-        ValueError: if the folder has predictions with other settings.
+        ValueError: if the folder has predictions with other settings, or in the end not all images.
         CorruptImageError: for the first corrupt image, if these are not recorded.
         OSError: if something cannot be read or written.
     """
@@ -123,6 +123,11 @@ def predict(
         seconds = time.perf_counter() - start
         if rank == 0:
             folder.finish()
+            if len(inputs) and folder.counts.images != len(inputs):
+                raise ValueError(
+                    f"--output_dir {output_dir} has {folder.counts.images} of {len(inputs)} images when all processes "
+                    "have finished: it must be one folder that all machines share."
+                )
     now = folder.counts.images - done
     return Summary(folder.counts, now / seconds if now else None, progress.waiting)
 
@@ -241,5 +246,5 @@ class Progress:
             self.bar.update(len(loaded.names))
 
     @property
-    def waiting(self) -> float | None:
-        return self.waited / self.seconds if self.images else None
+    def waiting(self) -> float:
+        return self.waited / self.seconds if self.images else 0.0

@@ -176,7 +176,8 @@ def load_inputs(data_args: DataArguments) -> Inputs:
         files = None if pattern is None else {split: os.path.expanduser(pattern)}
         rows = load_source(name, data_args.dataset_config_name, split, files, data_args.streaming)
     named = {"folder": folder, "dataset": name, "files": pattern, "split": data_args.predict_split}
-    return from_dataset(rows, named, None if folder is not None else data_args.image_column_name)
+    column = None if folder is not None else data_args.image_column_name
+    return from_dataset(rows, named, (folder, name, pattern), column)
 
 
 def dataset_of(rows: Rows, origin: str, data_args: DataArguments, **stream: Any) -> LabeledImages | ImageStream:

@@ -79,6 +79,10 @@ def finish(
     if not args.should_save:
         return metrics
     folder.mkdir(parents=True, exist_ok=True)
+    if not (args.do_train or args.do_eval):  # predictions alone, perhaps beside a training, whose metrics stay
+        assert experiment.inputs is not None
+        write_predictions(experiment, experiment.inputs, model, sharded=False)
+        return metrics
     if args.do_train and "train_images_per_second" not in metrics:  # no step was left to take
         metrics = {name: value for name, value in metrics.items() if name != "train_loss"}
     for weights, loss in (("raw", "eval_loss"), ("ema", "eval_ema_loss")):
@@ -188,6 +192,10 @@ def already_finished(experiment: Experiment) -> dict[str, float]:
             "It was not evaluated: pass --do_eval without --do_train, --model_name_or_path %s, and another "
             "--output_dir.",
             folder,
+        )
+    if args.do_predict:
+        logger.warning(
+            "There are no new predictions: pass --do_predict without --do_train, and --model_name_or_path %s.", folder
         )
     return metrics
 
