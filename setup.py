@@ -10,10 +10,12 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 
 ROOT = Path(__file__).parent
 NATIVE = "src/cait_hf/native"
+AMX = f"{NATIVE}/kernel_amx.cpp"
 AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mprefer-vector-width=512"
 # Each instruction set is compiled from the same kernel.h; the library takes the best one that the CPU has.
 INSTRUCTION_SETS = {
@@ -39,14 +41,22 @@ class BuildNative(build_ext):
         return []
 
     def build_extension(self, extension):
-        def compile(source):
-            flags = f"{FLAGS} {kernels.get(Path(source).name, '')}".split()
+        def compile(source, more=""):
+            flags = f"{FLAGS} {kernels.get(Path(source).name, '')} {more}".split()
             return self.compiler.compile(
                 [source], output_dir=self.build_temp, extra_postargs=flags, depends=extension.depends
             )[0]
 
+        objects, sources, more = [], list(extension.sources), ""
+        if AMX in sources:
+            sources.remove(AMX)
+            try:
+                objects.append(compile(AMX))
+            except CompileError:
+                self.warn("the compiler is older than GCC 11 or Clang 12: the attention is built without AMX")
+                more = "-DWITHOUT_AMX"
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(compile, extension.sources))
+            objects += pool.map(lambda source: compile(source, more), sources)
         flags = [] if platform.system() == "Darwin" else ["-static-libstdc++", "-static-libgcc", "-s"]
         path = self.get_ext_fullpath(extension.name)
         self.compiler.link_shared_object(objects, path, extra_postargs=flags, target_lang="c++")
@@ -109,7 +119,10 @@ setup(
     extras_require={
         "app": ["gradio>=6.31"],
         "train": ["timm>=1.0.20", "torchvision"],
-        "benchmark": ["matplotlib>=3.8", "timm>=1.0.20", "torchvision"],
+        "benchmark": [
+            *("matplotlib>=3.8", "timm>=1.0.20", "torchvision"),
+            *("onnx>=1.21", "onnxruntime>=1.20", "onnxscript>=0.7", "openvino>=2026.3"),
+        ],
         "export": ["onnx>=1.21", "onnxruntime>=1.20", "onnxscript>=0.7"],
         "notebook": [
             "ipykernel>=6.29",

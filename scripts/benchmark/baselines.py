@@ -116,6 +116,9 @@ def make_step(name: str, work: Work, state: dict[str, torch.Tensor], inputs: Inp
     return training if work.is_training else inference
 
 
+FORMATS = {"openvino": "openvino", "onnxruntime": "onnx"}  # of export, for the runtimes
+
+
 def can_do(name: str, work: Work) -> bool:
     """Whether a baseline knows this kind of work."""
     if name in RUNTIMES:
@@ -129,7 +132,7 @@ def export(name: str, work: Work, state: dict[str, torch.Tensor]) -> Callable:
 
     from cait_hf.commands.export import LOAD, quiet, write
 
-    export_format = {"onnxruntime": "onnx"}.get(name, name)
+    export_format = FORMATS[name]
     with tempfile.TemporaryDirectory() as folder, quiet():
         write(build_model("ours", work, state).eval(), Path(folder), export_format, False, None)
         return ExportedModel.from_pretrained(folder, **LOAD[export_format])

@@ -31,7 +31,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from baselines import ARCHITECTURES, EqualityGuard, Inputs, cait_config, can_do, make_step, random_state
+from baselines import ARCHITECTURES, FORMATS, EqualityGuard, Inputs, cait_config, can_do, make_step, random_state
 from report import (
     BASELINES,
     MODES,
@@ -58,6 +58,7 @@ from transformers.utils import logging as transformers_logging
 
 import cait_hf
 from cait_hf import attention_backend
+from cait_hf.commands.export import PACKAGES
 from cait_hf.files import write_json
 
 
@@ -270,7 +271,8 @@ def check_environment(args: argparse.Namespace, planned: list[tuple[Work, list[s
         require("timm", "it is one of the --baselines")
     for runtime in RUNTIMES:
         if any(runtime in names for _, names in planned):
-            require(runtime, "it is one of the --baselines")
+            for package in PACKAGES[FORMATS[runtime]]:
+                require(package, f"{BASELINES[runtime]} is one of the baselines")
 
 
 def require(package: str, reason: str):

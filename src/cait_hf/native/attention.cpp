@@ -37,9 +37,10 @@ bool has_avx512() {
 
 bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
-// The kernel of the operating system gives the tiles' registers to a process that asks for them.
+// Linux gives the tiles' registers to a process that asks for them. To be asked once: in a virtual machine the
+// instruction that describes the processor takes microseconds.
 bool has_amx() {
-#if defined(__linux__)
+#if defined(__linux__) && !defined(WITHOUT_AMX)
   constexpr unsigned BF16 = 1u << 22, TILE = 1u << 24;
   constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // of arch_prctl
   unsigned a, b, c, d;
@@ -54,7 +55,9 @@ bool has_amx() {
 // The best first.
 const InstructionSet INSTRUCTION_SETS[] = {
 #if defined(__x86_64__)
-    {"amx", amx::kernel, has_amx},
+#if !defined(WITHOUT_AMX)
+    {"amx", amx::kernel, [] { static const bool has = has_amx(); return has; }},
+#endif
     {"avx512_bf16", avx512_bf16::kernel, has_avx512_bf16},
     {"avx512", avx512::kernel, has_avx512},
     {"avx2", avx2::kernel,

@@ -32,7 +32,7 @@ struct Tiles {
     TileConfiguration tiles;
     const uint8_t m = static_cast<uint8_t>(block_rows), rows[] = {m, m, m, m, 16, m, 8};
     std::copy(rows, rows + 7, tiles.rows);
-    _tile_loadconfig(&tiles);
+    asm volatile("ldtilecfg %0" ::"m"(tiles));  // the intrinsic of GCC 12 promises to read 8 of the 64 bytes
   }
   ~Tiles() { _tile_release(); }
 };
