@@ -144,6 +144,19 @@ def test_table_of_a_search_with_failures(flags, tmp_path, monkeypatch, capsys):
     assert {row["state"] for row in read_table(out)} == {"fail"} and not (out / "best.yaml").exists()
 
 
+def test_tracker_of_trials_with_other_image_sizes(flags, tmp_path):
+    """Metrics are logged, but no images, which would have the size of the model without the trial's flags."""
+    pytest.importorskip("optuna", reason="--search needs optuna")
+    pytest.importorskip("tensorboard", reason="--report_to tensorboard needs tensorboard")
+    larger = TINY.replace("image_size=16", "image_size=32")
+    space, out = write_space(tmp_path, trials=1, ranges={"config_overrides": [larger]}), tmp_path / "out"
+    command = [*flags, "--search", space, "--report_to", "tensorboard", "--output_dir", str(out)]
+    load_script("run_image_classification").main(command)
+    assert [row["state"] for row in read_table(out)] == ["complete"]
+    (log,) = (out / "runs").rglob("events.*")
+    assert b"eval/top1" in log.read_bytes()
+
+
 def test_search_leaves_a_training_alone(flags, tmp_path):
     pytest.importorskip("optuna", reason="--search needs optuna")
     script, out = load_script("run_image_classification"), tmp_path / "out"

@@ -20,7 +20,7 @@ from ..evaluation.metrics import ClassificationMetrics, best_classes
 from ..files import write_text
 from .arguments import SEARCHES, DataArguments, TrainingArguments, find_file, flag_names, parse_arguments, read_yaml
 from .ema import ModelEma
-from .experiment import Experiment, WriteRecord, check_metric, prepare
+from .experiment import Experiment, check_metric, prepare
 from .run_record import MAY_CHANGE
 from .trainer import ImageClassificationTrainer
 
@@ -155,7 +155,6 @@ def search(experiment: Experiment) -> dict[str, float]:
         eval_dataset=experiment.eval_data,
         train_collator=experiment.train_collator,
         randomness=experiment.randomness,
-        callbacks=[callback for callback in experiment.callbacks if not isinstance(callback, WriteRecord)],
         compute_metrics=ClassificationMetrics(num_labels),
         preprocess_logits_for_metrics=best_classes,
         processing_class=experiment.image_processor,
