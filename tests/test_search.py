@@ -144,6 +144,26 @@ def test_table_of_a_search_with_failures(flags, tmp_path, monkeypatch, capsys):
     assert {row["state"] for row in read_table(out)} == {"fail"} and not (out / "best.yaml").exists()
 
 
+@pytest.mark.parametrize("ranges, last", [({"drop_path_rate": [0.0]}, "pruned"), ({"max_steps": [2]}, "complete")])
+def test_pruning(ranges, last, flags, tmp_path, monkeypatch):
+    """The worst trial ends early, from the sixth on, but not where trials may be differently far at a step."""
+    pytest.importorskip("optuna", reason="--search needs optuna")
+    monkeypatch.setattr(
+        ImageClassificationTrainer, "evaluate", lambda self, **kwargs: {"eval_top1": -float(self._trial.number)}
+    )
+    space, out = write_space(tmp_path, trials=6, ranges=ranges), tmp_path / "out"
+    load_script("run_image_classification").main([*flags, "--search", space, "--output_dir", str(out)])
+    assert [row["state"] for row in read_table(out)] == [*["complete"] * 5, last]
+
+
+@pytest.mark.parametrize(
+    "flag", ["num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"]
+)
+def test_ranges_without_pruning(flag):
+    assert SearchSpace({"learning_rate": [1e-4]}).prunes
+    assert not SearchSpace({"learning_rate": [1e-4], flag: [1, 2]}).prunes
+
+
 def test_tracker_of_trials_with_other_image_sizes(flags, tmp_path):
     """Metrics are logged, but no images, which would have the size of the model without the trial's flags."""
     pytest.importorskip("optuna", reason="--search needs optuna")

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 # Of a trial: nothing is kept but its metrics.
 OF_A_TRIAL = ("--save_strategy=no", "--load_best_model_at_end=False", "--push_to_hub=False", "--search=")
 LENGTH = ("num_train_epochs", "max_steps")  # of the flags that may change in a run the only ones that change results
+# They say how far a training is at a step.
+PROGRESS = (*LENGTH, "per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 @dataclass
@@ -71,6 +73,11 @@ class SearchSpace:
     def direction(self) -> str:
         return "minimize" if self.metric.endswith("loss") else "maximize"
 
+    @property
+    def prunes(self) -> bool:
+        """Whether trials may be compared at equal steps: all are equally far there."""
+        return not self.ranges.keys() & {*PROGRESS}
+
     def suggest(self, trial: Any) -> dict[str, Any]:
         """Flags for a trial of optuna; asked again, it gives the same."""
         values = {}
@@ -110,8 +117,9 @@ def search(experiment: Experiment) -> dict[str, float]:
     """Try flags, and write `search_results.csv` and the best ones as `best.yaml`; returns the best metric.
 
     The metric is that of a trial's last evaluation. A trial fails whose loss is not finite, whose memory does not
-    suffice or whose flags no training allows; one that is worse than the median of those before, from the sixth trial
-    on, ends early. The table has both. Each trial updates both files, for a search may be interrupted.
+    suffice or whose flags no training allows. From the sixth trial on, one that is worse than the median of those
+    before ends early, where [`SearchSpace.prunes`] allows it. The table has both. Each trial updates both files,
+    for a search may be interrupted.
 
     Raises:
         ValueError: if the file of ranges or the output folder is not for this, or no trial was complete.
@@ -171,6 +179,7 @@ def search(experiment: Experiment) -> dict[str, float]:
                 direction=space.direction,
                 backend="optuna",
                 sampler=optuna.samplers.TPESampler(seed=args.seed),
+                pruner=optuna.pruners.MedianPruner() if space.prunes else optuna.pruners.NopPruner(),
                 catch=(FloatingPointError, torch.OutOfMemoryError, ValueError, StrictDataclassError),
                 gc_after_trial=True,  # the error of a trial holds its tensors
             )
