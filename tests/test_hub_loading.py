@@ -4,8 +4,10 @@
 The real client asks the loopback Hub. Remote code is loaded in `test_publish.py`.
 """
 
+import copy
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -221,13 +223,17 @@ def test_auto_classes_on_a_timm_repository_with_our_configuration(hub, repo_id, 
     for source in (repo_id, str(folder)):
         with pytest.raises(ValueError, match=rf"{repo_id}, in timm's format.*cait_hf\.from_pretrained"):
             pipeline("image-classification", model=source, config=config)
+    from_dict = CaitConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    for copied in (copy.deepcopy(config), pickle.loads(pickle.dumps(config)), from_dict):
+        with pytest.raises(ValueError, match=r"in timm's format.*cait_hf\.from_pretrained"):
+            pipeline("image-classification", model=repo_id, config=copied)
     logits = model(image_processor(image(32), return_tensors="pt").pixel_values).logits
     classify = pipeline("image-classification", model=model, image_processor=image_processor)
     assert classify(image(32))[0]["label"] == config.id2label[logits.argmax().item()]
 
 
 def test_pipeline_takes_our_configuration_of_our_format(tmp_path):
-    """Also that of a model which came from timm, once it is saved; tasks of a configuration's own stay."""
+    """Also once it is saved after reading timm's, with a model or by itself; tasks of a configuration's own stay."""
     folder = write_timm_folder(tmp_path / "timm", official_tensors(tiny_config()))
     model, image_processor = cait_hf.from_pretrained(str(folder))
     for saved in (model, image_processor):
@@ -235,6 +241,12 @@ def test_pipeline_takes_our_configuration_of_our_format(tmp_path):
     stored = CaitConfig.from_pretrained(tmp_path / "ours")
     for config in (model.config, stored):
         classify = pipeline("image-classification", model=str(tmp_path / "ours"), config=config)
+        assert type(classify.model) is CaitForImageClassification
+    CaitConfig.from_pretrained(folder).save_pretrained(tmp_path / "ours")  # by itself: without architectures
+    written = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert "architectures" not in written and not [name for name in written if "timm" in name]
+    for config in ({}, {"config": CaitConfig.from_pretrained(tmp_path / "ours")}):
+        classify = pipeline("image-classification", model=str(tmp_path / "ours"), **config)
         assert type(classify.model) is CaitForImageClassification
     assert "custom_pipelines" not in stored.to_dict()
     stored.custom_pipelines = {"task": {"impl": "file.Class"}}

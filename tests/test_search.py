@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from test_scripts import TINY, load_script, write_images
 
@@ -95,25 +96,85 @@ def test_search(flags, trained, tmp_path):
     assert again["eval_ema_loss"] == pytest.approx(result["eval_ema_loss"], rel=1e-5)
 
 
-def test_table_of_a_search_with_failures(flags, tmp_path, monkeypatch):
-    """A loss that is not finite ends a trial; Ctrl-C ends the search, whose table is written all the same."""
+# by trial: flags that are refused when they are read, and by the configuration
+REFUSED = {2: {"gradient_accumulation_steps": 0}, 4: {"drop_path_rate": 2.0}, 5: {"config_overrides": "hidden_act=1"}}
+ERRORS = {0: FloatingPointError("the loss is nan"), 1: torch.OutOfMemoryError("CUDA out of memory")}
+
+
+def test_table_of_a_search_with_failures(flags, tmp_path, monkeypatch, capsys):
+    """A trial that fails is a row of its own; Ctrl-C ends the search, with the results of the trials before."""
     pytest.importorskip("optuna", reason="--search needs optuna")
-    script, calls = load_script("run_image_classification"), []
+    script, out, tables = load_script("run_image_classification"), tmp_path / "out", []
 
     def training_step(self, *args, compute=ImageClassificationTrainer.training_step, **kwargs):
-        calls.append(self.args.learning_rate)
-        if len(calls) == 1:
-            raise FloatingPointError("the loss is nan")
-        if len(calls) == 4:
+        tables.append([row["state"] for row in read_table(out)])  # by then that of the trials before
+        trial = len(tables[-1]) - 1
+        assert (out / "best.yaml").exists() == ("complete" in tables[-1])
+        if trial in ERRORS:
+            raise ERRORS[trial]
+        if tables[-1].count("complete") == 2:
             raise KeyboardInterrupt
         return compute(self, *args, **kwargs)
 
+    def suggest(self, trial):
+        return {"learning_rate": 0.01 * (trial.suggest_int("learning_rate", 1, 9)), **REFUSED.get(trial.number, {})}
+
     monkeypatch.setattr(ImageClassificationTrainer, "training_step", training_step)
-    space = write_space(tmp_path, ranges={"learning_rate": RANGES["learning_rate"]})
+    monkeypatch.setattr(SearchSpace, "suggest", suggest)
+    space = write_space(tmp_path, ranges={"learning_rate": {"low": 1, "high": 9}})
+    command = [*flags, "--search", space, "--output_dir", str(out)]
     with pytest.raises(SystemExit):
-        script.main([*flags, "--search", space, "--output_dir", str(tmp_path / "out")])
-    assert [row["state"] for row in read_table(tmp_path / "out")] == ["fail", "complete", "fail"]
-    assert not (tmp_path / "out" / "best.yaml").exists()
+        script.main(command)
+    states = ["fail", "fail", "fail", "complete", "fail", "fail", "complete"]
+    for table in tables:
+        assert table == [*states[: len(table) - 1], "running"]
+    rows = read_table(out)
+    assert [row["state"] for row in rows] == [*states, "fail"]
+    assert "from scratch" not in capsys.readouterr().err  # the same command is refused
+    best = max(rows, key=lambda row: float(row["eval_top1"] or -1))
+    assert yaml.safe_load((out / "best.yaml").read_text()) == {"learning_rate": int(best["learning_rate"])}
+
+    files = {path: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(SystemExit, match="--output_dir .*/out is not empty .* --overwrite_output_dir"):
+        script.main(command)
+    assert {path: path.read_bytes() for path in out.iterdir()} == files
+    monkeypatch.setattr(SearchSpace, "suggest", lambda self, trial: REFUSED[2])
+    with pytest.raises(SystemExit, match=r"no trial of --search was complete: see .*search_results\.csv"):
+        script.main([*command, "--overwrite_output_dir"])
+    assert {row["state"] for row in read_table(out)} == {"fail"} and not (out / "best.yaml").exists()
+
+
+@pytest.mark.parametrize("ranges, last", [({"drop_path_rate": [0.0]}, "pruned"), ({"max_steps": [2]}, "complete")])
+def test_pruning(ranges, last, flags, tmp_path, monkeypatch):
+    """The worst trial ends early, from the sixth on, but not where trials may be differently far at a step."""
+    pytest.importorskip("optuna", reason="--search needs optuna")
+    monkeypatch.setattr(
+        ImageClassificationTrainer, "evaluate", lambda self, **kwargs: {"eval_top1": -float(self._trial.number)}
+    )
+    space, out = write_space(tmp_path, trials=6, ranges=ranges), tmp_path / "out"
+    load_script("run_image_classification").main([*flags, "--search", space, "--output_dir", str(out)])
+    assert [row["state"] for row in read_table(out)] == [*["complete"] * 5, last]
+
+
+@pytest.mark.parametrize(
+    "flag", ["num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"]
+)
+def test_ranges_without_pruning(flag):
+    assert SearchSpace({"learning_rate": [1e-4]}).prunes
+    assert not SearchSpace({"learning_rate": [1e-4], flag: [1, 2]}).prunes
+
+
+def test_tracker_of_trials_with_other_image_sizes(flags, tmp_path):
+    """Metrics are logged, but no images, which would have the size of the model without the trial's flags."""
+    pytest.importorskip("optuna", reason="--search needs optuna")
+    pytest.importorskip("tensorboard", reason="--report_to tensorboard needs tensorboard")
+    larger = TINY.replace("image_size=16", "image_size=32")
+    space, out = write_space(tmp_path, trials=1, ranges={"config_overrides": [larger]}), tmp_path / "out"
+    command = [*flags, "--search", space, "--report_to", "tensorboard", "--output_dir", str(out)]
+    load_script("run_image_classification").main(command)
+    assert [row["state"] for row in read_table(out)] == ["complete"]
+    (log,) = (out / "runs").rglob("events.*")
+    assert b"eval/top1" in log.read_bytes()
 
 
 def test_search_leaves_a_training_alone(flags, tmp_path):

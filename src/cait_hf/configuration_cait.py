@@ -26,9 +26,9 @@ class _CustomPipelines:
 
     # only __get__: an attribute of that name, of a file with such tasks, comes first
     def __get__(self, config: "CaitConfig | None", owner: type) -> dict[str, Any]:
-        if config is None or not config.name_or_path or config.architectures is not None:
+        if config is None or not config._read_from_timm or config.architectures is not None:
             return {}
-        return _NotForPipeline(config.name_or_path)  # read, and never saved with a model: timm's
+        return _NotForPipeline(config.name_or_path)  # never saved with a model, which would be ours
 
 
 class _NotForPipeline(dict[str, Any]):
@@ -37,8 +37,8 @@ class _NotForPipeline(dict[str, Any]):
 
     def __len__(self) -> int:
         raise ValueError(
-            f"config is that of {self.source}, in timm's format, which pipeline() would load as timm's own model: "
-            "leave config out, and pass model and image_processor as cait_hf.from_pretrained returns them."
+            f"config is that of {self.source or 'a file'}, in timm's format, which pipeline() would load as timm's "
+            "own model: leave config out, and pass model and image_processor as cait_hf.from_pretrained returns them."
         )
 
 
@@ -155,6 +155,7 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
     problem_type: str | None = None  # of the base class, which in Transformers 5.17 refuses in its own words
 
     custom_pipelines = _CustomPipelines()
+    _read_from_timm = False  # no field, and in no file
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_labels(kwargs.get("num_labels"))
@@ -268,6 +269,12 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         The base class requires "eager"; CaiT's layers compute the maps eagerly whenever they are requested.
         """
 
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as they are saved: without where they were read from."""
+        content = super().to_dict()
+        content.pop("_read_from_timm", None)
+        return content
+
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The base class's dictionary of a configuration file, with the fields of this class where the file is timm's.
@@ -278,7 +285,8 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
         config_dict, unused = super().get_config_dict(*args, **kwargs)
         if is_timm_config_dict(config_dict):
             source = args[0] if args else kwargs["pretrained_model_name_or_path"]
-            config_dict = {**config_kwargs_from_timm(config_dict), "name_or_path": str(source)}
+            marks = {"name_or_path": str(source), "_read_from_timm": True}
+            config_dict = {**config_kwargs_from_timm(config_dict), **marks}
         return config_dict, unused
 
     @classmethod
@@ -289,7 +297,7 @@ class CaitConfig(BackboneConfigMixin, PreTrainedConfig):
             ValueError: if the dictionary is the configuration of another model, or with the overrides no CaiT's.
         """
         if is_timm_config_dict(config_dict):
-            config_dict = config_kwargs_from_timm(config_dict)
+            config_dict = {**config_kwargs_from_timm(config_dict), "_read_from_timm": True}
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(

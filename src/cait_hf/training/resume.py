@@ -302,7 +302,8 @@ def say_how_to_resume(args: TrainingArguments, overwrites: bool) -> None:
     elif complete and args.resume_from_checkpoint is not None:
         again += " without --resume_from_checkpoint"
     resumes = f"resumes from {PREFIX_CHECKPOINT_DIR}-{max(complete)}" if complete else "starts from scratch"
-    message = f"interrupted: {again} {resumes} in {args.output_dir}." if args.do_train else "interrupted."
+    trains = args.do_train and not args.search
+    message = f"interrupted: {again} {resumes} in {args.output_dir}." if trains else "interrupted."
     print(f"\n{message}", file=sys.stderr)
 
 

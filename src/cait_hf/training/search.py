@@ -12,13 +12,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 
 from ..evaluation.metrics import ClassificationMetrics, best_classes
 from ..files import write_text
 from .arguments import SEARCHES, DataArguments, TrainingArguments, find_file, flag_names, parse_arguments, read_yaml
 from .ema import ModelEma
-from .experiment import Experiment, WriteRecord, check_metric, prepare
+from .experiment import Experiment, check_metric, prepare
 from .run_record import MAY_CHANGE
 from .trainer import ImageClassificationTrainer
 
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 # Of a trial: nothing is kept but its metrics.
 OF_A_TRIAL = ("--save_strategy=no", "--load_best_model_at_end=False", "--push_to_hub=False", "--search=")
 LENGTH = ("num_train_epochs", "max_steps")  # of the flags that may change in a run the only ones that change results
+# They say how far a training is at a step.
+PROGRESS = (*LENGTH, "per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 @dataclass
@@ -69,6 +73,11 @@ class SearchSpace:
     def direction(self) -> str:
         return "minimize" if self.metric.endswith("loss") else "maximize"
 
+    @property
+    def prunes(self) -> bool:
+        """Whether trials may be compared at equal steps: all are equally far there."""
+        return not self.ranges.keys() & {*PROGRESS}
+
     def suggest(self, trial: Any) -> dict[str, Any]:
         """Flags for a trial of optuna; asked again, it gives the same."""
         values = {}
@@ -107,8 +116,10 @@ def _range(name: str, given: Any, path: str) -> list | dict[str, Any]:
 def search(experiment: Experiment) -> dict[str, float]:
     """Try flags, and write `search_results.csv` and the best ones as `best.yaml`; returns the best metric.
 
-    The metric is that of a trial's last evaluation. A trial whose loss is not finite fails; one that is worse than the
-    median of those before, from the sixth trial on, ends early. The table has both, also after an interruption.
+    The metric is that of a trial's last evaluation. A trial fails whose loss is not finite, whose memory does not
+    suffice or whose flags no training allows. From the sixth trial on, one that is worse than the median of those
+    before ends early, where [`SearchSpace.prunes`] allows it. The table has both. Each trial updates both files,
+    for a search may be interrupted.
 
     Raises:
         ValueError: if the file of ranges or the output folder is not for this, or no trial was complete.
@@ -122,12 +133,14 @@ def search(experiment: Experiment) -> dict[str, float]:
     check_metric(space.metric, num_labels, experiment.recipe.ema_decay is not None, "metric")
     if experiment.resume_from_checkpoint is not None or experiment.record.finished:
         raise ValueError(f"--output_dir {args.output_dir} has a training, but --search needs a folder without one.")
+    table, best_flags = (Path(args.output_dir, name) for name in ("search_results.csv", "best.yaml"))
     trials: list[Any] = []  # as they begin
 
     def model_init(trial: Any) -> Any:
         if trial is None:  # when the trainer is made
             return experiment.model
         trials.append(trial)
+        write_results(table, best_flags, trial.study, metric, space)  # of the trials before
         flags = [f"--{name}={value}" for name, value in space.suggest(trial).items()]
         tried = prepare([*experiment.argv, *OF_A_TRIAL, f"--output_dir={args.output_dir}/run-{trial.number}", *flags])
         for name in {*space.ranges, "learning_rate"} & {field.name for field in fields(TrainingArguments)}:
@@ -150,15 +163,14 @@ def search(experiment: Experiment) -> dict[str, float]:
         eval_dataset=experiment.eval_data,
         train_collator=experiment.train_collator,
         randomness=experiment.randomness,
-        callbacks=[callback for callback in experiment.callbacks if not isinstance(callback, WriteRecord)],
         compute_metrics=ClassificationMetrics(num_labels),
         preprocess_logits_for_metrics=best_classes,
         processing_class=experiment.image_processor,
     )
     metric = f"eval_{space.metric.removeprefix('eval_')}"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    table, best_flags = (Path(args.output_dir, name) for name in ("search_results.csv", "best.yaml"))
     with experiment.writing():
+        best_flags.unlink(missing_ok=True)
         try:
             best = trainer.hyperparameter_search(
                 hp_space=lambda trial: {},  # `model_init`, which comes first, has set all
@@ -167,28 +179,34 @@ def search(experiment: Experiment) -> dict[str, float]:
                 direction=space.direction,
                 backend="optuna",
                 sampler=optuna.samplers.TPESampler(seed=args.seed),
-                catch=(FloatingPointError,),
+                pruner=optuna.pruners.MedianPruner() if space.prunes else optuna.pruners.NopPruner(),
+                catch=(FloatingPointError, torch.OutOfMemoryError, ValueError, StrictDataclassError),
+                gc_after_trial=True,  # the error of a trial holds its tensors
             )
+        except ValueError as error:
+            if trials:  # whose own are caught
+                raise ValueError(f"no trial of --search was complete: see {table}.") from error
+            raise
         finally:
             if trials:
-                write_trials(table, trials[0].study.trials, metric, space)
-        write_text(best_flags, yaml.safe_dump(best.hyperparameters, sort_keys=False))
+                for row in write_results(table, best_flags, trials[0].study, metric, space):
+                    cells = (f"{cell:<16.6g}" if isinstance(cell, float) else f"{cell!s:<16}" for cell in row)
+                    logger.info("  ".join(cells).rstrip())
     logger.info("The best of %d trials is %s, with %s %.4g.", len(trials), best.run_id, metric, best.objective)
     logger.info("Its flags are in %s: to train with them, give this file after the recipe.", best_flags)
     return {metric: best.objective}
 
 
-def write_trials(path: Path, trials: list[Any], metric: str, space: SearchSpace) -> None:
-    """A table of all trials, a line each, as CSV, and in the log."""
-    rows = [["trial", "state", metric, *space.ranges, "seconds"]]
-    for trial in trials:
+def write_results(table: Path, best_flags: Path, study: Any, metric: str, space: SearchSpace) -> list[list[Any]]:
+    """Write a table of all trials, a line each, as CSV, and the flags of the best one, if any; returns the rows."""
+    rows: list[list[Any]] = [["trial", "state", metric, *space.ranges, "seconds"]]
+    for trial in study.trials:
         seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration is not None else ""
         value = "" if trial.value is None else trial.value
         rows.append([trial.number, trial.state.name.lower(), value, *map(trial.params.get, space.ranges), seconds])
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows(rows)
-    write_text(path, table.getvalue())
-    for row in rows:
-        logger.info(
-            "  ".join(f"{cell:<16.6g}" if isinstance(cell, float) else f"{cell!s:<16}" for cell in row).rstrip()
-        )
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(table, text.getvalue())
+    if any(state == "complete" for _, state, *_ in rows):
+        write_text(best_flags, yaml.safe_dump(study.best_trial.params, sort_keys=False))
+    return rows
