@@ -124,11 +124,13 @@ def test_checkpoints_that_the_page_cannot_show(config, processor, message, tmp_p
         (b"GIF89a nothing", "not an image that can be read"),
         (encoded(noise(30, 30))[:900], "not an image that can be read"),
         (b"", "not an image"),
+        (encoded(noise(30, 30), "EPS"), "must be JPEG, PNG, WEBP, GIF, BMP or TIFF"),
+        (encoded(noise(30, 30), "ICO"), "must be JPEG, PNG, WEBP, GIF, BMP or TIFF"),
         (encoded(Image.new("1", (8000, 8000))), "8000 x 8000 pixels, but at most 50 million"),
         (encoded(Image.new("L", (1000, 10))), "1000 x 10 pixels, .* 50 times"),
         (bytes(2**24 + 1), "16.0 MB, but at most 16 MB"),
     ],
-    ids=["no image", "truncated", "empty", "too many pixels", "too long", "too many bytes"],
+    ids=["no image", "truncated", "empty", "EPS", "ICO", "too many pixels", "too long", "too many bytes"],
 )
 def test_images_are_bounded(content, message, tmp_path):
     """Checked before any pixel is decoded, and the file is deleted in any case."""
@@ -140,7 +142,8 @@ def test_images_are_bounded(content, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "mode, format", [("RGBA", "PNG"), ("I;16", "PNG"), ("P", "GIF"), ("CMYK", "JPEG"), ("1", "TIFF")]
+    "mode, format",
+    [("RGBA", "PNG"), ("I;16", "PNG"), ("P", "GIF"), ("CMYK", "JPEG"), ("1", "TIFF"), ("L", "BMP"), ("RGBA", "WEBP")],
 )
 def test_images_of_any_mode(mode, format, tmp_path):
     (tmp_path / "image").write_bytes(encoded(Image.new(mode, (40, 30)), format))

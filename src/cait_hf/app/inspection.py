@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from huggingface_hub import ModelCard
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..checkpoints import resolve_model
 from ..configuration_cait import as_pair
@@ -21,6 +21,7 @@ from ..modeling_cait import CaitForImageClassification
 from ..visualization import attention_fractions, attention_rollout, class_attention_maps, patch_attention_maps
 
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no other decoder runs: that of EPS starts Ghostscript
 LARGEST_UPLOAD = 16 * 2**20  # bytes of a file
 LARGEST_IMAGE = 50 * 10**6  # pixels: a file of a few kB can decode to gigabytes
 LARGEST_EDGE_RATIO = 50  # of the longer to the shorter edge
@@ -34,19 +35,22 @@ def read_image(content: bytes) -> Image.Image:
     """The RGB image in the bytes of a file.
 
     Raises:
-        ValueError: if they are too many, no image that Pillow can read, or one of too many pixels or too long.
+        ValueError: if they are too many, no image in one of `FORMATS`, or one of too many pixels or too long.
     """
     if len(content) > LARGEST_UPLOAD:
         raise ValueError(
             f"The file has {len(content) / 2**20:.1f} MB, but at most {LARGEST_UPLOAD // 2**20} MB are read."
         )
     try:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
         width, height = image.size
         allowed = width * height <= LARGEST_IMAGE and max(width, height) <= LARGEST_EDGE_RATIO * min(width, height)
         if allowed:
             image.load()
             return to_rgb(image, name="The image")
+    except UnidentifiedImageError as error:
+        formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise ValueError(f"The file is not an image that can be read: it must be {formats}, and intact.") from error
     except Exception as error:  # decoders of damaged files raise nearly anything
         raise ValueError(f"The file is not an image that can be read: {error}") from error
     raise ValueError(
