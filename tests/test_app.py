@@ -128,9 +128,8 @@ def test_checkpoints_that_the_page_cannot_show(config, processor, message, tmp_p
         (encoded(noise(30, 30), "ICO"), "must be JPEG, PNG, WEBP, GIF, BMP or TIFF"),
         (encoded(Image.new("1", (8000, 8000))), "8000 x 8000 pixels, but at most 50 million"),
         (encoded(Image.new("L", (1000, 10))), "1000 x 10 pixels, .* 50 times"),
-        (bytes(2**24 + 1), "16.0 MB, but at most 16 MB"),
     ],
-    ids=["no image", "truncated", "empty", "EPS", "ICO", "too many pixels", "too long", "too many bytes"],
+    ids=["no image", "truncated", "empty", "EPS", "ICO", "too many pixels", "too long"],
 )
 def test_images_are_bounded(content, message, tmp_path):
     """Checked before any pixel is decoded, and the file is deleted in any case."""
@@ -139,6 +138,14 @@ def test_images_are_bounded(content, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         take_upload(file)
     assert not file.exists()
+
+
+def test_a_large_file_is_not_read(tmp_path, monkeypatch):
+    (tmp_path / "upload").write_bytes(bytes(inspection.LARGEST_UPLOAD + 1))
+    monkeypatch.setattr(Path, "read_bytes", None)
+    with pytest.raises(ValueError, match="16.0 MB, but at most 16 MB"):
+        take_upload(tmp_path / "upload")
+    assert not (tmp_path / "upload").exists()
 
 
 @pytest.mark.parametrize(
@@ -480,19 +487,37 @@ def test_command_serves_until_it_is_ended(tmp_path):
     assert list(tmp_path.glob("cait-hf-app-*")) == []
 
 
-@pytest.mark.parametrize("what", ["a file of this machine", "a model that is not offered"])
-def test_server_refuses_what_no_browser_sends(what, served, tmp_path):
+@pytest.mark.parametrize(
+    "what, place",
+    [("a file of this machine", 0), ("a URL", 0), ("a URL", 3), ("a folder", 0), ("a model that is not offered", 6)],
+)
+def test_server_refuses_what_no_browser_sends(what, place, served, tmp_path, monkeypatch):
+    """Files other than uploads also in the place of a number. No URL is asked for, nothing is read or deleted."""
     httpx = pytest.importorskip("httpx", reason="of Gradio")
     blocks, address = served
-    file, model = tmp_path / "mine.png", write_checkpoint(tmp_path / "model")
+    fetched = []
+    monkeypatch.setattr(
+        "gradio.processing_utils.async_ssrf_protected_download", lambda *call, **_: fetched.append(call)
+    )
+    file = tmp_path / "mine.png"
     file.write_bytes(encoded(noise(30, 30)))
-    asked = {"path": str(file), "meta": {"_type": "gradio.FileData"}} if what.startswith("a file") else None
-    name = "fashion_mnist" if asked else model
+    paths = {
+        "a file of this machine": file,
+        "a URL": "https://host/image.png",
+        "a folder": os.environ["GRADIO_TEMP_DIR"],
+    }
+    data = [None, None, "class", 1, MEAN, False, "fashion_mnist", 28, "fashion_mnist", 28]
+    if what in paths:
+        data[place] = {"path": str(paths[what]), "meta": {"_type": "gradio.FileData"}}
+    else:
+        data[place] = write_checkpoint(tmp_path / "model")
     upload = next(block for block in blocks.blocks.values() if block.elem_id == "upload")
     (index,) = (index for index, fn in blocks.fns.items() if (upload._id, "input") in fn.targets)
-    data = [asked, None, "class", 1, MEAN, False, name, 28, "fashion_mnist", 28]
-    request = {"data": data, "fn_index": index, "session_hash": what}
+    session = f"{what} at {place}"
+    request = {"data": data, "fn_index": index, "session_hash": session}
     assert httpx.post(f"{address}gradio_api/queue/join", json=request).status_code == 200
-    answer = httpx.get(f"{address}gradio_api/queue/data", params={"session_hash": what}, timeout=20).text
+    answer = httpx.get(f"{address}gradio_api/queue/data", params={"session_hash": session}, timeout=20).text
     assert '"success":false' in answer and "cait-panel" not in answer
-    assert file.exists()  # neither read nor deleted
+    assert fetched == [] and file.exists()
+    kept = set().union(*blocks.temp_file_sets)
+    assert not any(Path(each).is_dir() for each in kept)  # at which Gradio's deleting of old uploads would end

@@ -35,12 +35,8 @@ def read_image(content: bytes) -> Image.Image:
     """The RGB image in the bytes of a file.
 
     Raises:
-        ValueError: if they are too many, no image in one of `FORMATS`, or one of too many pixels or too long.
+        ValueError: if it is no image in one of `FORMATS`, or one of too many pixels or too long.
     """
-    if len(content) > LARGEST_UPLOAD:
-        raise ValueError(
-            f"The file has {len(content) / 2**20:.1f} MB, but at most {LARGEST_UPLOAD // 2**20} MB are read."
-        )
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         width, height = image.size

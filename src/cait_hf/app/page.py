@@ -116,6 +116,28 @@ def page(models: Sequence[str]) -> Iterator[Any]:
                 os.environ["GRADIO_TEMP_DIR"] = before
 
 
+def refuse_foreign_files(blocks: Any) -> None:
+    """Let no request name a file that is not in the folder of uploads, in the place of whichever input.
+
+    Of a URL, Gradio would download all that there is. Its check comes first of all that Gradio does with inputs, and
+    stays in place, while components are made again when they change.
+    """
+    gr = import_gradio()
+    utils = gr.processing_utils.client_utils
+    folder, validate = Path(blocks.GRADIO_CACHE).resolve(), blocks.validate_inputs
+
+    def check_file(file: dict[str, Any]) -> None:
+        path = Path(file["path"]).resolve()
+        if not (path.is_relative_to(folder) and path.is_file()):
+            raise gr.Error("The file was not uploaded.", print_exception=False)
+
+    def validate_inputs(block_fn: Any, inputs: list[Any]) -> None:
+        utils.traverse(inputs, check_file, utils.is_file_obj_with_meta)
+        validate(block_fn, inputs)
+
+    blocks.validate_inputs = validate_inputs
+
+
 def build(models: Sequence[str]) -> Any:
     """The page as `gradio.Blocks`: its components, and what each event changes before everything is shown again."""
     gr = import_gradio()
@@ -239,4 +261,5 @@ def build(models: Sequence[str]) -> Any:
             return answer(session_now, values, lambda known, chosen: known.take(take_upload(Path(path))))
 
         upload.input(uploaded, [upload, session, *controls], outputs, concurrency_id="model", api_visibility="private")
+        refuse_foreign_files(blocks)
     return blocks.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=1, api_open=False)

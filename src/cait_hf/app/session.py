@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from ..visualization import patch_at
-from .inspection import Inspection, examples, load_checkpoint, read_image
+from .inspection import LARGEST_UPLOAD, Inspection, examples, load_checkpoint, read_image
 from .panel import MEAN, panel
 
 
@@ -127,6 +127,9 @@ def take_upload(path: Path) -> bytes:
         ValueError: if it is no image, or too large.
     """
     try:
+        size = path.stat().st_size
+        if size > LARGEST_UPLOAD:
+            raise ValueError(f"The file has {size / 2**20:.1f} MB, but at most {LARGEST_UPLOAD // 2**20} MB are read.")
         content = path.read_bytes()
     finally:
         path.unlink(missing_ok=True)
