@@ -1,12 +1,14 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """The page of `cait-hf app`: what it computes, what it refuses, and how it behaves in a browser."""
 
+import gc
 import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -63,15 +65,14 @@ def test_predictions_are_those_of_the_pipeline(image):
         "image-classification", CHECKPOINT, image_processor=CaitImageProcessorPil.from_pretrained(CHECKPOINT)
     )
     expected = classify(image, top_k=5)
-    found = Inspection(load_checkpoint("fashion_mnist"), image, 28).predictions
+    found = Inspection("fashion_mnist", image, 28).predictions
     assert [each.label for each in found] == [each["label"] for each in expected]
     assert [each.score for each in found] == pytest.approx([each["score"] for each in expected], abs=1e-5)
 
 
 def test_maps_of_every_view_and_resolution():
-    checkpoint = load_checkpoint("fashion_mnist")
-    assert (checkpoint.own_resolution, checkpoint.largest_resolution) == (28, 256)
-    seen = Inspection(checkpoint, noise(90, 60), 56)
+    seen = Inspection("fashion_mnist", noise(90, 60), 56)
+    assert (seen.checkpoint.own_resolution, seen.checkpoint.largest_resolution) == (28, 256)
     assert seen.grid == (14, 14) and seen.pixel_values.shape == (1, 3, 56, 56)
     for view, layers, heads in (("class", 2, 4), ("patch", 4, 4), ("rollout", 5, 1)):
         maps = seen.maps(view, (3, 4))
@@ -89,16 +90,16 @@ def test_scores_of_a_multi_label_model_are_independent():
 @pytest.mark.parametrize("resolution", [0, 30, 260, -4])
 def test_resolutions_are_bounded(resolution):
     with pytest.raises(ValueError, match=f"is {resolution}, but for fashion_mnist .* of 4 from 4 to 256"):
-        Inspection(load_checkpoint("fashion_mnist"), noise(30, 30), resolution)
+        Inspection("fashion_mnist", noise(30, 30), resolution)
 
 
 def test_shown_is_what_the_model_sees(tmp_path):
     """The processor crops 32 of 40 pixels: of a frame of a tenth of the image nothing is seen."""
-    checkpoint = load_checkpoint(write_checkpoint(tmp_path, processor={"size": 40, "crop_size": 32}))
+    folder = write_checkpoint(tmp_path, processor={"size": 40, "crop_size": 32})
     image = Image.new("RGB", (400, 300), "white")
     image.paste("black", (30, 30, 370, 270))
     for resolution in (32, 64):
-        seen = Inspection(checkpoint, image, resolution)
+        seen = Inspection(folder, image, resolution)
         assert seen.pixel_values.shape[-1] == resolution and seen.pixel_values.std() < 0.5
         shown = np.asarray(seen.shown)
         assert shown.shape == (384, 640, 3) and shown[:, 128:-128].max() == 0 and shown[:, :20].min() == 255
@@ -207,8 +208,27 @@ def test_nothing_is_computed_twice(monkeypatch):
         show(session, chosen)
 
 
+def test_an_open_page_keeps_no_model(tmp_path):
+    """It keeps its maps, and loads the model again to compute others."""
+    folders = [write_checkpoint(tmp_path / str(index)) for index in range(3)]
+    session, chosen = Session(), controls(name=folders[0])
+    chosen.resolution = show(session, chosen).inspections[0].resolution
+    session.click(chosen, 0, "place", [0.5, 0.5])
+    shown = show(session, chosen)
+    model = weakref.ref(load_checkpoint(folders[0])[1])
+    for other in folders[1:]:
+        load_checkpoint(other)
+    gc.collect()
+    assert model() is None
+    loaded = load_checkpoint.cache_info().misses
+    assert show(session, chosen).panels == shown.panels and load_checkpoint.cache_info().misses == loaded
+    chosen.look("rollout")
+    assert "rollout back to the embeddings" in show(session, chosen).panels[0]
+    assert load_checkpoint.cache_info().misses == loaded + 1
+
+
 def test_every_view_names_what_it_shows():
-    seen = Inspection(load_checkpoint("fashion_mnist"), noise(90, 60), 28)
+    seen = Inspection("fashion_mnist", noise(90, 60), 28)
     texts = {view: panel(seen, view, 99, 99, (2, 3)) for view in ("class", "patch", "rollout")}
     assert "class layer 1, mean of its heads" in texts["class"] and texts["class"].count("data-head=") == 5
     assert "layer 3, mean of its heads" in texts["patch"] and texts["patch"].count("data-layer=") == 4
@@ -224,7 +244,7 @@ def test_every_view_names_what_it_shows():
 def test_names_of_others_are_text(tmp_path):
     card = "---\nlicense: <b>mine</b>\n---\n<script>card()</script>"
     folder = write_checkpoint(tmp_path, card, num_labels=2, id2label={0: "<script>label()</script>", 1: "b"})
-    text = panel(Inspection(load_checkpoint(folder), noise(32, 32), 32), "class", 0, 0, (0, 0))
+    text = panel(Inspection(folder, noise(32, 32), 32), "class", 0, 0, (0, 0))
     assert "<script>" not in text and "<b>mine" not in text
     assert "&lt;script&gt;label()" in text and "&lt;script&gt;card()" in text
 
@@ -233,16 +253,17 @@ def test_checkpoints_of_the_hub_link_their_card(hub, repo_id, tmp_path):
     write_checkpoint(tmp_path, "---\nlicense: mit\n---\n# Card")
     HfApi().create_repo(repo_id)
     HfApi().upload_folder(repo_id=repo_id, folder_path=tmp_path)
-    checkpoint = load_checkpoint(repo_id)
+    seen = Inspection(repo_id, noise(32, 32), 32)
+    checkpoint = seen.checkpoint
     assert (checkpoint.license, checkpoint.card, checkpoint.url) == ("mit", None, f"https://huggingface.co/{repo_id}")
-    text = panel(Inspection(checkpoint, noise(32, 32), 32), "class", 0, 0, (0, 0))
+    text = panel(seen, "class", 0, 0, (0, 0))
     assert f'href="https://huggingface.co/{repo_id}"' in text and "license: mit" in text
 
 
 def test_a_checkpoint_without_a_card(tmp_path):
     folder = write_checkpoint(tmp_path)
     (tmp_path / "README.md").unlink()
-    text = panel(Inspection(load_checkpoint(folder), noise(32, 32), 32), "class", 0, 0, (0, 0))
+    text = panel(Inspection(folder, noise(32, 32), 32), "class", 0, 0, (0, 0))
     assert "license: not stated" in text and "no model card" in text
 
 
@@ -395,7 +416,7 @@ def test_page_shows_an_upload_and_where_its_patches_look(opened, tmp_path):
     image.resize((280, 280)).save(tmp_path / "upload.png")
     opened.set_input_files("#upload input[type=file]", tmp_path / "upload.png")
     opened.locator(".cait-bars li:first-child", has_text="trouser").wait_for()
-    expected = Inspection(load_checkpoint("fashion_mnist"), Image.open(tmp_path / "upload.png"), 28).predictions
+    expected = Inspection("fashion_mnist", Image.open(tmp_path / "upload.png"), 28).predictions
     assert labels(opened) == [each.label for each in expected]
     uploaded = overlay(opened)
     assert uploaded != before

@@ -55,11 +55,10 @@ class Session:
 
     def inspect(self, index: int, name: str, resolution: int) -> Inspection:
         """What panel `index` shows; a resolution of 0 is the checkpoint's own."""
-        checkpoint = load_checkpoint(name)
-        key = (name, resolution or checkpoint.own_resolution)
+        key = (name, resolution or load_checkpoint(name)[0].own_resolution)
         if index not in self._inspections or self._inspections[index][0] != key:
             image = read_image(self.image) if isinstance(self.image, bytes) else self.image
-            self._inspections[index] = (key, Inspection(checkpoint, image, key[1]))
+            self._inspections[index] = (key, Inspection(name, image, key[1]))
         return self._inspections[index][1]
 
     def patch(self, inspection: Inspection) -> tuple[int, int]:
