@@ -56,6 +56,10 @@ def write_checkpoint(folder: Path, card: str = "", processor: dict | None = None
     return str(folder)
 
 
+def caption(text: str) -> str:
+    return text.partition("<figcaption>")[2].partition("<span>")[0]
+
+
 # What a checkpoint says about an image
 
 
@@ -167,7 +171,7 @@ def test_click_shows_where_a_patch_looks():
     session.click(chosen, 0, "place", [0.5, 0.1])
     assert chosen.view == "patch"
     shown = show(session, chosen)
-    assert (shown.layer, shown.num_layers, shown.num_heads) == (3, 4, 4)
+    assert (shown.layer, shown.num_layers, shown.head, shown.num_heads) == (3, 4, MEAN, 4)
     assert "the patch in row 0, column 3 looks at: layer 3" in shown.panels[0]
     session.click(chosen, 0, "layer", 1)
     session.click(chosen, 0, "move", [1, -1])
@@ -195,6 +199,19 @@ def test_two_panels_show_the_same_place_in_their_grids():
     assert "row 0, column 6" in left and "7 × 7 patches" in left
     assert "row 0, column 13" in right and "<b>196 tokens</b>" in right
     assert len(show(session, controls()).panels) == 1
+
+
+def test_controls_and_overlays_of_models_that_differ_agree(two_heads):
+    """A model that lacks the chosen head shows the mean; so does the control, if no other model has that head."""
+    session, chosen = Session(), controls(side_by_side=True, other_name=two_heads, other_resolution=32, head=3)
+    for view, layer in (("class", 1), ("patch", 3)):
+        chosen.view, chosen.layer = view, layer
+        shown = show(session, chosen)
+        assert (shown.head, shown.num_heads, shown.layer) == (3, 4, layer)
+        assert "head 3" in caption(shown.panels[0]) and "mean of its heads" in caption(shown.panels[1])
+        alone = show(session, controls(view=view, head=3, name=two_heads, resolution=32))
+        assert (alone.head, alone.num_heads) == (MEAN, 2) and "mean of its heads" in caption(alone.panels[0])
+        assert show(session, controls(view=view, head=1, name=two_heads, resolution=32)).head == 1
 
 
 def test_nothing_is_computed_twice(monkeypatch):
@@ -350,11 +367,17 @@ def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def served():
+def two_heads(tmp_path_factory):
+    """Folder of a checkpoint with two heads: that of the package has four."""
+    return write_checkpoint(tmp_path_factory.mktemp("two_heads"), num_attention_heads=2)
+
+
+@pytest.fixture(scope="module")
+def served(two_heads):
     """(page, its address), served by this process: it may reach the loopback interface only."""
     pytest.importorskip("gradio", reason="the page needs Gradio")
     inspection.load_checkpoint.cache_clear()
-    with page.page(["fashion_mnist", CHECKPOINT, "no-such-folder"]) as blocks:
+    with page.page(["fashion_mnist", two_heads, "no-such-folder"]) as blocks:
         _, url, _ = blocks.launch(**page.launch_options(), prevent_thread_lock=True)
         yield blocks, url
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
@@ -409,6 +432,11 @@ def wait_for(tab, text: str) -> None:
     tab.locator(".cait-panel figcaption", has_text=text).first.wait_for()
 
 
+def choose_checkpoint(tab, name: str) -> None:
+    tab.get_by_label("Checkpoint", exact=True).first.click()
+    tab.get_by_role("option", name=name).click()
+
+
 def test_page_shows_an_upload_and_where_its_patches_look(opened, tmp_path):
     assert labels(opened)[0] == "ankle boot"
     (label, image), before = examples()[2], overlay(opened)
@@ -451,10 +479,21 @@ def test_page_says_what_is_wrong_and_goes_on(opened, tmp_path):
     opened.locator("button[data-example='1']").click()
     opened.locator(".cait-bars li:first-child", has_text="pullover").wait_for()
     assert opened.locator("[role=alert]").count() == 0
-    opened.get_by_label("Checkpoint", exact=True).first.click()
-    opened.get_by_role("option", name="no-such-folder").click()
+    choose_checkpoint(opened, "no-such-folder")
     opened.locator("[role=alert]", has_text="source is no-such-folder").wait_for()
     assert labels(opened)[0] == "pullover"
+
+
+def test_page_offers_and_chooses_only_heads_that_there_are(opened, two_heads):
+    opened.locator("button[data-head='3']").click()
+    wait_for(opened, "class layer 1, head 3")
+    assert opened.get_by_label("Head").input_value() == "head 3"
+    choose_checkpoint(opened, two_heads)
+    wait_for(opened, "class layer 1, mean of its heads")
+    opened.wait_for_function("document.querySelector('#head input').value === 'mean of all'")
+    opened.get_by_label("Head").click()
+    options = opened.get_by_role("option").all_inner_texts()
+    assert [each.removeprefix("✓").strip() for each in options] == ["mean of all", "head 0", "head 1"]
 
 
 def test_page_takes_a_pasted_image(opened):

@@ -201,7 +201,7 @@ def build(models: Sequence[str]) -> Any:
                 layer: gr.update(maximum=shown.num_layers - 1, value=shown.layer),
                 head: gr.update(
                     choices=[("mean of all", MEAN), *((f"head {each}", each) for each in range(shown.num_heads))],
-                    value=min(chosen.head, shown.num_heads - 1),
+                    value=shown.head,
                     visible=chosen.view != "rollout",
                 ),
                 columns[1]: gr.update(visible=chosen.side_by_side),

@@ -95,12 +95,17 @@ class Session:
 
 @dataclass
 class Shown:
-    """What the page shows for its controls: of each panel its inspection and HTML, and what can be chosen."""
+    """What the page shows for its controls: of each panel its inspection and HTML, and what can be chosen.
+
+    Of two models that differ, what one of them has can be chosen: the other shows its last layer, or the mean of its
+    heads, and says so.
+    """
 
     inspections: list[Inspection]
     panels: list[str]
     layer: int
     num_layers: int
+    head: int
     num_heads: int
 
 
@@ -113,10 +118,11 @@ def show(session: Session, controls: Controls) -> Shown:
     """
     inspections = [session.inspect(index, *chosen) for index, chosen in enumerate(controls.panels)]
     maps = [inspection.maps(controls.view, session.patch(inspection)) for inspection in inspections]
-    num_layers = max(map(len, maps))
+    num_layers, num_heads = max(map(len, maps)), max(each.shape[1] for each in maps)
     layer = min(controls.layer, num_layers - 1)
-    panels = [panel(each, controls.view, layer, controls.head, session.patch(each)) for each in inspections]
-    return Shown(inspections, panels, layer, num_layers, min(each.shape[1] for each in maps))
+    head = controls.head if controls.head < num_heads else MEAN
+    panels = [panel(each, controls.view, layer, head, session.patch(each)) for each in inspections]
+    return Shown(inspections, panels, layer, num_layers, head, num_heads)
 
 
 def take_upload(path: Path) -> bytes:
