@@ -320,7 +320,9 @@ def test_space_states_the_locked_gradio():
 
 def test_push_of_a_space(hub, repo_id, tmp_path, capsys):
     assert run("app", "--space", repo_id, "--push") == 0
-    assert f"Pushed: {hub.url}/{repo_id}/commit/" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"Pushed: {hub.url}/{repo_id}/commit/" in printed
+    assert f"installs cait-hf[app]=={cait_hf.__version__} from the package index" in printed
     assert hub.count("POST /api/spaces/.*/commit/main") == 1
     assert (
         b"launch([" in hub.read(repo_id, "app.py")

@@ -2,8 +2,8 @@
 """The page of `cait-hf app`, in Gradio, which no other file imports.
 
 Nothing leaves the machine: no telemetry, no share link, no font or script from elsewhere. An uploaded file is deleted
-as soon as it is read; its bytes stay in memory while the page is open. All computation goes through one queue of
-limited length, one request at a time.
+as soon as it is read, or within ten minutes; its bytes stay in memory for an hour after the last use of the page. All
+computation goes through one queue of limited length, one request at a time.
 """
 
 import logging
@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 MODELS = (FASHION_MNIST, *(checkpoint.official_name for checkpoint in CHECKPOINTS))
 QUEUE_LENGTH = 16
 SESSIONS = 32  # each with an image in memory
-SESSION_SECONDS = 3600
+SESSION_SECONDS = 3600  # since its last use
+DELETE_UPLOADS = (60, 540)  # seconds between looks, and of age: what is never read is gone within 10 minutes
 TITLE = """<h1>Where CaiT looks</h1>
 <p>Class-attention image transformers show what they base a class on: choose an image, then click on a patch of it.</p>
 """
@@ -119,8 +120,8 @@ def page(models: Sequence[str]) -> Iterator[Any]:
 def refuse_foreign_files(blocks: Any) -> None:
     """Let no request name a file that is not in the folder of uploads, in the place of whichever input.
 
-    Of a URL, Gradio would download all that there is. Its check comes first of all that Gradio does with inputs, and
-    stays in place, while components are made again when they change.
+    Gradio downloads a URL, of any size, before a component sees it. The check is part of the page, as components are
+    replaced in a session that changes them.
     """
     gr = import_gradio()
     utils = gr.processing_utils.client_utils
@@ -145,7 +146,7 @@ def build(models: Sequence[str]) -> Any:
     samples = examples()
     script = text_of("panel.js")
     columns, names, resolutions, panels = [], [], [], []
-    with gr.Blocks(title="cait-hf", fill_width=True, analytics_enabled=False, delete_cache=(60, 600)) as blocks:
+    with gr.Blocks(title="cait-hf", fill_width=True, analytics_enabled=False, delete_cache=DELETE_UPLOADS) as blocks:
         session = gr.State(time_to_live=SESSION_SECONDS)
         gr.HTML(TITLE, apply_default_css=False, elem_id="title")
         error = gr.HTML(visible=False, apply_default_css=False)
