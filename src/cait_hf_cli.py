@@ -349,6 +349,8 @@ def app(args: argparse.Namespace) -> None:
             print(f"Wrote {folder}.")
         if args.push:
             print(f"Pushed: {push_space(folder, args.space, args.private)}")
+            requirement = (folder / "requirements.txt").read_text(encoding="utf-8").strip()
+            print(f"The Space installs {requirement} from the package index: it starts once that is released.")
 
 
 def convert(args: argparse.Namespace) -> None:

@@ -1,12 +1,14 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """The page of `cait-hf app`: what it computes, what it refuses, and how it behaves in a browser."""
 
+import gc
 import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,10 @@ def write_checkpoint(folder: Path, card: str = "", processor: dict | None = None
     return str(folder)
 
 
+def caption(text: str) -> str:
+    return text.partition("<figcaption>")[2].partition("<span>")[0]
+
+
 # What a checkpoint says about an image
 
 
@@ -63,15 +69,14 @@ def test_predictions_are_those_of_the_pipeline(image):
         "image-classification", CHECKPOINT, image_processor=CaitImageProcessorPil.from_pretrained(CHECKPOINT)
     )
     expected = classify(image, top_k=5)
-    found = Inspection(load_checkpoint("fashion_mnist"), image, 28).predictions
+    found = Inspection("fashion_mnist", image, 28).predictions
     assert [each.label for each in found] == [each["label"] for each in expected]
     assert [each.score for each in found] == pytest.approx([each["score"] for each in expected], abs=1e-5)
 
 
 def test_maps_of_every_view_and_resolution():
-    checkpoint = load_checkpoint("fashion_mnist")
-    assert (checkpoint.own_resolution, checkpoint.largest_resolution) == (28, 256)
-    seen = Inspection(checkpoint, noise(90, 60), 56)
+    seen = Inspection("fashion_mnist", noise(90, 60), 56)
+    assert (seen.checkpoint.own_resolution, seen.checkpoint.largest_resolution) == (28, 256)
     assert seen.grid == (14, 14) and seen.pixel_values.shape == (1, 3, 56, 56)
     for view, layers, heads in (("class", 2, 4), ("patch", 4, 4), ("rollout", 5, 1)):
         maps = seen.maps(view, (3, 4))
@@ -89,16 +94,16 @@ def test_scores_of_a_multi_label_model_are_independent():
 @pytest.mark.parametrize("resolution", [0, 30, 260, -4])
 def test_resolutions_are_bounded(resolution):
     with pytest.raises(ValueError, match=f"is {resolution}, but for fashion_mnist .* of 4 from 4 to 256"):
-        Inspection(load_checkpoint("fashion_mnist"), noise(30, 30), resolution)
+        Inspection("fashion_mnist", noise(30, 30), resolution)
 
 
 def test_shown_is_what_the_model_sees(tmp_path):
     """The processor crops 32 of 40 pixels: of a frame of a tenth of the image nothing is seen."""
-    checkpoint = load_checkpoint(write_checkpoint(tmp_path, processor={"size": 40, "crop_size": 32}))
+    folder = write_checkpoint(tmp_path, processor={"size": 40, "crop_size": 32})
     image = Image.new("RGB", (400, 300), "white")
     image.paste("black", (30, 30, 370, 270))
     for resolution in (32, 64):
-        seen = Inspection(checkpoint, image, resolution)
+        seen = Inspection(folder, image, resolution)
         assert seen.pixel_values.shape[-1] == resolution and seen.pixel_values.std() < 0.5
         shown = np.asarray(seen.shown)
         assert shown.shape == (384, 640, 3) and shown[:, 128:-128].max() == 0 and shown[:, :20].min() == 255
@@ -124,11 +129,12 @@ def test_checkpoints_that_the_page_cannot_show(config, processor, message, tmp_p
         (b"GIF89a nothing", "not an image that can be read"),
         (encoded(noise(30, 30))[:900], "not an image that can be read"),
         (b"", "not an image"),
+        (encoded(noise(30, 30), "EPS"), "must be JPEG, PNG, WEBP, GIF, BMP or TIFF"),
+        (encoded(noise(30, 30), "ICO"), "must be JPEG, PNG, WEBP, GIF, BMP or TIFF"),
         (encoded(Image.new("1", (8000, 8000))), "8000 x 8000 pixels, but at most 50 million"),
         (encoded(Image.new("L", (1000, 10))), "1000 x 10 pixels, .* 50 times"),
-        (bytes(2**24 + 1), "16.0 MB, but at most 16 MB"),
     ],
-    ids=["no image", "truncated", "empty", "too many pixels", "too long", "too many bytes"],
+    ids=["no image", "truncated", "empty", "EPS", "ICO", "too many pixels", "too long"],
 )
 def test_images_are_bounded(content, message, tmp_path):
     """Checked before any pixel is decoded, and the file is deleted in any case."""
@@ -139,8 +145,17 @@ def test_images_are_bounded(content, message, tmp_path):
     assert not file.exists()
 
 
+def test_a_large_file_is_not_read(tmp_path, monkeypatch):
+    (tmp_path / "upload").write_bytes(bytes(inspection.LARGEST_UPLOAD + 1))
+    monkeypatch.setattr(Path, "read_bytes", None)
+    with pytest.raises(ValueError, match="16.0 MB, but at most 16 MB"):
+        take_upload(tmp_path / "upload")
+    assert not (tmp_path / "upload").exists()
+
+
 @pytest.mark.parametrize(
-    "mode, format", [("RGBA", "PNG"), ("I;16", "PNG"), ("P", "GIF"), ("CMYK", "JPEG"), ("1", "TIFF")]
+    "mode, format",
+    [("RGBA", "PNG"), ("I;16", "PNG"), ("P", "GIF"), ("CMYK", "JPEG"), ("1", "TIFF"), ("L", "BMP"), ("RGBA", "WEBP")],
 )
 def test_images_of_any_mode(mode, format, tmp_path):
     (tmp_path / "image").write_bytes(encoded(Image.new(mode, (40, 30)), format))
@@ -156,7 +171,7 @@ def test_click_shows_where_a_patch_looks():
     session.click(chosen, 0, "place", [0.5, 0.1])
     assert chosen.view == "patch"
     shown = show(session, chosen)
-    assert (shown.layer, shown.num_layers, shown.num_heads) == (3, 4, 4)
+    assert (shown.layer, shown.num_layers, shown.head, shown.num_heads) == (3, 4, MEAN, 4)
     assert "the patch in row 0, column 3 looks at: layer 3" in shown.panels[0]
     session.click(chosen, 0, "layer", 1)
     session.click(chosen, 0, "move", [1, -1])
@@ -186,6 +201,19 @@ def test_two_panels_show_the_same_place_in_their_grids():
     assert len(show(session, controls()).panels) == 1
 
 
+def test_controls_and_overlays_of_models_that_differ_agree(two_heads):
+    """A model that lacks the chosen head shows the mean; so does the control, if no other model has that head."""
+    session, chosen = Session(), controls(side_by_side=True, other_name=two_heads, other_resolution=32, head=3)
+    for view, layer in (("class", 1), ("patch", 3)):
+        chosen.view, chosen.layer = view, layer
+        shown = show(session, chosen)
+        assert (shown.head, shown.num_heads, shown.layer) == (3, 4, layer)
+        assert "head 3" in caption(shown.panels[0]) and "mean of its heads" in caption(shown.panels[1])
+        alone = show(session, controls(view=view, head=3, name=two_heads, resolution=32))
+        assert (alone.head, alone.num_heads) == (MEAN, 2) and "mean of its heads" in caption(alone.panels[0])
+        assert show(session, controls(view=view, head=1, name=two_heads, resolution=32)).head == 1
+
+
 def test_nothing_is_computed_twice(monkeypatch):
     session, chosen = Session(), controls(side_by_side=True)
     first = show(session, chosen)
@@ -197,8 +225,27 @@ def test_nothing_is_computed_twice(monkeypatch):
         show(session, chosen)
 
 
+def test_an_open_page_keeps_no_model(tmp_path):
+    """It keeps its maps, and loads the model again to compute others."""
+    folders = [write_checkpoint(tmp_path / str(index)) for index in range(3)]
+    session, chosen = Session(), controls(name=folders[0])
+    chosen.resolution = show(session, chosen).inspections[0].resolution
+    session.click(chosen, 0, "place", [0.5, 0.5])
+    shown = show(session, chosen)
+    model = weakref.ref(load_checkpoint(folders[0])[1])
+    for other in folders[1:]:
+        load_checkpoint(other)
+    gc.collect()
+    assert model() is None
+    loaded = load_checkpoint.cache_info().misses
+    assert show(session, chosen).panels == shown.panels and load_checkpoint.cache_info().misses == loaded
+    chosen.look("rollout")
+    assert "rollout back to the embeddings" in show(session, chosen).panels[0]
+    assert load_checkpoint.cache_info().misses == loaded + 1
+
+
 def test_every_view_names_what_it_shows():
-    seen = Inspection(load_checkpoint("fashion_mnist"), noise(90, 60), 28)
+    seen = Inspection("fashion_mnist", noise(90, 60), 28)
     texts = {view: panel(seen, view, 99, 99, (2, 3)) for view in ("class", "patch", "rollout")}
     assert "class layer 1, mean of its heads" in texts["class"] and texts["class"].count("data-head=") == 5
     assert "layer 3, mean of its heads" in texts["patch"] and texts["patch"].count("data-layer=") == 4
@@ -214,7 +261,7 @@ def test_every_view_names_what_it_shows():
 def test_names_of_others_are_text(tmp_path):
     card = "---\nlicense: <b>mine</b>\n---\n<script>card()</script>"
     folder = write_checkpoint(tmp_path, card, num_labels=2, id2label={0: "<script>label()</script>", 1: "b"})
-    text = panel(Inspection(load_checkpoint(folder), noise(32, 32), 32), "class", 0, 0, (0, 0))
+    text = panel(Inspection(folder, noise(32, 32), 32), "class", 0, 0, (0, 0))
     assert "<script>" not in text and "<b>mine" not in text
     assert "&lt;script&gt;label()" in text and "&lt;script&gt;card()" in text
 
@@ -223,16 +270,17 @@ def test_checkpoints_of_the_hub_link_their_card(hub, repo_id, tmp_path):
     write_checkpoint(tmp_path, "---\nlicense: mit\n---\n# Card")
     HfApi().create_repo(repo_id)
     HfApi().upload_folder(repo_id=repo_id, folder_path=tmp_path)
-    checkpoint = load_checkpoint(repo_id)
+    seen = Inspection(repo_id, noise(32, 32), 32)
+    checkpoint = seen.checkpoint
     assert (checkpoint.license, checkpoint.card, checkpoint.url) == ("mit", None, f"https://huggingface.co/{repo_id}")
-    text = panel(Inspection(checkpoint, noise(32, 32), 32), "class", 0, 0, (0, 0))
+    text = panel(seen, "class", 0, 0, (0, 0))
     assert f'href="https://huggingface.co/{repo_id}"' in text and "license: mit" in text
 
 
 def test_a_checkpoint_without_a_card(tmp_path):
     folder = write_checkpoint(tmp_path)
     (tmp_path / "README.md").unlink()
-    text = panel(Inspection(load_checkpoint(folder), noise(32, 32), 32), "class", 0, 0, (0, 0))
+    text = panel(Inspection(folder, noise(32, 32), 32), "class", 0, 0, (0, 0))
     assert "license: not stated" in text and "no model card" in text
 
 
@@ -272,7 +320,9 @@ def test_space_states_the_locked_gradio():
 
 def test_push_of_a_space(hub, repo_id, tmp_path, capsys):
     assert run("app", "--space", repo_id, "--push") == 0
-    assert f"Pushed: {hub.url}/{repo_id}/commit/" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"Pushed: {hub.url}/{repo_id}/commit/" in printed
+    assert f"installs cait-hf[app]=={cait_hf.__version__} from the package index" in printed
     assert hub.count("POST /api/spaces/.*/commit/main") == 1
     assert (
         b"launch([" in hub.read(repo_id, "app.py")
@@ -319,11 +369,17 @@ def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def served():
+def two_heads(tmp_path_factory):
+    """Folder of a checkpoint with two heads: that of the package has four."""
+    return write_checkpoint(tmp_path_factory.mktemp("two_heads"), num_attention_heads=2)
+
+
+@pytest.fixture(scope="module")
+def served(two_heads):
     """(page, its address), served by this process: it may reach the loopback interface only."""
     pytest.importorskip("gradio", reason="the page needs Gradio")
     inspection.load_checkpoint.cache_clear()
-    with page.page(["fashion_mnist", CHECKPOINT, "no-such-folder"]) as blocks:
+    with page.page(["fashion_mnist", two_heads, "no-such-folder"]) as blocks:
         _, url, _ = blocks.launch(**page.launch_options(), prevent_thread_lock=True)
         yield blocks, url
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
@@ -378,6 +434,11 @@ def wait_for(tab, text: str) -> None:
     tab.locator(".cait-panel figcaption", has_text=text).first.wait_for()
 
 
+def choose_checkpoint(tab, name: str) -> None:
+    tab.get_by_label("Checkpoint", exact=True).first.click()
+    tab.get_by_role("option", name=name).click()
+
+
 def test_page_shows_an_upload_and_where_its_patches_look(opened, tmp_path):
     assert labels(opened)[0] == "ankle boot"
     (label, image), before = examples()[2], overlay(opened)
@@ -385,7 +446,7 @@ def test_page_shows_an_upload_and_where_its_patches_look(opened, tmp_path):
     image.resize((280, 280)).save(tmp_path / "upload.png")
     opened.set_input_files("#upload input[type=file]", tmp_path / "upload.png")
     opened.locator(".cait-bars li:first-child", has_text="trouser").wait_for()
-    expected = Inspection(load_checkpoint("fashion_mnist"), Image.open(tmp_path / "upload.png"), 28).predictions
+    expected = Inspection("fashion_mnist", Image.open(tmp_path / "upload.png"), 28).predictions
     assert labels(opened) == [each.label for each in expected]
     uploaded = overlay(opened)
     assert uploaded != before
@@ -420,10 +481,21 @@ def test_page_says_what_is_wrong_and_goes_on(opened, tmp_path):
     opened.locator("button[data-example='1']").click()
     opened.locator(".cait-bars li:first-child", has_text="pullover").wait_for()
     assert opened.locator("[role=alert]").count() == 0
-    opened.get_by_label("Checkpoint", exact=True).first.click()
-    opened.get_by_role("option", name="no-such-folder").click()
+    choose_checkpoint(opened, "no-such-folder")
     opened.locator("[role=alert]", has_text="source is no-such-folder").wait_for()
     assert labels(opened)[0] == "pullover"
+
+
+def test_page_offers_and_chooses_only_heads_that_there_are(opened, two_heads):
+    opened.locator("button[data-head='3']").click()
+    wait_for(opened, "class layer 1, head 3")
+    assert opened.get_by_label("Head").input_value() == "head 3"
+    choose_checkpoint(opened, two_heads)
+    wait_for(opened, "class layer 1, mean of its heads")
+    opened.wait_for_function("document.querySelector('#head input').value === 'mean of all'")
+    opened.get_by_label("Head").click()
+    options = opened.get_by_role("option").all_inner_texts()
+    assert [each.removeprefix("✓").strip() for each in options] == ["mean of all", "head 0", "head 1"]
 
 
 def test_page_takes_a_pasted_image(opened):
@@ -477,19 +549,37 @@ def test_command_serves_until_it_is_ended(tmp_path):
     assert list(tmp_path.glob("cait-hf-app-*")) == []
 
 
-@pytest.mark.parametrize("what", ["a file of this machine", "a model that is not offered"])
-def test_server_refuses_what_no_browser_sends(what, served, tmp_path):
+@pytest.mark.parametrize(
+    "what, place",
+    [("a file of this machine", 0), ("a URL", 0), ("a URL", 3), ("a folder", 0), ("a model that is not offered", 6)],
+)
+def test_server_refuses_what_no_browser_sends(what, place, served, tmp_path, monkeypatch):
+    """Files other than uploads also in the place of a number. No URL is asked for, nothing is read or deleted."""
     httpx = pytest.importorskip("httpx", reason="of Gradio")
     blocks, address = served
-    file, model = tmp_path / "mine.png", write_checkpoint(tmp_path / "model")
+    fetched = []
+    monkeypatch.setattr(
+        "gradio.processing_utils.async_ssrf_protected_download", lambda *call, **_: fetched.append(call)
+    )
+    file = tmp_path / "mine.png"
     file.write_bytes(encoded(noise(30, 30)))
-    asked = {"path": str(file), "meta": {"_type": "gradio.FileData"}} if what.startswith("a file") else None
-    name = "fashion_mnist" if asked else model
+    paths = {
+        "a file of this machine": file,
+        "a URL": "https://host/image.png",
+        "a folder": os.environ["GRADIO_TEMP_DIR"],
+    }
+    data = [None, None, "class", 1, MEAN, False, "fashion_mnist", 28, "fashion_mnist", 28]
+    if what in paths:
+        data[place] = {"path": str(paths[what]), "meta": {"_type": "gradio.FileData"}}
+    else:
+        data[place] = write_checkpoint(tmp_path / "model")
     upload = next(block for block in blocks.blocks.values() if block.elem_id == "upload")
     (index,) = (index for index, fn in blocks.fns.items() if (upload._id, "input") in fn.targets)
-    data = [asked, None, "class", 1, MEAN, False, name, 28, "fashion_mnist", 28]
-    request = {"data": data, "fn_index": index, "session_hash": what}
+    session = f"{what} at {place}"
+    request = {"data": data, "fn_index": index, "session_hash": session}
     assert httpx.post(f"{address}gradio_api/queue/join", json=request).status_code == 200
-    answer = httpx.get(f"{address}gradio_api/queue/data", params={"session_hash": what}, timeout=20).text
+    answer = httpx.get(f"{address}gradio_api/queue/data", params={"session_hash": session}, timeout=20).text
     assert '"success":false' in answer and "cait-panel" not in answer
-    assert file.exists()  # neither read nor deleted
+    assert fetched == [] and file.exists()
+    kept = set().union(*blocks.temp_file_sets)
+    assert not any(Path(each).is_dir() for each in kept)  # at which Gradio's deleting of old uploads would end

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from huggingface_hub import ModelCard
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..checkpoints import resolve_model
-from ..configuration_cait import as_pair
+from ..configuration_cait import CaitConfig, as_pair
 from ..image_input import to_rgb
 from ..image_processing_pil_cait import CaitImageProcessorPil
 from ..loading import HUB_ERRORS, load_model
@@ -21,6 +21,7 @@ from ..modeling_cait import CaitForImageClassification
 from ..visualization import attention_fractions, attention_rollout, class_attention_maps, patch_attention_maps
 
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no other decoder runs: that of EPS starts Ghostscript
 LARGEST_UPLOAD = 16 * 2**20  # bytes of a file
 LARGEST_IMAGE = 50 * 10**6  # pixels: a file of a few kB can decode to gigabytes
 LARGEST_EDGE_RATIO = 50  # of the longer to the shorter edge
@@ -34,19 +35,18 @@ def read_image(content: bytes) -> Image.Image:
     """The RGB image in the bytes of a file.
 
     Raises:
-        ValueError: if they are too many, no image that Pillow can read, or one of too many pixels or too long.
+        ValueError: if it is no image in one of `FORMATS`, or one of too many pixels or too long.
     """
-    if len(content) > LARGEST_UPLOAD:
-        raise ValueError(
-            f"The file has {len(content) / 2**20:.1f} MB, but at most {LARGEST_UPLOAD // 2**20} MB are read."
-        )
     try:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
         width, height = image.size
         allowed = width * height <= LARGEST_IMAGE and max(width, height) <= LARGEST_EDGE_RATIO * min(width, height)
         if allowed:
             image.load()
             return to_rgb(image, name="The image")
+    except UnidentifiedImageError as error:
+        formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise ValueError(f"The file is not an image that can be read: it must be {formats}, and intact.") from error
     except Exception as error:  # decoders of damaged files raise nearly anything
         raise ValueError(f"The file is not an image that can be read: {error}") from error
     raise ValueError(
@@ -57,7 +57,7 @@ def read_image(content: bytes) -> Image.Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A model with the preparation of its images, and what its card says.
+    """What the page knows of a model, without its weights: pages that were opened long ago keep this.
 
     Attributes:
         name: as it was asked for, such as `"XXS24_224"`.
@@ -68,19 +68,20 @@ class Checkpoint:
 
     name: str
     source: str
-    model: CaitForImageClassification
+    config: CaitConfig
+    num_parameters: int
     image_processor: CaitImageProcessorPil
     license: str | None
     card: str | None
 
     @property
     def patch_size(self) -> int:
-        return as_pair(self.model.config.patch_size)[0]
+        return as_pair(self.config.patch_size)[0]
 
     @property
     def own_resolution(self) -> int:
         """Pixels along the edge of the images that the model was trained on."""
-        return as_pair(self.model.config.image_size)[0]
+        return as_pair(self.config.image_size)[0]
 
     @property
     def largest_resolution(self) -> int:
@@ -94,8 +95,10 @@ class Checkpoint:
 
 
 @functools.lru_cache(maxsize=2)  # two side by side
-def load_checkpoint(name: str) -> Checkpoint:
+def load_checkpoint(name: str) -> tuple[Checkpoint, CaitForImageClassification]:
     """Load a checkpoint by the name that every command takes, to the GPU if there is one, in float32.
+
+    The model belongs to the cache: who needs it later asks again, and keeps its name only.
 
     Raises:
         ValueError: if it is no classifier of square RGB images, or its weights are damaged.
@@ -112,14 +115,16 @@ def load_checkpoint(name: str) -> Checkpoint:
     if not image_processor.size.get("shortest_edge"):
         raise ValueError(f"The image processor of {name} squeezes images, but the page shows their center squares.")
     license, card = read_card(source)
-    return Checkpoint(
+    checkpoint = Checkpoint(
         name=name,
         source=source,
-        model=model,
+        config=model.config,
+        num_parameters=model.num_parameters(),
         image_processor=image_processor,
         license=license,
         card=card if Path(source).exists() else None,
     )
+    return checkpoint, model
 
 
 def read_card(source: str) -> tuple[str | None, str | None]:
@@ -141,6 +146,7 @@ class Inspection:
     """An image as a checkpoint sees it at one resolution. Maps are computed when they are asked for, and kept.
 
     Args:
+        name (`str`): of the checkpoint.
         resolution (`int`): pixels of the square that the model is given, a multiple of its patch size. At its own
             the image is prepared as its image processor says, else at that ratio to it.
 
@@ -154,11 +160,12 @@ class Inspection:
         ValueError: if the resolution is not allowed.
     """
 
-    def __init__(self, checkpoint: Checkpoint, image: Image.Image, resolution: int) -> None:
+    def __init__(self, name: str, image: Image.Image, resolution: int) -> None:
+        checkpoint, model = load_checkpoint(name)
         patch, largest = checkpoint.patch_size, checkpoint.largest_resolution
         if resolution % patch or not patch <= resolution <= largest:
             raise ValueError(
-                f"The resolution is {resolution}, but for {checkpoint.name} it must be a multiple of {patch} from "
+                f"The resolution is {resolution}, but for {name} it must be a multiple of {patch} from "
                 f"{patch} to {largest}."
             )
         self.checkpoint = checkpoint
@@ -166,12 +173,12 @@ class Inspection:
         self.grid = (resolution // patch, resolution // patch)
         self.pixel_values, self.shown = prepare(checkpoint, image, resolution)
         outputs: list[Any] = []
-        hook = checkpoint.model.register_forward_hook(lambda *call: outputs.append(call[-1]))
+        hook = model.register_forward_hook(lambda *call: outputs.append(call[-1]))
         try:
-            class_maps = class_attention_maps(checkpoint.model, self.pixel_values, True)[0]
+            class_maps = class_attention_maps(model, self.pixel_values, True)[0]
         finally:
             hook.remove()
-        self.predictions = best_predictions(checkpoint.model, outputs[0].logits[0])
+        self.predictions = best_predictions(model, outputs[0].logits[0])
         self._maps: dict[str, tuple[Any, np.ndarray]] = {"class": (None, class_maps)}
 
     def maps(self, view: str, patch: tuple[int, int] | None = None) -> np.ndarray:
@@ -184,7 +191,7 @@ class Inspection:
         if view != "patch":
             patch = None
         if view not in self._maps or self._maps[view][0] != patch:
-            model = self.checkpoint.model
+            _, model = load_checkpoint(self.checkpoint.name)
             if view == "patch":
                 assert patch is not None
                 found = attention_fractions(patch_attention_maps(model, self.pixel_values, patch, True)[0])

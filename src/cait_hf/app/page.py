@@ -2,8 +2,8 @@
 """The page of `cait-hf app`, in Gradio, which no other file imports.
 
 Nothing leaves the machine: no telemetry, no share link, no font or script from elsewhere. An uploaded file is deleted
-as soon as it is read; its bytes stay in memory while the page is open. All computation goes through one queue of
-limited length, one request at a time.
+as soon as it is read, or within ten minutes; its bytes stay in memory for an hour after the last use of the page. All
+computation goes through one queue of limited length, one request at a time.
 """
 
 import logging
@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 MODELS = (FASHION_MNIST, *(checkpoint.official_name for checkpoint in CHECKPOINTS))
 QUEUE_LENGTH = 16
 SESSIONS = 32  # each with an image in memory
-SESSION_SECONDS = 3600
+SESSION_SECONDS = 3600  # since its last use
+DELETE_UPLOADS = (60, 540)  # seconds between looks, and of age: what is never read is gone within 10 minutes
 TITLE = """<h1>Where CaiT looks</h1>
 <p>Class-attention image transformers show what they base a class on: choose an image, then click on a patch of it.</p>
 """
@@ -116,6 +117,28 @@ def page(models: Sequence[str]) -> Iterator[Any]:
                 os.environ["GRADIO_TEMP_DIR"] = before
 
 
+def refuse_foreign_files(blocks: Any) -> None:
+    """Let no request name a file that is not in the folder of uploads, in the place of whichever input.
+
+    Gradio downloads a URL, of any size, before a component sees it. The check is part of the page, as components are
+    replaced in a session that changes them.
+    """
+    gr = import_gradio()
+    utils = gr.processing_utils.client_utils
+    folder, validate = Path(blocks.GRADIO_CACHE).resolve(), blocks.validate_inputs
+
+    def check_file(file: dict[str, Any]) -> None:
+        path = Path(file["path"]).resolve()
+        if not (path.is_relative_to(folder) and path.is_file()):
+            raise gr.Error("The file was not uploaded.", print_exception=False)
+
+    def validate_inputs(block_fn: Any, inputs: list[Any]) -> None:
+        utils.traverse(inputs, check_file, utils.is_file_obj_with_meta)
+        validate(block_fn, inputs)
+
+    blocks.validate_inputs = validate_inputs
+
+
 def build(models: Sequence[str]) -> Any:
     """The page as `gradio.Blocks`: its components, and what each event changes before everything is shown again."""
     gr = import_gradio()
@@ -123,7 +146,7 @@ def build(models: Sequence[str]) -> Any:
     samples = examples()
     script = text_of("panel.js")
     columns, names, resolutions, panels = [], [], [], []
-    with gr.Blocks(title="cait-hf", fill_width=True, analytics_enabled=False, delete_cache=(60, 600)) as blocks:
+    with gr.Blocks(title="cait-hf", fill_width=True, analytics_enabled=False, delete_cache=DELETE_UPLOADS) as blocks:
         session = gr.State(time_to_live=SESSION_SECONDS)
         gr.HTML(TITLE, apply_default_css=False, elem_id="title")
         error = gr.HTML(visible=False, apply_default_css=False)
@@ -179,7 +202,7 @@ def build(models: Sequence[str]) -> Any:
                 layer: gr.update(maximum=shown.num_layers - 1, value=shown.layer),
                 head: gr.update(
                     choices=[("mean of all", MEAN), *((f"head {each}", each) for each in range(shown.num_heads))],
-                    value=min(chosen.head, shown.num_heads - 1),
+                    value=shown.head,
                     visible=chosen.view != "rollout",
                 ),
                 columns[1]: gr.update(visible=chosen.side_by_side),
@@ -239,4 +262,5 @@ def build(models: Sequence[str]) -> Any:
             return answer(session_now, values, lambda known, chosen: known.take(take_upload(Path(path))))
 
         upload.input(uploaded, [upload, session, *controls], outputs, concurrency_id="model", api_visibility="private")
+        refuse_foreign_files(blocks)
     return blocks.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=1, api_open=False)

@@ -109,9 +109,9 @@ def bars(predictions: list[Prediction]) -> str:
 
 def about(checkpoint: Checkpoint) -> str:
     """Name, size, license and card of the model."""
-    config = checkpoint.model.config
+    config = checkpoint.config
     facts = (
-        f"{checkpoint.model.num_parameters():,} parameters · {config.num_hidden_layers} + "
+        f"{checkpoint.num_parameters:,} parameters · {config.num_hidden_layers} + "
         f"{config.num_class_attention_layers} layers of {config.num_attention_heads} heads · license: "
         f"{escape(checkpoint.license or 'not stated')}"
     )

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from ..visualization import patch_at
-from .inspection import Inspection, examples, load_checkpoint, read_image
+from .inspection import LARGEST_UPLOAD, Inspection, examples, load_checkpoint, read_image
 from .panel import MEAN, panel
 
 
@@ -55,11 +55,10 @@ class Session:
 
     def inspect(self, index: int, name: str, resolution: int) -> Inspection:
         """What panel `index` shows; a resolution of 0 is the checkpoint's own."""
-        checkpoint = load_checkpoint(name)
-        key = (name, resolution or checkpoint.own_resolution)
+        key = (name, resolution or load_checkpoint(name)[0].own_resolution)
         if index not in self._inspections or self._inspections[index][0] != key:
             image = read_image(self.image) if isinstance(self.image, bytes) else self.image
-            self._inspections[index] = (key, Inspection(checkpoint, image, key[1]))
+            self._inspections[index] = (key, Inspection(name, image, key[1]))
         return self._inspections[index][1]
 
     def patch(self, inspection: Inspection) -> tuple[int, int]:
@@ -96,12 +95,17 @@ class Session:
 
 @dataclass
 class Shown:
-    """What the page shows for its controls: of each panel its inspection and HTML, and what can be chosen."""
+    """What the page shows for its controls: of each panel its inspection and HTML, and what can be chosen.
+
+    Of two models that differ, what one of them has can be chosen: the other shows its last layer, or the mean of its
+    heads, and says so.
+    """
 
     inspections: list[Inspection]
     panels: list[str]
     layer: int
     num_layers: int
+    head: int
     num_heads: int
 
 
@@ -114,10 +118,11 @@ def show(session: Session, controls: Controls) -> Shown:
     """
     inspections = [session.inspect(index, *chosen) for index, chosen in enumerate(controls.panels)]
     maps = [inspection.maps(controls.view, session.patch(inspection)) for inspection in inspections]
-    num_layers = max(map(len, maps))
+    num_layers, num_heads = max(map(len, maps)), max(each.shape[1] for each in maps)
     layer = min(controls.layer, num_layers - 1)
-    panels = [panel(each, controls.view, layer, controls.head, session.patch(each)) for each in inspections]
-    return Shown(inspections, panels, layer, num_layers, min(each.shape[1] for each in maps))
+    head = controls.head if controls.head < num_heads else MEAN
+    panels = [panel(each, controls.view, layer, head, session.patch(each)) for each in inspections]
+    return Shown(inspections, panels, layer, num_layers, head, num_heads)
 
 
 def take_upload(path: Path) -> bytes:
@@ -127,6 +132,9 @@ def take_upload(path: Path) -> bytes:
         ValueError: if it is no image, or too large.
     """
     try:
+        size = path.stat().st_size
+        if size > LARGEST_UPLOAD:
+            raise ValueError(f"The file has {size / 2**20:.1f} MB, but at most {LARGEST_UPLOAD // 2**20} MB are read.")
         content = path.read_bytes()
     finally:
         path.unlink(missing_ok=True)
