@@ -20,6 +20,7 @@ import nbformat
 from cait_hf.files import write_text
 
 
+CELL_TIMEOUT = 15 * 60  # seconds
 PROGRESS = re.compile(r"\s*<div>\s*<progress.*?</div>\s*", re.DOTALL)
 
 
@@ -43,6 +44,7 @@ def run(notebook: nbformat.NotebookNode, folder: str | Path, **parameters: Any) 
 
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
+        nbclient.exceptions.CellTimeoutError: if it runs for longer than `CELL_TIMEOUT`.
     """
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     written = cell.source
@@ -50,7 +52,7 @@ def run(notebook: nbformat.NotebookNode, folder: str | Path, **parameters: Any) 
     client = nbclient.NotebookClient(
         notebook,
         kernel_name="python3",
-        timeout=None,
+        timeout=CELL_TIMEOUT,
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )

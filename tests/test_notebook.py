@@ -15,6 +15,7 @@ for package in ("nbclient", "nbformat", "ipykernel", "matplotlib", "peft", "torc
     pytest.importorskip(package, reason=f"the notebook needs {package}")
 
 import nbformat  # noqa: E402
+from nbclient.exceptions import CellTimeoutError  # noqa: E402
 
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "notebooks" / "fine_tuning.ipynb"
@@ -65,6 +66,14 @@ def test_every_cell_runs(environment, stored, hub, repo_id, tmp_path):
     assert isinstance(pushed, CaitForImageClassification) and pushed.config.id2label[7] == "7"
     adapted = AutoModelForImageClassification.from_pretrained(tmp_path / "outputs" / "cait-digits-lora-merged")
     assert adapted.num_parameters() == pushed.num_parameters()
+
+
+def test_cell_that_does_not_end(environment, tmp_path, monkeypatch):
+    assert 0 < run_notebook.CELL_TIMEOUT <= 15 * 60
+    monkeypatch.setattr(run_notebook, "CELL_TIMEOUT", 1)
+    endless = nbformat.v4.new_code_cell("while True:\n    pass", metadata={"tags": ["parameters"]})
+    with pytest.raises(CellTimeoutError):
+        run_notebook.run(nbformat.v4.new_notebook(cells=[endless]), tmp_path)
 
 
 def test_stored_outputs_are_those_of_the_code(stored):
