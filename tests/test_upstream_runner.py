@@ -231,6 +231,17 @@ def test_exit_status(happened, status, said, monkeypatch, capsys):
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("second", "status"), [(run.Outcome(["T.test_a"]), 0), (None, 1)])
+def test_reference_that_fails_is_run_once_more(second, status, monkeypatch):
+    failed = run.Outcome([], {"T.test_a": "not close"}, returncode=1)
+    outcomes = [failed, second or failed]
+    monkeypatch.setattr(run, "fetch", lambda version: None)
+    monkeypatch.setattr(run, "unpack", lambda *_: None)
+    monkeypatch.setattr(run, "run", lambda *_: outcomes.pop(0))
+    assert run.main(["--models", "vit", "--", "-k", "a"]) == status
+    assert outcomes == []
+
+
 def test_tables_of_readme(tmp_path, monkeypatch, expected):
     monkeypatch.setattr(run, "README", tmp_path / "README.md")
     blocks = {

