@@ -220,6 +220,7 @@ def test_wrong_ranges(content, named, tmp_path):
 
 @pytest.mark.parametrize("name", names_in(SEARCHES))
 def test_files_of_ranges_in_the_package(name):
+    pytest.importorskip("optuna", reason="--search needs optuna")
     space = SearchSpace.read(name)
     assert "# Source: " in (SEARCHES / f"{name}.yaml").read_text()
     for end in (0, -1):  # both ends of each range
