@@ -50,6 +50,7 @@ from ..files import write_json
 from ..image_processing_pil_cait import CaitImageProcessorPil
 from ..labels import IMAGENET_1K_CLASSES
 from ..loading import load_model, load_weights, require_none_missing
+from ..prediction.run import hash_of_weights
 from ..sources import check_architecture
 from ..topk_accuracy import topk_of_ranks
 
@@ -261,20 +262,13 @@ def settings_of(
         data = [images.names, images.labels]
     image_processor: Any = prepare.image_processor
     preparation = [type(image_processor).__name__, image_processor.to_dict(), prepare.options]
-    config = model.config.to_dict()
-    for name in ("_name_or_path", "transformers_version", "dtype"):  # where and with what it was loaded
-        config.pop(name, None)
-    weights = hashlib.sha256(json.dumps(config, default=str, sort_keys=True).encode())
-    for name, tensor in model.state_dict().items():
-        weights.update(name.encode())
-        weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return {
         "test_set": args.test_set,
         "dtype": args.dtype,
         "max_samples": args.max_samples,
         "preprocessing": hashlib.sha256(json.dumps(preparation, default=str, sort_keys=True).encode()).hexdigest(),
         "data": hashlib.sha256(json.dumps(data).encode()).hexdigest(),
-        "model": weights.hexdigest(),
+        "model": hash_of_weights(model),
     }
 
 
