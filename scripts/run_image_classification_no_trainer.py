@@ -58,7 +58,7 @@ from cait_hf.training.resume import (
 )
 from cait_hf.training.sampling import make_sampler
 from cait_hf.training.streaming import ImageStream
-from cait_hf.training.trainer import SHARDED, log_strategy, not_finite
+from cait_hf.training.trainer import SHARDED, end_training, log_strategy, not_finite
 from cait_hf.training.transforms import collate
 
 
@@ -103,7 +103,8 @@ def run(experiment: Experiment) -> dict[str, float]:
     if experiment.training_args.do_eval:
         metrics |= loop.evaluate()
     state_dict = loop.accelerator.get_state_dict(loop.model) if loop.sharded else None
-    loop.accelerator.end_training()
+    loop.model = loop.plain_model
+    end_training(loop.accelerator)
     return finish(
         experiment,
         loop.plain_model,

@@ -21,7 +21,7 @@ from ..training.experiment import Experiment, error_message, prepare, set_up_log
 from ..training.outputs import already_finished, finish
 from ..training.resume import interruptible
 from ..training.search import search
-from ..training.trainer import ImageClassificationTrainer, log_strategy
+from ..training.trainer import ImageClassificationTrainer, end_training, log_strategy
 
 
 @interruptible()
@@ -65,7 +65,8 @@ def run(experiment: Experiment) -> dict[str, float]:
     if experiment.training_args.do_eval:
         metrics |= trainer.evaluate()
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.sharded else None
-    trainer.accelerator.end_training()
+    trainer.model_wrapped = trainer.model
+    end_training(trainer.accelerator)
     return finish(
         experiment,
         trainer.model,

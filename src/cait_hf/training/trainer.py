@@ -5,6 +5,7 @@ Like the official training loop (`engine.py`), it stops at a loss that is not fi
 """
 
 import copy
+import gc
 import logging
 import os
 import tempfile
@@ -346,3 +347,14 @@ def log_strategy(accelerator: Accelerator) -> None:
     for sharded, name in SHARDED.items():
         if os.environ.get(f"ACCELERATE_USE_{sharded.value}", "false").lower() == "true" and kind != sharded:
             logger.warning("%s was asked for, but accelerate has it for several GPUs alone.", name)
+
+
+def end_training(accelerator: Accelerator) -> None:
+    """End what the processes have together; the caller has let go of the wrapped model.
+
+    As long as something holds that, its process group lives on, whatever its name says, with threads that PyTorch's
+    gloo leaves running: the interpreter, on its way out, may end them in a destructor, which aborts the process.
+    """
+    accelerator.end_training()
+    accelerator.free_memory()
+    gc.collect()
