@@ -1,6 +1,7 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Which checkpoint a run resumes from, and the errors of checkpoints that cannot be read or written."""
 
+import _thread
 import io
 import json
 import logging
@@ -277,7 +278,15 @@ def interruptible() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
         if hasattr(signal, "SIGCHLD"):  # PyTorch raises at the end of its workers, who may have got the signal, too
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        sys.unraisablehook = again
         raise KeyboardInterrupt
+
+    def again(unraisable: Any) -> None:
+        # What is raised in a __del__ is lost, and with it the interruption. Other errors are the complaints of
+        # PyTorch's iterators that were interrupted half made.
+        if unraisable.exc_type is KeyboardInterrupt:
+            signal.signal(received[0], interrupt)
+            threading.Timer(0.05, _thread.interrupt_main, received).start()  # after the __del__
 
     in_main_thread = threading.current_thread() is threading.main_thread()  # no other may set handlers
     numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
