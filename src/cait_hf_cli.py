@@ -200,8 +200,8 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--num_workers",
         type=not_negative,
-        help="Processes that decode images, for each process that predicts (default: one a CPU core, one for two "
-        "cores where the model is on the CPU, at most 8).",
+        help="Processes that decode images, for each process that predicts (default: one a CPU core, at most 8; where "
+        "the model is on the CPU half of them, and on fewer than 4 cores none: it decodes in threads, in turn).",
     )
 
 

@@ -15,6 +15,7 @@ are taken within a round. Needs timm and torchvision.
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--model", default="XXS24", help="without its resolution (default: %(default)s)")
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--batch_size", type=int, default=Settings.batch_size)
-    parser.add_argument("--num_workers", type=int, default=1)
+    parser.add_argument("--num_workers", type=int, default=0)
     parser.add_argument("--timm_batch_size", type=int, default=8)
     parser.add_argument("--timm_num_workers", type=int, default=1)
     parser.add_argument("--baselines", default="cait-hf,cait-hf bfloat16,pipeline,timm", help="(%(default)s)")
@@ -56,7 +57,10 @@ def main(argv: list[str] | None = None) -> dict:
         if args.search:
             return search(args, model)
         names = args.baselines.split(",")
-        seconds = read_json(args.output)["seconds"] if args.output and args.output.exists() else {}
+        before = read_json(args.output) if args.output and args.output.exists() else {}
+        if before and before["settings"] != settings_of(args):
+            sys.exit(f"error: --output is {args.output}, but its rounds are of other settings: {before['settings']}")
+        seconds = before.get("seconds", {})
         runs = {name: make_run(name, args, model) for name in names}
         for number in range(args.rounds):
             for name in names if number % 2 == 0 else reversed(names):
@@ -78,9 +82,12 @@ def summarize(args: argparse.Namespace, seconds: dict[str, list[float]]) -> dict
         for theirs in (name for name in seconds if not name.startswith("cait-hf")):
             values = [other / own for own, other in zip(seconds[ours], seconds[theirs])]
             ratios[f"{ours} / {theirs}"] = [statistics.median(values), min(values), max(values)]
+    return {"settings": settings_of(args), "images_per_second": speeds, "ratios": ratios, "seconds": seconds}
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, str]:
     settings = {name: str(value) for name, value in vars(args).items() if name not in ("folder", "output", "rounds")}
-    settings |= {"torch": torch.__version__, "threads": str(torch.get_num_threads())}
-    return {"settings": settings, "images_per_second": speeds, "ratios": ratios, "seconds": seconds}
+    return settings | {"torch": torch.__version__, "threads": str(torch.get_num_threads())}
 
 
 def work_of(args: argparse.Namespace) -> Work:
@@ -127,8 +134,9 @@ def pipeline_run(args: argparse.Namespace) -> Callable[[], None]:
 
     classify = pipeline("image-classification", str(args.folder / "model"), device="cpu")
 
+    images = KeyDataset(load_folder(str(args.folder / "images"), "images", labeled=False), "image")
+
     def run() -> None:
-        images = KeyDataset(load_folder(str(args.folder / "images"), "images", labeled=False), "image")
         assert sum(len(best) == 5 for best in classify(images, batch_size=8, top_k=5)) == args.images
 
     return run

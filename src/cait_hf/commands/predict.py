@@ -63,13 +63,14 @@ def predict_in(state: PartialState, args: argparse.Namespace) -> int:
         pool=(args.pool or "class") if args.embeddings else None,
         embedding_dtype=args.embedding_dtype or "float32",
         logits=args.logits,
-        compile=args.compile,
+        compile_for=args.batch_size if args.compile else None,
     )
     num_workers = args.num_workers
     if num_workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        num_workers = max(1, min(8, cores // 2 if device.type == "cpu" else cores))  # the model needs a CPU, too
+        # The model needs a CPU, too: beside it on a few cores, worker processes gain nothing and slow it down.
+        num_workers = max(1, min(8, cores)) if device.type != "cpu" else min(8, cores // 2) if cores >= 4 else 0
     settings = Settings(args.format, args.batch_size, args.shard_size, num_workers, args.corrupt_images)
     image_processor = CaitImageProcessorPil.from_pretrained(source)
     summary = predict(

@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,22 +133,34 @@ class Inputs(torch.utils.data.Dataset):
 
     def __getitem__(self, batch: Batch) -> LoadedBatch:
         """Raises OSError where the machine is at fault, not an image."""
-        assert self.prepare is not None
         names: list[str] = []
-        errors: list[str | None] = []
-        prepared: list[torch.Tensor] = []
+        images: list[Any] = []
         for place, row in enumerate(batch.rows, start=batch.first):
             values: Any = self.images.rows[row] if isinstance(row, int) else row
             stored = values[self.images.image_column]
             name = stored.get("path") if isinstance(stored, dict) else stored
             names.append(name if name and isinstance(name, str) else batch.row_name.format(place))
-            try:
-                prepared.append(self.prepare(self._open(stored)))
-                errors.append(None)
-            except CorruptImageError as error:
-                errors.append(" ".join(str(error).split()))
-        pixel_values = torch.stack(prepared) if prepared else None
+            images.append(stored)
+        prepared = list(self._map(self._prepared, images))
+        tensors = [image for image in prepared if isinstance(image, torch.Tensor)]
+        errors = [image if isinstance(image, str) else None for image in prepared]
+        pixel_values = torch.stack(tensors) if tensors else None
         return LoadedBatch(batch.shard, batch.closes, batch.ends, names, errors, pixel_values)
+
+    def _prepared(self, stored: Any) -> torch.Tensor | str:
+        """The model's input, or why the image is corrupt."""
+        assert self.prepare is not None
+        try:
+            return self.prepare(self._open(stored))
+        except CorruptImageError as error:
+            return " ".join(str(error).split())
+
+    def _map(self, function: Callable, values: list) -> Iterable:
+        """By threads on all cores, but for a worker process, which has one: Pillow lets go of Python's lock."""
+        if torch.utils.data.get_worker_info() is not None:
+            return map(function, values)
+        with ThreadPool(min(len(values), os.cpu_count() or 1)) as pool:
+            return pool.map(function, values)
 
     def _open(self, stored: Any) -> PIL.Image.Image:
         """Any image as RGB."""
