@@ -553,10 +553,16 @@ def test_device_and_dtype(monkeypatch):
 
 
 def test_half_precision_and_compilation(whole, tmp_path, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
-    assert run("images", "--output_dir", tmp_path, "--dtype", "bfloat16", "--compile", "--logits") == 0
-    assert len(compiled) == 1
+    """What is compiled sees batches of one size, also at the end and where images are corrupt."""
+    sizes = []
+
+    def compiled(function, dynamic):
+        return lambda pixel_values: sizes.append(len(pixel_values)) or function(pixel_values)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    flags = ["--dtype", "bfloat16", "--compile", "--logits", "--embeddings"]
+    assert run("images", "--output_dir", tmp_path, *flags, "--batch_size", 16) == 0
+    assert sizes and {*sizes} == {16}
     ours, exact = (np.array([row["logits"] for row in rows_of(folder)]) for folder in (tmp_path, whole))
     assert 0 < np.abs(ours - exact).max() < 0.1 * np.abs(exact).max()
 

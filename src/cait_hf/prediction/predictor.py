@@ -11,18 +11,21 @@ from transformers import PreTrainedModel
 
 @dataclass
 class Outputs:
-    """Of a batch, on its device, perhaps not computed yet: float32 but for `classes`, int64.
+    """Of a batch, perhaps not computed yet: float32 but for `classes`, int64.
 
     Attributes:
         scores, classes: (images, top_k), the best first.
         embedding: (images, channels), or None.
         logits: (images, classes), or None.
+        copied (`torch.cuda.Event`): with CUDA, after which they are in the memory of the CPU; else None, and they are
+            on the device.
     """
 
     scores: torch.Tensor
     classes: torch.Tensor
     embedding: torch.Tensor | None
     logits: torch.Tensor | None
+    copied: Any = None
 
 
 class Predictor:
@@ -35,7 +38,8 @@ class Predictor:
             after it. For models whose classifier takes the `pooler_output` of their base model, such as CaiT.
         embedding_dtype (`str`): "float32" or "float16".
         logits (`bool`): whether to keep them.
-        compile (`bool`): whether to compile the model with `torch.compile`.
+        compile_for (`int` or `None`): compile the model with `torch.compile` for batches of so many images. Smaller
+            ones are filled up, so that no image is computed by code for another size, whatever came before.
 
     Raises:
         ValueError: if the model has no embeddings.
@@ -51,7 +55,7 @@ class Predictor:
         pool: str | None = None,
         embedding_dtype: str = "float32",
         logits: bool = False,
-        compile: bool = False,
+        compile_for: int | None = None,
     ) -> None:
         if pool not in (None, "class", "mean"):
             raise ValueError(f"pool is {pool!r}, but it must be None, 'class' or 'mean'.")
@@ -64,18 +68,31 @@ class Predictor:
         self.num_labels: int = config.num_labels
         self.labels = np.array([config.id2label[index] for index in range(config.num_labels)], dtype=object)
         self.multi_label = config.problem_type == "multi_label_classification" or config.num_labels == 1
-        self.pool, self.keeps_logits, self.compiled = pool, logits, compile
+        self.pool, self.keeps_logits, self.compiled_for = pool, logits, compile_for
         self.embedding = None if pool is None else (config.hidden_size, np.dtype(embedding_dtype))
-        self._call = torch.compile(self._logits_and_embedding) if compile else self._logits_and_embedding
+        self._call = self._logits_and_embedding
+        if compile_for is not None:
+            self._call = torch.compile(self._logits_and_embedding, dynamic=False)
 
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> Outputs:
         """Of (images, channels, height, width), in memory that is pinned without waiting for the result."""
         pixel_values = pixel_values.to(self.device, self.dtype, non_blocking=True)
+        images = len(pixel_values)
+        if self.compiled_for is not None:
+            missing = self.compiled_for - images
+            pixel_values = torch.cat([pixel_values, pixel_values[:1].expand(missing, -1, -1, -1)])
         logits, embedding = self._call(pixel_values)
-        logits = logits.float()
+        logits, embedding = logits[:images].float(), None if embedding is None else embedding[:images]
         best = (logits.sigmoid() if self.multi_label else logits.softmax(-1)).topk(self.top_k)
-        return Outputs(best.values, best.indices, embedding, logits if self.keeps_logits else None)
+        tensors = [best.values, best.indices, embedding, logits if self.keeps_logits else None]
+        if self.device.type != "cuda":
+            return Outputs(*tensors)
+        # now: a copy that is asked for after the next batch has started would wait for that
+        copied = torch.cuda.Event()
+        tensors = [None if tensor is None else tensor.to("cpu", non_blocking=True) for tensor in tensors]
+        copied.record(torch.cuda.current_stream(self.device))
+        return Outputs(*tensors, copied)
 
     def _logits_and_embedding(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         if self.pool is None:
@@ -88,6 +105,8 @@ class Predictor:
 
     def columns(self, outputs: Outputs) -> dict[str, np.ndarray]:
         """The columns of the table, as `cait_hf.prediction.tables.record_batch` takes them; waits for the device."""
+        if outputs.copied is not None:
+            outputs.copied.synchronize()
         columns = {"labels": self.labels[outputs.classes.cpu().numpy()], "scores": outputs.scores.cpu().numpy()}
         if outputs.embedding is not None and self.embedding is not None:
             columns["embedding"] = outputs.embedding.cpu().numpy().astype(self.embedding[1])

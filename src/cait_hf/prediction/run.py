@@ -35,7 +35,8 @@ class Settings:
         format (`str`): "parquet", "csv" or "jsonl".
         batch_size (`int`): images at a time.
         shard_size (`int`): images in a file.
-        num_workers (`int`): processes that decode and prepare images for each process that predicts; 0: itself.
+        num_workers (`int`): processes that decode and prepare images for each process that predicts; 0: itself, in
+            threads.
         corrupt_images (`str`): "record" them as rows with an error, or "raise" `CorruptImageError`.
         show_progress (`bool` or `None`): whether there is a progress bar; None: on a terminal.
     """
@@ -142,7 +143,7 @@ def compared_settings(inputs: Inputs, predictor: Predictor, settings: Settings, 
         "logits": predictor.keeps_logits,
         "dtype": str(predictor.dtype).removeprefix("torch."),
         "device": predictor.device.type,
-        "compile": predictor.compiled,
+        "compile": predictor.compiled_for is not None,
         "batch_size": settings.batch_size,
         "shard_size": settings.shard_size,
         **{name: metadata[name] for name in ("model", "versions")},
