@@ -414,7 +414,7 @@ def draw_charts(results: dict, folder: Path) -> list[Path]:
             target = growth
         target.setdefault((row["mode"], row["device"], row["dtype"]), []).append(row)
     written = []
-    with pyplot.rc_context(STYLE):
+    with pyplot.rc_context({**STYLE, "text.parse_math": True}):  # exponents
         figures = {"_".join(key): bar_chart(rows) for key, rows in groups.items()}
         machines = {key[1:] for key in scaling}
         for machine in machines:
@@ -520,26 +520,30 @@ def growth_rows() -> dict[str, dict[int, Work]]:
 
 
 def growth_chart(rows: list[dict]):
-    """Time of an image against batch, image size, heads and layers, all axes logarithmic."""
+    """Speed relative to each baseline in the same rounds, median and quantiles, as one size grows."""
     from matplotlib import pyplot
 
-    figure, grid = pyplot.subplots(1, 4, figsize=(12, 3.6), layout="constrained")
+    figure, grid = pyplot.subplots(1, 4, figsize=(12, 3.4), sharey=True, layout="constrained")
     for axes, (title, works) in zip(grid, growth_rows().items()):
         for name in BASELINES:
             points = [
-                (value, 1e3 * np.median(row["samples"][name]) / work.batch_size)
+                (value, *relative)
                 for value, work in works.items()
-                if (row := find_row(rows, work)) and row["samples"].get(name)
+                if name != "ours" and (row := find_row(rows, work)) and (relative := ratio(row, name, "ours"))
             ]
             if points:
-                axes.plot(*zip(*points), "o-", color=COLORS[name], label=BASELINES[name], markersize=4)
+                values, low, middle, high = zip(*points)
+                axes.plot(values, middle, "o-", color=COLORS[name], label=f"{BASELINES[name]} = 1", markersize=4)
+                axes.vlines(values, low, high, color=COLORS[name], linewidth=1)
+        axes.axhline(1, color="#444444", linewidth=0.8, linestyle=":")
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
         axes.set_xticks([*works], [*works])
+        axes.minorticks_off()
         axes.set_xlabel(title)
         axes.grid(which="major")
-    grid[0].set_ylabel("ms an image")
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(BASELINES))
+    grid[0].set_ylim(bottom=0)
+    grid[0].set_ylabel("speed of cait-hf")
+    grid[-1].legend(loc="upper right")
     figure.suptitle(
         "Inference of 4 layers of XXS24 at 224 pixels, and what grows from there", x=0.01, ha="left", weight="bold"
     )
