@@ -101,9 +101,9 @@ def is_available(query: torch.Tensor) -> bool:
     return (
         query.device.type == "cpu"
         and query.dtype in DATA_TYPES
-        and heads <= MOST_HEADS
+        and 1 <= heads <= MOST_HEADS
         and head_dim % 16 == 0
-        and head_dim <= MOST_HEAD_DIM
+        and 16 <= head_dim <= MOST_HEAD_DIM
         and isinstance(_load(), _Library)
     )
 

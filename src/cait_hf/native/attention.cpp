@@ -6,8 +6,8 @@
 // number of threads.
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
+#include <sys/mman.h>
 #include "attention.h"
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -37,6 +37,12 @@ bool has_avx512() {
 
 bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
+// F16C, whose name Clang before 19 does not know.
+bool has_float16_conversion() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 29);
+}
+
 // Linux gives the tiles' registers to a process that asks for them. To be asked once: in a virtual machine the
 // instruction that describes the processor takes microseconds.
 bool has_amx() {
@@ -61,7 +67,7 @@ const InstructionSet INSTRUCTION_SETS[] = {
     {"avx512_bf16", avx512_bf16::kernel, has_avx512_bf16},
     {"avx512", avx512::kernel, has_avx512},
     {"avx2", avx2::kernel,
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_float16_conversion(); }},
 #elif defined(__aarch64__)
     {"neon", neon::kernel, [] { return true; }},
 #endif
@@ -79,21 +85,24 @@ bool find_kernel(const Problem& p, Kernel* kernel) {
 
 constexpr size_t KEPT = 32 << 20;  // bytes; more is returned after the call
 
-// Working memory of a thread, kept for its next call.
+// Working memory of a thread, kept for its next call. Mapped, not allocated: what stays for so long would keep the heap
+// of PyTorch's tensors from shrinking.
 struct Memory {
   float* numbers = nullptr;
   size_t bytes = 0;
   float* at_least(int64_t floats) {  // nullptr if there is none left
-    const size_t wanted = (floats * sizeof(float) + 4095) / 4096 * 4096;
+    const size_t wanted = floats * sizeof(float);
     if (wanted > bytes) {
       release();
-      numbers = static_cast<float*>(std::aligned_alloc(4096, wanted));
-      bytes = numbers ? wanted : 0;
+      void* const mapped = mmap(nullptr, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (mapped == MAP_FAILED) return nullptr;
+      numbers = static_cast<float*>(mapped);
+      bytes = wanted;
     }
     return numbers;
   }
   void release() {
-    std::free(numbers);
+    if (numbers) munmap(numbers, bytes);
     numbers = nullptr;
     bytes = 0;
   }

@@ -67,8 +67,9 @@ static ALWAYS_INLINE Vector only_first(Vector x, int used) {
 // exp(x) for x <= 0 to about one unit in the last place; 1e-38 in place of anything smaller. NaN stays NaN.
 static ALWAYS_INLINE Vector exponential(Vector x) {
   x = larger(all(-87.33f), x);
-  // x = n log 2 + r: adding 1.5 * 2^23 rounds to an integer n, which lies in the low bits of the sum
-  const float magic = 12582912.f;
+  // x = n log 2 + r: adding 1.5 * 2^23 rounds to an integer n, which lies in the low bits of the sum; with 127 more, 2^n
+  // is those bits as the exponent of a float. It is multiplied: bits added to a NaN could make it a number.
+  const float magic = 12582912.f + 127.f;
   Vector shifted = x * 1.44269504088896341f + magic;
   const Integers n = (Integers)shifted;
   shifted = shifted - magic;
@@ -80,7 +81,7 @@ static ALWAYS_INLINE Vector exponential(Vector x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + (r + 1.f);
-  return (Vector)((Integers)p + (n << 23));  // times 2^n
+  return p * (Vector)(n << 23);
 }
 
 // ---- half precision, as 16 bits each
