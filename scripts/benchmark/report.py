@@ -55,7 +55,8 @@ NOTES = """\
 - A training step is forward, cross-entropy and backward; the optimizer, equal for all, is left out. Peak memory is
   what one step adds to the memory in use before it: resident memory of a process of its own on the CPU, memory
   allocated by PyTorch on CUDA. 1 GB is 1e9 bytes.
-- Times are medians over the rounds. A ratio is taken in each round: its median (and its 10 % and 90 % quantiles).
+- Times are medians over the rounds. A ratio is taken in each round: its median (and its 10 % and 90 % quantiles),
+  which is not the ratio of the medians where the machine's speed drifts from round to round.
 """
 
 
@@ -99,8 +100,8 @@ class Goal(NamedTuple):
         return ratio >= self.at_least if self.at_least is not None else ratio <= self.at_most
 
 
-# By model, image size and batch size at inference: how many times as fast as timm in float32, and which part of the
-# ViT's time, in float32 and in bfloat16.
+# By model, image size and batch size at inference: how many times as fast as timm in float32, and at most which
+# fraction of the ViT's time, in float32 and in bfloat16.
 CPU_BOUNDS = {
     ("XXS24", 224, 1): (1.35, 1.04, 1.03),
     ("XXS24", 224, 8): (2.0, 1.00, 0.82),

@@ -234,8 +234,8 @@ def plan(args: argparse.Namespace) -> list[tuple[Work, list[str]]]:
     if args.goals:
         return cuda_rows() if args.device == "cuda" else cpu_rows()
     if args.growth:
-        works = {replace(work, device=args.device) for works in growth_rows().values() for work in works.values()}
-        return [(work, list(args.baselines or GROWTH_BASELINES)) for work in sorted(works, key=str)]
+        works = [replace(work, device=args.device) for works in growth_rows().values() for work in works.values()]
+        return [(work, list(args.baselines or GROWTH_BASELINES)) for work in dict.fromkeys(works)]
     if args.scaling:
         dtype = "float32" if args.device == "cpu" else "bfloat16"
         modes = [mode + kind for mode in SCALING_MODES for kind in ("", "_memory")]

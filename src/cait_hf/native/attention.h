@@ -37,7 +37,7 @@ constexpr int COLUMNS = 3;          // vectors of keys in a register tile: 48 ke
 struct Projections {
   alignas(64) float l_from_to[MOST_HEADS * MOST_HEADS];  // with the scaling of the scores
   alignas(64) float w_from_to[MOST_HEADS * MOST_HEADS];
-  alignas(64) float l_to_from[MOST_HEADS * MOST_HEADS];  // the transposed of the two, for gradients
+  alignas(64) float l_to_from[MOST_HEADS * MOST_HEADS];  // both transposed, for gradients
   alignas(64) float w_to_from[MOST_HEADS * MOST_HEADS];
   alignas(64) float w_bias[MOST_HEADS];
 };

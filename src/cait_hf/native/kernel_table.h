@@ -1,5 +1,5 @@
 // Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
-// The kernel of one instruction set for any number of heads; not of those sets that take part of it from another.
+// The kernel of one instruction set for any number of heads. AMX and AVX-512 BF16 replace a part of it: kernel_pairs.h.
 #pragma once
 #include "kernel.h"
 
