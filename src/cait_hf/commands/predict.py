@@ -82,7 +82,7 @@ def predict_in(state: PartialState, args: argparse.Namespace) -> int:
     speed = "nothing was left to do"
     if summary.images_per_second is not None:
         speed = f"{summary.images_per_second:.1f} images/s, waiting for images {summary.waiting:.0%} of the time"
-    print(f"{args.output_dir} has {images:,} images in {shards:,} files: {speed}.")
+    print(f"{args.output_dir} has {images:,} images in {shards:,} {'file' if shards == 1 else 'files'}: {speed}.")
     if corrupt:
         print(f"error: {corrupt:,} of {images:,} images are corrupt, see the column `error`.", file=sys.stderr)
     return int(corrupt > 0)
