@@ -106,7 +106,7 @@ def test_output_and_gradients_with_any_number_of_threads(library, dtype):
                 assert value.abs().max() < 1e-5, (shape, index)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@of_dtypes(*BOUNDS)
 def test_inputs_with_any_strides(library, dtype):
     query, key, value, *projections = inputs(2, 4, 21, 48, dtype)
     expected = attention_native.forward(query, key, value, *projections, 0.1)
@@ -120,6 +120,22 @@ def test_inputs_with_any_strides(library, dtype):
     expanded = key[:1].expand(2, -1, -1, -1)
     expected = attention_native.forward(query, expanded.contiguous(), value, *projections, 0.1)
     assert torch.equal(attention_native.forward(query, expanded, value, *projections, 0.1), expected)
+
+
+@of_dtypes(*BOUNDS)
+def test_gradients_of_inputs_with_any_strides(library, dtype):
+    *states, proj_l, proj_w, bias = inputs(2, 4, 37, 48, dtype)
+    grad_output = torch.randn(2, 37, 4, 48).to(dtype)
+    contiguous = [tensor.contiguous() for tensor in states]
+    expected = attention_native.backward(grad_output, *contiguous, proj_l, proj_w, bias, 0.1)
+    # three memory layouts: (B, N, H, D), (H, N, B, D) with odd strides, and (B, H, D, N)
+    query, key, value = states
+    padded = torch.full((4, 37, 2, 49), float("nan"), dtype=dtype).permute(2, 0, 1, 3)[..., :48].copy_(key)
+    by_channel = value.transpose(2, 3).contiguous().transpose(2, 3)
+    strided = torch.full((4, 37, 48, 2, 2), float("nan"), dtype=dtype)[..., 0].permute(3, 1, 0, 2).copy_(grad_output)
+    assert len({tensor.stride() for tensor in (query, padded, by_channel)}) == 3
+    found = attention_native.backward(strided, query, padded, by_channel, proj_l, proj_w, bias, 0.1)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 # As float32: NaN, infinities, and NaNs of other bits, which a kernel that works on the bits could take for numbers. As
@@ -183,24 +199,32 @@ def test_use_after_fork(library, dtype):
 
 def test_operator_takes_the_native_path(library, monkeypatch):
     calls = []
-    forward = attention_native.forward
-    monkeypatch.setattr("cait_hf.attention_fused.native_forward", lambda *args: calls.append(1) or forward(*args))
-    query, key, value, proj_l, proj_w, bias = inputs(1, 4, 17, 48)
-    arguments = (query, key, value, proj_l, torch.zeros(4), proj_w, bias, 0.1)
-    torch.ops.cait_hf.talking_heads_attention(*arguments)
-    assert len(calls) == 1
-    for changed in (
-        inputs(1, 4, 17, 48, torch.float64),
-        inputs(1, 4, 17, 24),
-        inputs(1, 17, 5, 16),
-        inputs(1, 1, 5, 144),
-    ):  # dtype, width and heads that the library does not have
-        query, key, value, proj_l, proj_w, bias = (tensor.to(changed[0].dtype) for tensor in changed)
-        found = torch.ops.cait_hf.talking_heads_attention(
+    for name in ("forward", "backward"):
+        function = getattr(attention_native, name)
+        monkeypatch.setattr(
+            f"cait_hf.attention_fused.native_{name}",
+            lambda *args, name=name, function=function: calls.append(name) or function(*args),
+        )
+
+    def check(*shape, dtype=torch.float32):
+        """The operator's output and gradients are those of the plain formulas."""
+        tensors = [tensor.to(dtype).detach().requires_grad_() for tensor in inputs(*shape)]
+        query, key, value, proj_l, proj_w, bias = tensors
+        output = torch.ops.cait_hf.talking_heads_attention(
             query, key, value, proj_l, torch.zeros_like(bias), proj_w, bias, 0.1
         )
-        torch.testing.assert_close(found, plain(query, key, value, proj_l, proj_w, bias, 0.1))
-    assert len(calls) == 1
+        grad_output = torch.randn_like(output)
+        found = output.detach(), *torch.autograd.grad(output, tensors, grad_output)
+        for value, reference in zip(found, in_float64(tensors, grad_output, 0.1), strict=True):
+            assert error(value, reference) < BOUNDS[torch.float32]
+
+    check(1, 4, 17, 48)
+    assert calls == ["forward", "backward"]
+    # dtype, width and heads that the library does not have
+    check(1, 4, 17, 48, dtype=torch.float64)
+    for shape in ((1, 4, 17, 24), (1, 17, 5, 16), (1, 1, 5, 144)):
+        check(*shape)
+    assert calls == ["forward", "backward"]
 
 
 @in_both_dtypes
@@ -217,7 +241,7 @@ def test_projections_that_are_not_contiguous(library, dtype):
 
 
 @pytest.mark.parametrize(
-    "index, name", enumerate(["key", "value", "proj_l_weight", "proj_w_weight", "proj_w_bias"], 1)
+    "index, name", list(enumerate(["key", "value", "proj_l_weight", "proj_w_weight", "proj_w_bias"], 1))
 )
 def test_tensors_of_other_shapes_are_refused(library, index, name):
     tensors = list(inputs(2, 4, 20, 48))
