@@ -124,13 +124,15 @@ def test_second_derivatives(frozen):
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_operator_is_registered_as_pytorch_wants_it():
-    tensors = draw(2, 3, 5, 4)
+# The native library, where there is one, takes float32 and heads of 16 channels; the other case is for the blocks.
+@pytest.mark.parametrize("head_dim, dtype", [(4, torch.float64), (16, torch.float32)])
+def test_operator_is_registered_as_pytorch_wants_it(head_dim, dtype):
+    tensors = draw(2, 3, 5, head_dim, dtype)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     torch.library.opcheck(torch.ops.cait_hf.talking_heads_attention.default, (*tensors, 0.7), test_utils=tests)
     query, key, value, proj_l_weight, _, proj_w_weight, proj_w_bias = (tensor.detach() for tensor in tensors)
     inputs = (query, key, value, proj_l_weight, proj_w_weight, proj_w_bias, 0.7)
-    grad_output = torch.randn(2, 5, 3, 4, dtype=torch.float64)
+    grad_output = torch.randn(2, 5, 3, head_dim, dtype=dtype)
     torch.library.opcheck(
         torch.ops.cait_hf.talking_heads_attention_backward.default,
         (grad_output, *inputs),
