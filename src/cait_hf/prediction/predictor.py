@@ -85,14 +85,14 @@ class Predictor:
         logits, embedding = self._call(pixel_values)
         logits, embedding = logits[:images].float(), None if embedding is None else embedding[:images]
         best = (logits.sigmoid() if self.multi_label else logits.softmax(-1)).topk(self.top_k)
-        tensors = [best.values, best.indices, embedding, logits if self.keeps_logits else None]
-        if self.device.type != "cuda":
-            return Outputs(*tensors)
-        # now: a copy that is asked for after the next batch has started would wait for that
-        copied = torch.cuda.Event()
-        tensors = [None if tensor is None else tensor.to("cpu", non_blocking=True) for tensor in tensors]
-        copied.record(torch.cuda.current_stream(self.device))
-        return Outputs(*tensors, copied)
+        outputs = Outputs(best.values, best.indices, embedding, logits if self.keeps_logits else None)
+        if self.device.type == "cuda":  # now: a copy that is asked for after the next batch would wait for that
+            for name, tensor in vars(outputs).items():
+                if tensor is not None:
+                    setattr(outputs, name, tensor.to("cpu", non_blocking=True))
+            outputs.copied = torch.cuda.Event()
+            outputs.copied.record(torch.cuda.current_stream(self.device))
+        return outputs
 
     def _logits_and_embedding(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         if self.pool is None:
