@@ -79,10 +79,11 @@ static void product(int64_t rows, int64_t vectors, const float* a, int64_t a_row
 
 // ------------------------------------------------------------------------------------------ talking-heads projections
 
-// mixed[h] = bias[h] + sum over g of from_to[g * heads + h] * maps[g] for M output heads and V vectors of keys
-template <int H, int M, int V>
+// mixed[h] = bias[h] + sum over g of from_to[g * heads + h] * maps[g] for M output heads and V vectors of keys. A Number
+// is a float or a bfloat16.
+template <int H, int M, int V, class Number>
 static ALWAYS_INLINE void mix_tile(int heads, const float* maps, int64_t map, const float* from_to, const float* bias,
-                                   float* mixed, int64_t mixed_map) {
+                                   Number* mixed, int64_t mixed_map) {
   Vector total[M][V];
   UNROLL for (int h = 0; h < M; h++)
     UNROLL for (int j = 0; j < V; j++) total[h][j] = bias ? all(bias[h]) : Vector{};
@@ -106,9 +107,9 @@ constexpr int mixed_at_once() {
   return 1;
 }
 
-template <int H, int V>
+template <int H, int V, class Number>
 static ALWAYS_INLINE void mix_columns(int heads, const float* maps, int64_t map, const float* from_to,
-                                      const float* bias, float* mixed, int64_t mixed_map) {
+                                      const float* bias, Number* mixed, int64_t mixed_map) {
   constexpr int M = H > 0 ? mixed_at_once<H>() : 4;
   int h = 0;
   for (; h + M <= heads; h += M)
@@ -119,9 +120,9 @@ static ALWAYS_INLINE void mix_columns(int heads, const float* maps, int64_t map,
 }
 
 // As mix_tile for all heads and all vectors of one query row; maps and mixed may not overlap.
-template <int H>
+template <int H, class Number>
 static ALWAYS_INLINE void mix(int heads, int64_t vectors, const float* maps, int64_t map, const float* from_to,
-                              const float* bias, float* mixed, int64_t mixed_map) {
+                              const float* bias, Number* mixed, int64_t mixed_map) {
   int64_t j = 0;
   for (; j + COLUMNS <= vectors; j += COLUMNS)
     mix_columns<H, COLUMNS>(heads, maps + j * LANES, map, from_to, bias, mixed + j * LANES, mixed_map);

@@ -37,7 +37,8 @@ struct Tiles {
   ~Tiles() { _tile_release(); }
 };
 
-// c (rows of the tiles, V vectors) = a (rows, pairs) b (pairs, V vectors); rows are `..._bytes` apart
+// c (rows of the tiles, V vectors) = a (rows, pairs) b (pairs, V vectors); rows are `..._bytes` apart. The numbers of tiles are
+// part of the instructions' text: a function for both steps could not take them.
 template <int V>
 static ALWAYS_INLINE void dot_columns(const uint16_t* a, int64_t a_bytes, const uint16_t* b, int64_t b_bytes,
                                       int64_t pairs, float* c, int64_t c_bytes) {

@@ -38,38 +38,6 @@ static void forward_pack_pairs(const Problem& p, const Sizes& s, int64_t image, 
     }
 }
 
-// As mix, for M output heads at once, with the result in bfloat16; maps and mixed may not overlap.
-template <int H, int M, int V>
-static ALWAYS_INLINE void mix_to_bfloat16_tile(int heads, const float* maps, int64_t map, const float* from_to,
-                                               const float* bias, uint16_t* mixed, int64_t mixed_map) {
-  Vector total[M][V];
-  UNROLL for (int h = 0; h < M; h++) UNROLL for (int j = 0; j < V; j++) total[h][j] = all(bias[h]);
-  UNROLL for (int g = 0; g < (H > 0 ? H : heads); g++) {
-    Vector column[V];
-    UNROLL for (int j = 0; j < V; j++) column[j] = load(maps + g * map + j * LANES);
-    UNROLL for (int h = 0; h < M; h++) {
-      const float weight = from_to[g * heads + h];
-      UNROLL for (int j = 0; j < V; j++) total[h][j] += weight * column[j];
-    }
-  }
-  UNROLL for (int h = 0; h < M; h++)
-    UNROLL for (int j = 0; j < V; j++)
-      _mm256_storeu_si256((__m256i*)(mixed + h * mixed_map + j * LANES),
-                          (__m256i)_mm512_cvtneps_pbh((__m512)total[h][j]));
-}
-
-template <int H, int V>
-static ALWAYS_INLINE void mix_to_bfloat16(int heads, const float* maps, int64_t map, const float* from_to,
-                                          const float* bias, uint16_t* mixed, int64_t mixed_map) {
-  constexpr int M = H > 0 ? mixed_at_once<H>() : 4;
-  int h = 0;
-  for (; h + M <= heads; h += M)
-    mix_to_bfloat16_tile<H, M, V>(heads, maps, map, from_to + h, bias + h, mixed + h * mixed_map, mixed_map);
-  if constexpr (H == 0)
-    for (; h < heads; h++)
-      mix_to_bfloat16_tile<H, 1, V>(heads, maps, map, from_to + h, bias + h, mixed + h * mixed_map, mixed_map);
-}
-
 // As forward_block of kernel.h, in the same working memory, but for queries and mixed maps in bfloat16.
 template <int H>
 static void forward_block_pairs(const Problem& p, const Projections& w, const Sizes& s, int64_t image, int64_t row,
@@ -105,11 +73,7 @@ static void forward_block_pairs(const Problem& p, const Projections& w, const Si
       for (int h = 0; h < heads; h++) from_to[g * heads + h] = w.w_from_to[g * heads + h] * inverse;
     }
     uint16_t* const mixed = reinterpret_cast<uint16_t*>(maps);  // [H][padded] in the first half of the row
-    int64_t j = 0;
-    for (; j + COLUMNS <= vectors; j += COLUMNS)
-      mix_to_bfloat16<H, COLUMNS>(heads, exps + j * LANES, padded, from_to, w.w_bias, mixed + j * LANES, padded);
-    for (; j < vectors; j++)
-      mix_to_bfloat16<H, 1>(heads, exps + j * LANES, padded, from_to, w.w_bias, mixed + j * LANES, padded);
+    mix<H>(heads, vectors, exps, padded, from_to, w.w_bias, mixed, padded);
   }
   // Beyond the last key the values are zero, and so have to be the maps, which could be NaN there.
   if (n < keys_padded)

@@ -120,6 +120,13 @@ static ALWAYS_INLINE void store_bfloat16(uint16_t* to, Vector x) {
 #endif
 }
 
+#if defined(__AVX512BF16__)
+// As bfloat16 in one instruction, which takes numbers below 1e-38 for zero.
+static ALWAYS_INLINE void store(uint16_t* to, Vector x) {
+  _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh((__m512)x));
+}
+#endif
+
 static ALWAYS_INLINE void store_float16(uint16_t* to, Vector x) {
 #if defined(__AVX512F__)
   _mm256_storeu_si256((__m256i*)to, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
