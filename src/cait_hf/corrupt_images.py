@@ -15,6 +15,7 @@ from typing import Any
 import datasets
 import PIL.Image
 
+from .command_line import one_line
 from .files import write_text
 
 
@@ -60,7 +61,7 @@ def _reason(error: Exception, stored: dict) -> str:
         return "zero bytes"
     if isinstance(error, PIL.UnidentifiedImageError):  # its own text contains an address in memory
         return "of no format that Pillow reads"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
 
 
 def explain(name: str, reason: str) -> CorruptImageError:

@@ -22,6 +22,7 @@ import PIL.Image
 import torch
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
+from ..command_line import one_line
 from ..corrupt_images import CorruptImageError
 from ..image_datasets import ImageRows, describe, one_by_one, state_of, visible_files
 from ..image_input import open_image, to_rgb
@@ -153,7 +154,7 @@ class Inputs(torch.utils.data.Dataset):
         try:
             return self.prepare(self._open(stored))
         except CorruptImageError as error:
-            return " ".join(str(error).split())
+            return one_line(error)
 
     def _map(self, function: Callable, values: list) -> Iterable:
         """By threads on all cores, but for a worker process, which has one: Pillow lets go of Python's lock."""

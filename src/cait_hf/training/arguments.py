@@ -279,7 +279,7 @@ def read_yaml(path: str) -> Any:
         text = Path(path).read_text(encoding="utf-8")
         return json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
     except (json.JSONDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a file of flags: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} cannot be read as a file of flags: {one_line(error)}") from error
 
 
 def _read_flags(path: str, parser: HfArgumentParser) -> list[str]:
