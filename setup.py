@@ -109,7 +109,7 @@ setup(
         "evaluate>=0.4.6",
         "huggingface-hub>=1.3",
         "jinja2",
-        "numpy",
+        "numpy>=1.24",
         "pillow>=10.1",
         "safetensors>=0.5",
         "torch>=2.11",

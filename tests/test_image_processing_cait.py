@@ -191,6 +191,15 @@ def test_to_rgb(mode, orientation):
         assert np.array_equal(to_rgb(converted), reference)  # the orientation is gone, applied or not
 
 
+def test_to_rgb_of_unusual_gray_images():
+    image = synthetic(61, 50, "L")
+    image.info["transparency"] = 7
+    converted = to_rgb(image)
+    assert np.array_equal(converted, synthetic(61, 50, "L").convert("RGB")) and "transparency" not in converted.info
+    with pytest.raises(ValueError, match="image is an image of 0 x 5 pixels, but it must have some"):
+        to_rgb(Image.new("L", (0, 5)))
+
+
 def test_layouts_and_types_of_arrays(processor_class):
     image = synthetic(61, 50)
     hwc = np.asarray(image)

@@ -87,6 +87,20 @@ def test_seeded_leaves_the_streams_as_they_were():
         assert streams() == before
 
 
+def test_seeded_within_seeded_continues_afterwards():
+    def draw() -> tuple:
+        return random.random(), np.random.rand(), torch.rand(()).item()
+
+    randomness = Randomness(0)
+    with randomness.seeded(3):
+        expected = draw(), draw()
+    with randomness.seeded(3):
+        first = draw()
+        with randomness.seeded(4):
+            assert draw() not in expected
+        assert (first, draw()) == expected
+
+
 # Order
 
 

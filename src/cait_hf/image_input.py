@@ -57,8 +57,11 @@ def to_rgb(image: PIL.Image.Image, do_exif_transpose: bool = True, name: str = "
         ValueError: if the image has no pixels, or values that are not finite or beyond 16 bits.
         OSError: if Pillow cannot read or convert it.
     """
-    if image.mode == "RGB" and image.getexif().get(PIL.ExifTags.Base.Orientation, 1) == 1:
+    is_upright = image.getexif().get(PIL.ExifTags.Base.Orientation, 1) == 1
+    if image.mode == "RGB" and is_upright:
         return image  # as nearly all are
+    if image.mode == "L" and is_upright and image.width and image.height and "transparency" not in image.info:
+        return image.convert("RGB")  # as below, without the way through tensors, long for small gray images
     pixels = to_pixels(image, name, do_exif_transpose=do_exif_transpose)
     return PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
