@@ -25,14 +25,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
-from variants import HEADS, ConvolutionalTeacher, Variant, branch_ratios, build
+from variants import HEADS, LEARNING_RATE, ConvolutionalTeacher, Variant, branch_ratios, build
 
 from cait_hf.files import write_json
 from cait_hf.training.optimization import cosine_schedule, parameter_groups
 
 
 RESULTS = Path(__file__).resolve().parent / "results"
-BATCH, LEARNING_RATE, WEIGHT_DECAY, WARMUP = 64, 2e-3, 0.05, 0.1
+BATCH, WEIGHT_DECAY, WARMUP = 64, 0.05, 0.1
 MEAN, STD = 0.286, 0.353  # of the training images
 
 
@@ -46,6 +46,8 @@ class Experiment:
 
 
 SCALES = {"none": None, "0.1": 0.1, "1e-4": 1e-4, "1e-6": 1e-6, "scalar": "scalar"}
+RATES, RATE_DEPTHS = ("2e-3", "8e-3", "3.2e-2"), (24, 36, 48)
+RATE_SCALES = {"none": None, "1e-5": 1e-5, "1e-6": 1e-6}
 LOW, HIGH = 20, 28
 EXPERIMENTS = {
     "depth": Experiment(
@@ -53,6 +55,16 @@ EXPERIMENTS = {
             Variant(f"{depth}-{name}", depth=depth, layer_scale=scale)
             for depth in (12, 24, 36, 48)
             for name, scale in SCALES.items()
+        ),
+        images=9_600,
+        epochs=2,
+    ),
+    "learning_rates": Experiment(
+        tuple(
+            Variant(f"{depth}-{name}-{rate}", depth=depth, layer_scale=scale, learning_rate=float(rate))
+            for depth in RATE_DEPTHS
+            for name, scale in RATE_SCALES.items()
+            for rate in RATES
         ),
         images=9_600,
         epochs=2,
@@ -107,8 +119,9 @@ def main(argv: list[str] | None = None):
 
 def settings_of(experiment: Experiment, variant: Variant) -> dict:
     """What a result has to have been made with, as JSON contains it."""
-    settings = {"variant": dataclasses.asdict(variant), "images": experiment.images, "epochs": experiment.epochs}
-    return json.loads(json.dumps(settings))
+    fields = dataclasses.asdict(variant)
+    settings = {"learning_rate": fields.pop("learning_rate"), "variant": fields}
+    return json.loads(json.dumps({**settings, "images": experiment.images, "epochs": experiment.epochs}))
 
 
 def require_same_settings(path: Path, experiment: Experiment, variant: Variant):
@@ -153,7 +166,8 @@ def answer(experiment: Experiment, variant: Variant, seed: int, train, validatio
             labels,
             seed + 1000 * stage,
             teacher,
-            description=description,
+            variant.learning_rate,
+            description,
         )
     seconds = time.perf_counter() - started
     scores = {str(size): accuracy(model, resized(validation[0], size), validation[1])}
@@ -164,7 +178,6 @@ def answer(experiment: Experiment, variant: Variant, seed: int, train, validatio
         "seed": seed,
         "steps": steps,
         "batch_size": BATCH,
-        "learning_rate": LEARNING_RATE,
         "parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         "macs": macs(model, size) - mixing_macs(variant, size),
         "losses": losses,
@@ -185,13 +198,14 @@ def fit(
     labels: torch.Tensor,
     seed: int,
     teacher: nn.Module | None = None,
+    learning_rate: float = LEARNING_RATE,
     description: str = "",
 ) -> list[float]:
     """Train on images of `size` pixels and return every step's loss; one that is not finite ends it early."""
     model.train()
-    groups = parameter_groups(model, LEARNING_RATE, WEIGHT_DECAY)
-    optimizer = torch.optim.AdamW(groups, LEARNING_RATE, fused=True)
-    schedule = cosine_schedule(optimizer, steps, round(WARMUP * steps), LEARNING_RATE, 0.0, 0.0)
+    groups = parameter_groups(model, learning_rate, WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(groups, learning_rate, fused=True)
+    schedule = cosine_schedule(optimizer, steps, round(WARMUP * steps), learning_rate, 0.0, 0.0)
     generator = torch.Generator().manual_seed(seed)
     order = torch.cat(
         [torch.randperm(len(labels), generator=generator) for _ in range(-(-steps * BATCH // len(labels)))]

@@ -11,6 +11,7 @@ from cait_hf import CaitConfig, CaitForImageClassification
 
 # The official 0.02 for weights is for 384 channels; as many times larger as keeps a layer's gain, sqrt(384 / 32).
 WIDTH, HEADS, INITIALIZER_RANGE = 32, 4, 0.07
+LEARNING_RATE = 2e-3
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Variant:
         class_token: "separate" stage of two layers (CaiT), among the patches from the "first" layer (ViT), or "late",
             after two thirds of the layers.
         stages: resolution in pixels and fraction of the training for each part of it.
+        learning_rate: AdamW's, at the end of the warm-up.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Variant:
     distilled: bool = False
     patch_size: int = 7
     stages: tuple[tuple[int, float], ...] = ((28, 1.0),)
+    learning_rate: float = LEARNING_RATE
 
 
 def build(variant: Variant) -> nn.Module:
