@@ -1,11 +1,12 @@
 # Copyright 2026 The cait-hf authors. Licensed under the Apache License, Version 2.0.
 """Make `src/cait_hf/fashion_mnist` of trainings by the recipe `fashion_mnist`, one for each seed.
 
-    python scripts/release_fashion_mnist.py outputs/seed0 outputs/seed1 outputs/seed2 \\
-        --data data/fashion-mnist --hardware "one core of an AMD EPYC server"
+    python scripts/release_fashion_mnist.py outputs/seed0 outputs/seed1 outputs/seed2 --teacher outputs/teacher \\
+        --tried outputs/tried/* --data data/fashion-mnist --hardware "two cores of an Intel Xeon server"
 
-The training that is best on the validation split is shipped, stored in float16 and loaded in float32. All are scored
-on the 10,000 test images, and the card states their mean with a 95 % interval over the seeds (Student's t).
+Of a training with EMA weights these are taken. The training that is best on the validation split is shipped, stored in
+float16 and loaded in float32. All are scored on the 10,000 test images, and the card states their mean with a 95 %
+interval over the seeds (Student's t).
 """
 
 import argparse
@@ -34,29 +35,35 @@ from cait_hf.files import write_json, write_text
 
 
 SAMPLE = 500
+LENGTH = ["max_train_samples", "num_train_epochs"]
 
 
 def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="output folders of the trainings")
     parser.add_argument("--data", type=Path, required=True, help="folder that prepare_fashion_mnist.py wrote")
+    parser.add_argument("--teacher", type=Path, required=True, help="output folder of its training")
+    parser.add_argument("--tried", type=Path, nargs="*", default=[], help="output folders of short trainings before")
     parser.add_argument("--output_dir", type=Path, default=FOLDER, help="default: %(default)s")
     parser.add_argument("--hardware", required=True, help="what trained them, for the card")
     args = parser.parse_args(argv)
     try:
-        test = datasets.Dataset.from_parquet(str(args.data / "test.parquet"))
-        validation = [json.loads((run / "all_results.json").read_text())["eval_top1"] for run in args.runs]
-        trainings = [what_was_logged(run) for run in args.runs]
-        predictions = [predict(run, test) for run in args.runs]
+        train, test = (datasets.Dataset.from_parquet(str(args.data / f"{name}.parquet")) for name in ("train", "test"))
+        validation = [validation_accuracy(run) for run in args.runs]
+        trainings = [what_was_logged(run, len(train)) for run in args.runs]
+        tried = what_was_tried(args.tried) if args.tried else []
+        teacher = about_teacher(args.teacher, len(train), test)
+        predictions = [predict(weights_of(run), test) for run in args.runs]
     except KeyError as error:
-        sys.exit(f"error: a training has no {error} in its all_results.json: it is not finished.")
+        sys.exit(f"error: a training has no {error} in its log: it is not finished.")
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
     args.output_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.output_dir.parent, prefix=".release-") as scratch:
         results = write(Path(scratch), args.runs, test, validation, predictions)
-        results |= {"trainings": trainings, "hardware": args.hardware, "pytorch": torch.__version__}
+        results |= {"trainings": trainings, "teacher": teacher, "tried": tried}
+        results |= {"hardware": args.hardware, "pytorch": torch.__version__}
         write_json(Path(scratch, "results.json"), results, indent=1)
         write_text(Path(scratch, "README.md"), card(results, CaitConfig.from_pretrained(scratch)))
         args.output_dir.mkdir(exist_ok=True)
@@ -66,22 +73,61 @@ def main(argv: list[str] | None = None) -> dict:
     return results
 
 
-def what_was_logged(run: Path) -> dict[str, float]:
-    """Epochs, seconds and last losses of a training; the seconds of one that was interrupted are its last part's.
+def weights_of(run: Path) -> Path:
+    """The folder of a training's model: the one with EMA weights, if it has them."""
+    return run / "ema" if (run / "ema").is_dir() else run
+
+
+def validation_accuracy(run: Path) -> float:
+    """Of the weights that [`weights_of`] names."""
+    metrics = json.loads((run / "all_results.json").read_text(encoding="utf-8"))
+    return metrics["eval_ema_top1" if weights_of(run) != run else "eval_top1"]
+
+
+def what_was_tried(runs: list[Path]) -> list[list]:
+    """A head and, best first, a row for each training: its length, the flags in which they differ, its accuracy."""
+    settings = []
+    for run in runs:
+        flags = json.loads((run / "run_record.json").read_text(encoding="utf-8"))["flags"]
+        fields = (flags.pop("config_overrides") or "").split(",")
+        flags["teacher"] = "yes" if flags.pop("teacher_model_name_or_path") else "no"
+        settings.append(flags | dict(field.split("=") for field in fields if field))
+    names = sorted({name for flags in settings for name in flags} - {"output_dir", *LENGTH})
+    differ = [*LENGTH, *(name for name in names if len({str(flags.get(name)) for flags in settings}) > 1)]
+    rows = [
+        [*(flags.get(name, "") for name in differ), validation_accuracy(run)] for flags, run in zip(settings, runs)
+    ]
+    return [[*differ, "held-out accuracy"], *sorted(rows, key=lambda row: row[-1], reverse=True)]
+
+
+def about_teacher(run: Path, images: int, test: datasets.Dataset) -> dict:
+    """What the card says of the teacher."""
+    folder = weights_of(run)
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    return what_was_logged(run, images) | {
+        "model_type": model.config.model_type,
+        "parameters": model.num_parameters(),
+        "validation_accuracy": validation_accuracy(run),
+        "test_accuracy": float((predict(folder, test) == np.array(test["label"])).mean()),
+    }
+
+
+def what_was_logged(run: Path, images: int) -> dict[str, float]:
+    """Epochs, seconds and last losses of a training on so many images.
+
+    The seconds are those of all epochs at the mean speed since the training was last resumed, without evaluation.
 
     Raises:
-        ValueError: if it is not finished.
+        KeyError: if it is not finished.
     """
     state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
     found = {name: value for entry in state["log_history"] for name, value in entry.items()}  # the last of each
-    missing = {"loss", "eval_loss", "train_runtime"} - {*found}
-    if missing:
-        raise ValueError(f"{run / 'trainer_state.json'} has no {', '.join(sorted(missing))}: it is not finished.")
+    metrics = json.loads((run / "all_results.json").read_text(encoding="utf-8"))
     return {
         "epochs": state["epoch"],
-        "seconds": found["train_runtime"],
+        "seconds": state["epoch"] * images / metrics["train_images_per_second"],
         "loss": found["loss"],
-        "validation_loss": found["eval_loss"],
+        "validation_loss": metrics["eval_ema_loss" if weights_of(run) != run else "eval_loss"],
     }
 
 
@@ -90,13 +136,14 @@ def write(
 ) -> dict:
     """Write the checkpoint of the run that is best on the validation split, and the sample; return what it reaches."""
     best = int(np.argmax(validation))
-    model = AutoModelForImageClassification.from_pretrained(runs[best]).half()
+    weights = weights_of(runs[best])
+    model = AutoModelForImageClassification.from_pretrained(weights).half()
     model.save_pretrained(folder)
     # float16 is for the size of the file: it neither trains nor is it fast on a CPU. New heads, for which the
     # initialization of a training from scratch is too large, begin as CaiT's.
     model.config.dtype, model.config.initializer_range = torch.float32, type(model.config).initializer_range
     model.config.save_pretrained(folder)
-    CaitImageProcessorPil.from_pretrained(runs[best]).save_pretrained(folder)
+    CaitImageProcessorPil.from_pretrained(weights).save_pretrained(folder)
     test.select(range(SAMPLE)).to_parquet(folder / "sample.parquet")
     labels, shipped = np.array(test["label"]), predict(folder, test)
 
@@ -160,7 +207,8 @@ def card(results: dict, config: CaitConfig) -> str:
     return render(
         "fashion_mnist.md",
         metadata,
-        **results,
+        **{**results, "tried": [[*row[:-1], f"{row[-1]:.1%}"] for row in results["tried"][1:]]},
+        head_of_tried=results["tried"][:1],
         config=config,
         interval=interval(results["test_accuracy"]),
         shipped=fraction(results["shipped_test_accuracy"], sum(map(sum, matrix))),

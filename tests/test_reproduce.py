@@ -127,6 +127,23 @@ def test_positions_are_resized_once_between_the_stages(pixel_values, monkeypatch
     assert seen == [(20, 9, 25), (28, 3, 49)] and len(result["losses"]) == 12
 
 
+def test_learning_rate_is_the_variants(pixel_values, monkeypatch):
+    compared = runner.EXPERIMENTS["learning_rates"].variants
+    assert {variant.learning_rate for variant in compared} == {2e-3, 8e-3, 3.2e-2}
+    assert len({variant.name for variant in compared}) == len(compared) == 27
+    rates, step = [], torch.optim.AdamW.step
+
+    def record(optimizer):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", record)
+    variant = Variant("x", depth=1, learning_rate=0.125)
+    images = (pixel_values.repeat(64, 1, 1, 1), torch.zeros(192, dtype=torch.long))
+    result = runner.answer(runner.Experiment((variant,), images=192, epochs=4), variant, 0, images, images, "")
+    assert result["learning_rate"] == 0.125 and 0.12 < max(rates) <= 0.125  # the cosine has begun after one step
+
+
 def test_distillation_is_half_labels_half_teacher():
     torch.manual_seed(0)
     labels, pixel_values = torch.arange(runner.BATCH) % 10, torch.randn(runner.BATCH, 1, 28, 28)
@@ -164,12 +181,15 @@ def test_numbers_of_the_report():
 
 
 def test_from_images_to_the_report(data, tmp_path, monkeypatch):
-    """One step for each model; an experiment of two depths. A second call trains nothing again."""
-    shallow = tuple(variant for variant in runner.EXPERIMENTS["depth"].variants if variant.depth in (12, 36))
-    experiments = {**runner.EXPERIMENTS, "depth": runner.Experiment(shallow)}
+    """One step for each model; fewer depths. A second call trains nothing again."""
+    experiments = dict(runner.EXPERIMENTS)
+    for name, depths in (("depth", (12, 36)), ("learning_rates", (24,))):
+        variants = tuple(variant for variant in experiments[name].variants if variant.depth in depths)
+        experiments[name] = runner.Experiment(variants)
     for module in (runner, report):
         monkeypatch.setattr(module, "EXPERIMENTS", experiments)
     monkeypatch.setattr(report, "DEPTHS", (12, 36))
+    monkeypatch.setattr(report, "RATE_DEPTHS", (24,))
     flags = ["--data", data, "--output_dir", str(tmp_path / "results"), "--images", "64", "--seeds", "0"]
     runner.main(flags)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*.json")}

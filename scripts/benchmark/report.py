@@ -324,11 +324,13 @@ def training_table(result: dict) -> str:
 def fashion_mnist_text(result: dict) -> str:
     if result["failure"]:
         return f"### Fashion-MNIST\n\nFailed: {result['failure']}"
-    return (
-        f"### Fashion-MNIST\n\nThe recipe `fashion_mnist` in bf16 for {result['epochs']} epochs, "
-        f"{digits(result['seconds'])} s with a short run before it, {digits(result['train_images_per_second'])} "
-        f"images/s: top-1 {result['eval_top1']:.2%} of the validation split."
-    )
+    lines = [
+        f"The recipe `{recipe}` for {training['epochs']} epochs, {digits(training['seconds'])} s with a short run "
+        f"before it, {digits(training['train_images_per_second'])} images/s: top-1 {training['eval_ema_top1']:.2%} of "
+        "the validation split."
+        for recipe, training in (("fashion_mnist_teacher", result["teacher"]), ("fashion_mnist", result))
+    ]
+    return "\n\n".join(("### Fashion-MNIST", *lines))
 
 
 def goal_table(rows: list[dict]) -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from run import EXPERIMENTS, HIGH, LOW, RESULTS, SCALES
+from run import EXPERIMENTS, HIGH, LOW, RATE_DEPTHS, RATE_SCALES, RATES, RESULTS, SCALES
+
+from cait_hf.fashion_mnist import FOLDER
 
 
 matplotlib.use("Agg")
@@ -23,6 +25,7 @@ SCALE_NAMES = {
     "none": "none",
     "0.1": "LayerScale, 0.1 at first",
     "1e-4": "LayerScale, 1e-4 at first",
+    "1e-5": "LayerScale, 1e-5 at first",
     "1e-6": "LayerScale, 1e-6 at first",
     "scalar": "one factor a branch, 0 at first (ReZero's)",
 }
@@ -59,6 +62,8 @@ def main(argv: list[str] | None = None):
         plot(results[experiment], plots / f"{name}.png")
         parts = (f"## {title}", comments.get(name), table(results[experiment]), f"![{title}]({PLOTS}/{name}.png)\n")
         sections.append("\n\n".join(filter(None, parts)))
+    parts = (f"## {CHECKPOINT_TITLE}", comments.get("checkpoint"), checkpoint_table() + "\n")
+    sections.append("\n\n".join(filter(None, parts)))
     (args.output_dir / "REPRODUCTION.md").write_text("\n".join(sections), encoding="utf-8")
 
 
@@ -127,17 +132,27 @@ def table_of(header: list[str], rows: list[list[str]]) -> str:
 
 
 def depth_table(results: Results) -> str:
-    rows = []
-    for name in SCALES:
-        cells = []
-        for depth in DEPTHS:
-            runs = results[f"{depth}-{name}"]
-            begins = [first_step_below(run["losses"], LEARNED) for run in runs]
-            begun = [step for step in begins if step is not None]
-            when = f"step {np.mean(begun):.0f}" if len(begun) == len(runs) else f"{len(begun)} of {len(runs)} runs"
-            cells.append(f"{mean_and_spread(accuracies(runs))} ({when})")
-        rows.append([SCALE_NAMES[name], *cells])
+    rows = [
+        [SCALE_NAMES[name], *(accuracy_and_begin(results[f"{depth}-{name}"]) for depth in DEPTHS)] for name in SCALES
+    ]
     return table_of(["residual branches", *(f"{depth} layers" for depth in DEPTHS)], rows)
+
+
+def accuracy_and_begin(runs: list[dict]) -> str:
+    """The accuracy, and in brackets when the runs began to tell classes apart, or how many did."""
+    begins = [first_step_below(run["losses"], LEARNED) for run in runs]
+    begun = [step for step in begins if step is not None]
+    when = f"step {np.mean(begun):.0f}" if len(begun) == len(runs) else f"{len(begun)} of {len(runs)} runs"
+    return f"{mean_and_spread(accuracies(runs))} ({when})"
+
+
+def learning_rate_table(results: Results) -> str:
+    rows = [
+        [str(depth), SCALE_NAMES[name], *(accuracy_and_begin(results[f"{depth}-{name}-{rate}"]) for rate in RATES)]
+        for depth in RATE_DEPTHS
+        for name in RATE_SCALES
+    ]
+    return table_of(["layers", "residual branches", *(f"at {rate}" for rate in RATES)], rows)
 
 
 def plain_table(results: Results) -> str:
@@ -187,6 +202,22 @@ def distillation_table(results: Results) -> str:
     return plain_table(results) + f"\n\nThe teacher alone: {mean_and_spread(teachers)} %."
 
 
+def checkpoint_table() -> str:
+    """Of the short trainings before the checkpoint in the package those that differ in the teacher alone."""
+    head, *rows = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))["tried"]
+    accuracies = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        run = dict(zip(head, row))
+        accuracy, teacher, _ = run.pop("held-out accuracy"), run.pop("teacher"), run.pop("seed", None)
+        accuracies[str(run)][teacher].append(accuracy)
+    (pair,) = (found for found in accuracies.values() if len(found) == 2)
+    names = {"no": "labels", "yes": "hard distillation"}
+    return table_of(
+        ["model", "seeds", "accuracy, %"],
+        [[names[teacher], str(len(values)), mean_and_spread(values)] for teacher, values in sorted(pair.items())],
+    )
+
+
 def depth_plot(results: Results, path: Path):
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
     for name in SCALES:
@@ -198,6 +229,20 @@ def depth_plot(results: Results, path: Path):
     left.set(xlabel="layers", ylabel="accuracy, %", xticks=DEPTHS)
     left.legend(fontsize=8)
     right.set(xlabel="step", ylabel="training loss", title=f"{DEPTHS[-1]} layers")
+    save(figure, path)
+
+
+def learning_rate_plot(results: Results, path: Path):
+    figure, (panels,) = plt.subplots(1, len(RATE_DEPTHS), figsize=(11, 4), sharey=True, squeeze=False)
+    for panel, depth in zip(panels, RATE_DEPTHS):
+        for name in RATE_SCALES:
+            runs = [[100 * value for value in accuracies(results[f"{depth}-{name}-{rate}"])] for rate in RATES]
+            (line,) = panel.plot(RATES, [np.mean(values) for values in runs], label=SCALE_NAMES[name])
+            for rate, values in zip(RATES, runs):
+                panel.plot([rate] * len(values), values, "o", color=line.get_color(), alpha=0.6)
+        panel.set(xlabel="learning rate", title=f"{depth} layers")
+    panels[0].set(ylabel="accuracy, % (a point each seed, lines: means)")
+    panels[0].legend(fontsize=8)
     save(figure, path)
 
 
@@ -249,9 +294,16 @@ def save(figure, path: Path):
     plt.close(figure)
 
 
-# Of each section: the experiment of `run.py` that it is about, title, table and plot.
+CHECKPOINT_TITLE = "Teacher or labels, for the checkpoint in the package?"
+# Of each other section: the experiment of `run.py` that it is about, title, table and plot.
 SECTIONS = {
     "depth": ("depth", "Does LayerScale make deep models train?", depth_table, depth_plot),
+    "learning_rates": (
+        "learning_rates",
+        "Does LayerScale widen the range of learning rates that train?",
+        learning_rate_table,
+        learning_rate_plot,
+    ),
     "branch_ratios": ("depth", "How large are the residual branches?", ratio_table, ratio_plot),
     "class_attention": ("class_attention", "Where should the class token enter?", plain_table, accuracy_plot),
     "talking_heads": ("talking_heads", "Do talking heads help?", plain_table, accuracy_plot),
