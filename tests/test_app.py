@@ -252,7 +252,7 @@ def test_every_view_names_what_it_shows():
     assert "after 4 layers" in texts["rollout"] and texts["rollout"].count("data-layer=") == 5
     assert "back to the embeddings" in panel(seen, "rollout", 0, 0, (2, 3))
     for text in texts.values():
-        assert "683,018 parameters" in text and "license: apache-2.0" in text and "A small CaiT" in text
+        assert "1,205,546 parameters" in text and "license: apache-2.0" in text and "A small CaiT" in text
         assert len(re.findall("<li>", text)) == 5 and text.count('aria-pressed="true"') == 1
     outlined, other = (panel(seen, "patch", 0, 0, patch).partition("</figure>")[0] for patch in ((2, 3), (2, 4)))
     assert outlined != other

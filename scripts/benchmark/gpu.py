@@ -24,7 +24,7 @@ OLDEST = {"torch": "2.11", "transformers": "5.17", "timm": "1.0.20"}
 OLDEST |= {"accelerate": "1.1", "datasets": "4.0", "evaluate": "0.4.6"}
 KERNELS = ("torch", "triton", "transformers")
 TRAINING = ("torch", "transformers", "accelerate", "datasets", "evaluate", "pillow", "pyyaml")
-NEEDS = {"a": KERNELS, "b": KERNELS, "c": (*KERNELS, "timm"), "d": TRAINING, "e": TRAINING}
+NEEDS = {"a": KERNELS, "b": KERNELS, "c": (*KERNELS, "timm"), "d": TRAINING, "e": (*TRAINING, "timm")}
 FASHION_MNIST_FILES = ("train.parquet", "validation.parquet")
 
 
