@@ -220,6 +220,22 @@ def test_reproduction_md_is_what_its_results_give(tmp_path):
         assert (report.ROOT / report.PLOTS / f"{name}.png").is_file()
 
 
+def test_teacher_against_labels_is_of_trainings_that_differ_in_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "FOLDER", tmp_path)
+
+    def table(*rows) -> str | None:
+        head = ["hidden_size", "seed", "teacher", "held-out accuracy"]
+        (tmp_path / "results.json").write_text(json.dumps({"tried": [head, *rows] if rows else []}))
+        return report.checkpoint_table()
+
+    labels = [["96", 0, "no", 0.8], ["96", 1, "no", 0.9], ["128", 0, "no", 0.1]]
+    assert table(*labels, ["96", 0, "yes", 0.75]).splitlines()[2:] == [
+        "| labels | 2 | 85.0 ± 7.1 |",
+        "| hard distillation | 1 | 75.0 |",
+    ]
+    assert table(*labels) is table() is table(*labels, ["64", 0, "yes", 0.75]) is None
+
+
 def test_cost_of_changing_the_resolution():
     """Three quarters of the training at a cost of 1, the rest at 4, against all of it at 4."""
     stages = {"low": [[20, 1.0]], "high": [[28, 1.0]], "low then high": [[20, 0.75], [28, 0.25]]}

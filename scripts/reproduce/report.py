@@ -60,11 +60,15 @@ def main(argv: list[str] | None = None):
     sections = [HEAD.format(**facts(results))]
     for name, (experiment, title, table, plot) in SECTIONS.items():
         plot(results[experiment], plots / f"{name}.png")
-        parts = (f"## {title}", comments.get(name), table(results[experiment]), f"![{title}]({PLOTS}/{name}.png)\n")
-        sections.append("\n\n".join(filter(None, parts)))
-    parts = (f"## {CHECKPOINT_TITLE}", comments.get("checkpoint"), checkpoint_table() + "\n")
-    sections.append("\n\n".join(filter(None, parts)))
+        image = f"![{title}]({PLOTS}/{name}.png)"
+        sections.append(section(title, comments.get(name), table(results[experiment]), image))
+    if table_of_teacher := checkpoint_table():
+        sections.append(section(CHECKPOINT_TITLE, comments.get("checkpoint"), table_of_teacher))
     (args.output_dir / "REPRODUCTION.md").write_text("\n".join(sections), encoding="utf-8")
+
+
+def section(title: str, *parts: str | None) -> str:
+    return "\n\n".join(filter(None, (f"## {title}", *parts))) + "\n"
 
 
 Results = dict[str, list[dict]]  # a variant's name: its runs, a seed each
@@ -202,15 +206,17 @@ def distillation_table(results: Results) -> str:
     return plain_table(results) + f"\n\nThe teacher alone: {mean_and_spread(teachers)} %."
 
 
-def checkpoint_table() -> str:
-    """Of the short trainings before the checkpoint in the package those that differ in the teacher alone."""
-    head, *rows = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))["tried"]
-    accuracies = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        run = dict(zip(head, row))
-        accuracy, teacher, _ = run.pop("held-out accuracy"), run.pop("teacher"), run.pop("seed", None)
-        accuracies[str(run)][teacher].append(accuracy)
-    (pair,) = (found for found in accuracies.values() if len(found) == 2)
+def checkpoint_table() -> str | None:
+    """Of the short trainings before the checkpoint in the package those that differ in the teacher alone, if any."""
+    tried = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))["tried"]
+    by_settings = defaultdict(lambda: defaultdict(list))
+    for row in tried[1:]:
+        run = dict(zip(tried[0], row))
+        accuracy, teacher, _ = run.pop("held-out accuracy"), run.pop("teacher", None), run.pop("seed", None)
+        by_settings[str(run)][teacher].append(accuracy)
+    pair = next((found for found in by_settings.values() if len(found) == 2), None)
+    if pair is None:
+        return None
     names = {"no": "labels", "yes": "hard distillation"}
     return table_of(
         ["model", "seeds", "accuracy, %"],
