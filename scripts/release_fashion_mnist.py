@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> dict:
     args = parser.parse_args(argv)
     try:
         train, test = (datasets.Dataset.from_parquet(str(args.data / f"{name}.parquet")) for name in ("train", "test"))
-        validation = [validation_accuracy(run) for run in args.runs]
+        validation = [metrics_of(run)["eval_top1"] for run in args.runs]
         trainings = [what_was_logged(run, len(train)) for run in args.runs]
         tried = what_was_tried(args.tried) if args.tried else []
         teacher = about_teacher(args.teacher, len(train), test)
@@ -78,10 +78,16 @@ def weights_of(run: Path) -> Path:
     return run / "ema" if (run / "ema").is_dir() else run
 
 
-def validation_accuracy(run: Path) -> float:
-    """Of the weights that [`weights_of`] names."""
+def metrics_of(run: Path) -> dict[str, float]:
+    """What the training script wrote; "eval_..." are those of the weights that [`weights_of`] names.
+
+    Raises:
+        KeyError: if it is not finished.
+    """
     metrics = json.loads((run / "all_results.json").read_text(encoding="utf-8"))
-    return metrics["eval_ema_top1" if weights_of(run) != run else "eval_top1"]
+    if weights_of(run) != run:
+        metrics |= {name: metrics[name.replace("eval", "eval_ema")] for name in ("eval_top1", "eval_loss")}
+    return metrics
 
 
 def what_was_tried(runs: list[Path]) -> list[list]:
@@ -95,7 +101,7 @@ def what_was_tried(runs: list[Path]) -> list[list]:
     names = sorted({name for flags in settings for name in flags} - {"output_dir", *LENGTH})
     differ = [*LENGTH, *(name for name in names if len({str(flags.get(name)) for flags in settings}) > 1)]
     rows = [
-        [*(flags.get(name, "") for name in differ), validation_accuracy(run)] for flags, run in zip(settings, runs)
+        [*(flags.get(name, "") for name in differ), metrics_of(run)["eval_top1"]] for flags, run in zip(settings, runs)
     ]
     return [[*differ, "held-out accuracy"], *sorted(rows, key=lambda row: row[-1], reverse=True)]
 
@@ -107,7 +113,7 @@ def about_teacher(run: Path, images: int, test: datasets.Dataset) -> dict:
     return what_was_logged(run, images) | {
         "model_type": model.config.model_type,
         "parameters": model.num_parameters(),
-        "validation_accuracy": validation_accuracy(run),
+        "validation_accuracy": metrics_of(run)["eval_top1"],
         "test_accuracy": float((predict(folder, test) == np.array(test["label"])).mean()),
     }
 
@@ -122,12 +128,12 @@ def what_was_logged(run: Path, images: int) -> dict[str, float]:
     """
     state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
     found = {name: value for entry in state["log_history"] for name, value in entry.items()}  # the last of each
-    metrics = json.loads((run / "all_results.json").read_text(encoding="utf-8"))
+    metrics = metrics_of(run)
     return {
         "epochs": state["epoch"],
         "seconds": state["epoch"] * images / metrics["train_images_per_second"],
         "loss": found["loss"],
-        "validation_loss": metrics["eval_ema_loss" if weights_of(run) != run else "eval_loss"],
+        "validation_loss": metrics["eval_loss"],
     }
 
 
@@ -204,11 +210,11 @@ def card(results: dict, config: CaitConfig) -> str:
         tags=["cait", "cait-hf"],
         metrics=["accuracy"],
     )
+    tried = results["tried"][:1] + [[*row[:-1], f"{row[-1]:.1%}"] for row in results["tried"][1:]]
     return render(
         "fashion_mnist.md",
         metadata,
-        **{**results, "tried": [[*row[:-1], f"{row[-1]:.1%}"] for row in results["tried"][1:]]},
-        head_of_tried=results["tried"][:1],
+        **{**results, "tried": tried},
         config=config,
         interval=interval(results["test_accuracy"]),
         shipped=fraction(results["shipped_test_accuracy"], sum(map(sum, matrix))),

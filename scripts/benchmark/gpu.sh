@@ -8,7 +8,7 @@
 #   b  a small search over launches of the kernels; it prints the best of each shape
 #   c  attention and whole models against timm, eager and compiled, and a ViT with FlashAttention: time, peak memory
 #   d  both training scripts for 100 steps in bf16, fp16 and compiled, on generated images
-#   e  three minutes of training the Fashion-MNIST model
+#   e  three minutes of training the Fashion-MNIST model, the first of them its teacher
 #
 # Variables, with their defaults; paths start at the folder of the repository:
 #   OUT=outputs/gpu    folder for the results: JSON files, log.txt, fashion_mnist.tar.gz (8 files at most)

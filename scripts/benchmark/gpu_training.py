@@ -26,7 +26,6 @@ from cait_hf.files import write_json
 
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-CONFIG = SCRIPTS / "fashion_mnist_teacher"
 TRAINER, LOOP = "run_image_classification", "run_image_classification_no_trainer"
 XXS24 = "hidden_size=192,num_hidden_layers=24,num_attention_heads=4,intermediate_size=768"
 TINY = "hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,image_size=32,patch_size=8"
@@ -111,7 +110,8 @@ def speed(args: argparse.Namespace, folder: Path) -> bool:
 
 
 def fashion_mnist(args: argparse.Namespace, folder: Path) -> bool:
-    teacher = as_long_as_fits("fashion_mnist_teacher", ["--config_name", CONFIG], args, args.seconds / 3, folder)
+    flags = ["--config_name", SCRIPTS / "fashion_mnist_teacher"]
+    teacher = as_long_as_fits("fashion_mnist_teacher", flags, args, args.seconds / 3, folder)
     metrics = {"teacher": teacher, "failure": teacher["failure"]}
     if teacher["failure"] is None:
         flags = ["--teacher_model_name_or_path", folder / "fashion_mnist_teacher" / "ema"]

@@ -57,11 +57,10 @@ def to_rgb(image: PIL.Image.Image, do_exif_transpose: bool = True, name: str = "
         ValueError: if the image has no pixels, or values that are not finite or beyond 16 bits.
         OSError: if Pillow cannot read or convert it.
     """
-    is_upright = image.getexif().get(PIL.ExifTags.Base.Orientation, 1) == 1
-    if image.mode == "RGB" and is_upright:
-        return image  # as nearly all are
-    if image.mode == "L" and is_upright and image.width and image.height and "transparency" not in image.info:
-        return image.convert("RGB")  # as below, without the way through tensors, long for small gray images
+    is_plain_gray = image.mode == "L" and 0 not in image.size and "transparency" not in image.info
+    if (image.mode == "RGB" or is_plain_gray) and image.getexif().get(PIL.ExifTags.Base.Orientation, 1) == 1:
+        # as nearly all are; the way through tensors takes long for small gray images
+        return image.convert("RGB") if is_plain_gray else image
     pixels = to_pixels(image, name, do_exif_transpose=do_exif_transpose)
     return PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy())
 

@@ -25,7 +25,7 @@ class Randomness:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers may outlive an epoch
-        self._spare = [np.random.MT19937()]
+        self._spare = [np.random.MT19937()]  # for numpy in `seeded`; making one takes long
 
     @property
     def epoch(self) -> int:
