@@ -167,6 +167,17 @@ def test_rows_that_are_not_finite(library, dtype, bits):
 
 
 @in_both_dtypes
+def test_probabilities_too_small_for_a_float_are_zero(library, dtype):
+    # and not denormal: a key of score -200 has the probability 1e-87, which even a value of 1e38 does not bring back
+    query, key, value, _, _, _ = inputs(1, 4, 20, 16, dtype)
+    query.fill_(1.0)
+    key.zero_()[:, :, 7] = -12.5
+    value.zero_()[:, :, 7] = 1e38
+    output = attention_native.forward(query, key, value, torch.eye(4), torch.eye(4), torch.zeros(4), 1.0)
+    assert output.abs().max() == 0
+
+
+@in_both_dtypes
 def test_large_scores(library, dtype):
     query, *others = inputs(1, 4, 196, 48, dtype)
     expected = plain(*(tensor.double() for tensor in (query * 1000, *others)), 0.1)

@@ -64,8 +64,10 @@ static ALWAYS_INLINE Vector only_first(Vector x, int used) {
   return (lane < used) ? x : all(-__builtin_inff());
 }
 
-// exp(x) for x <= 0 to about one unit in the last place; 1e-38 in place of anything smaller. NaN stays NaN.
+// exp(x) for x <= 0 to about one unit in the last place; 0 in place of anything below 1.2e-38, for what comes of numbers
+// so small is denormal, which Intel's processors compute a hundred times as slowly. NaN stays NaN.
 static ALWAYS_INLINE Vector exponential(Vector x) {
+  const Integers tiny = x < -87.33f;
   x = larger(all(-87.33f), x);
   // x = n log 2 + r: adding 1.5 * 2^23 rounds to an integer n, which lies in the low bits of the sum; with 127 more, 2^n
   // is those bits as the exponent of a float. It is multiplied: bits added to a NaN could make it a number.
@@ -81,7 +83,7 @@ static ALWAYS_INLINE Vector exponential(Vector x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + (r + 1.f);
-  return p * (Vector)(n << 23);
+  return tiny ? Vector{} : p * (Vector)(n << 23);
 }
 
 // ---- half precision, as 16 bits each
