@@ -55,7 +55,8 @@ class Distillation:
             raise ValueError(f"--distillation_alpha is {alpha}, but it must be from 0 to 1.")
         if not tau > 0:
             raise ValueError(f"--distillation_tau is {tau}, but it must be above 0.")
-        self.teacher = teacher.eval().requires_grad_(False)
+        # channels last: a third of the time of a convolutional teacher in bfloat16 on a CPU
+        self.teacher = teacher.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.kind, self.alpha, self.tau = kind, alpha, tau
         self.order = _order_of_classes(student_labels, teacher.config.id2label)
         student, own = map(measure_normalization, (student_processor, teacher_processor))
@@ -74,7 +75,8 @@ class Distillation:
     def __call__(self, pixel_values: torch.Tensor, logits: torch.Tensor, own_loss: torch.Tensor) -> torch.Tensor:
         """The student's images `(batch, channels, height, width)`, its logits and its own loss to the whole loss."""
         with torch.no_grad():
-            seen = (pixel_values[:, self.channels] * self.scale + self.shift).to(self.teacher.dtype)
+            seen = pixel_values[:, self.channels] * self.scale + self.shift
+            seen = seen.to(self.teacher.dtype, memory_format=torch.channels_last)
             teacher_logits = self.teacher(pixel_values=seen).logits[:, self.order]
         return (1 - self.alpha) * own_loss + self.alpha * teacher_loss(logits, teacher_logits, self.kind, self.tau)
 
