@@ -495,6 +495,8 @@ WRONG_INPUT = [
     ("--resume_from_checkpoint {wrong}/empty", "--resume_from_checkpoint is .*/empty, .* a complete checkpoint"),
     ("--output_dir {images}", "is not empty"),
     ("{train} --auto_augment best", "--auto_augment is best|timm"),
+    ("{train} --timm_optimizer best", "--timm_optimizer is best|needs the package timm"),
+    ("{train} --timm_optimizer lamb --adam_beta2 0.9", "--adam_beta2 is about others|needs the package timm"),
     ("{train} --layer_decay 1.5", "--layer_decay is 1.5"),
     ("{train} --trainable most", "--trainable is most"),
     ("{few} --teacher_model_name_or_path {trained}", "the teacher has 6 classes and the model 3"),

@@ -90,13 +90,16 @@ def test_both_scripts_give_the_same_weights(engine, flags, images, tmp_path):
         assert one == pytest.approx(other, rel=1e-6)  # Trainer sums losses in another order
 
 
-@pytest.mark.parametrize("name", SCRIPT_NAMES)
-def test_killed_training_goes_on_as_if_nothing_had_been(name, flags, tmp_path):
+@pytest.mark.parametrize(
+    "name, optimizer", [*((name, "") for name in SCRIPT_NAMES), (SCRIPT_NAMES[0], "--timm_optimizer muon")]
+)
+def test_killed_training_goes_on_as_if_nothing_had_been(name, optimizer, flags, tmp_path):
     """SIGKILL at a random moment after a random checkpoint; worker processes in one of the two runs only."""
     pytest.importorskip("timm", reason="the augmentations and the average are timm's")
-    flags += f" {WITH_EVERYTHING} --per_device_train_batch_size 16 --num_train_epochs 14"
+    flags += f" {WITH_EVERYTHING} {optimizer} --per_device_train_batch_size 16 --num_train_epochs 14"
     flags = flags.replace("--save_strategy no", "--save_strategy steps --save_steps 7")
     uninterrupted = train(name, flags, tmp_path / "whole")
+    assert ("timm's muon" in (tmp_path / "whole" / "README.md").read_text()) == bool(optimizer)
 
     command = [SCRIPTS / f"{name}.py", *flags.split(), "--output_dir", tmp_path / "killed"]
     process = warm_process.start(warm_process.SCRIPT, *command, log=tmp_path / "log")

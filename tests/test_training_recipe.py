@@ -19,9 +19,15 @@ from transformers import (
 from cait_hf import CaitForImageClassification
 from cait_hf.image_processing_pil_cait import CaitImageProcessorPil
 from cait_hf.state_dict import convert_to_official_state_dict
-from cait_hf.training.arguments import ModelArguments, RecipeArguments
+from cait_hf.training.arguments import ModelArguments, RecipeArguments, TrainingArguments
 from cait_hf.training.models import add_lora, load_config, load_model, plain_model, save_model
-from cait_hf.training.optimization import cosine_schedule, decayed_parameter_names, freeze_all_but, parameter_groups
+from cait_hf.training.optimization import (
+    cosine_schedule,
+    decayed_parameter_names,
+    freeze_all_but,
+    make_optimizer,
+    parameter_groups,
+)
 
 
 def cait(**fields) -> CaitForImageClassification:
@@ -203,6 +209,26 @@ def test_freezing_of_other_models():
     assert not any("mlp" in name or "layernorm" in name or "patch" in name for name in attention)
 
 
+# Optimizers of timm
+
+
+def of_timm(name: str, optim_args: str | None = None) -> torch.optim.Optimizer:
+    pytest.importorskip("timm", reason="the optimizers are timm's")
+    args = TrainingArguments(learning_rate=2e-3, weight_decay=0.05, optim_args=optim_args)
+    return make_optimizer(cait(), RecipeArguments(timm_optimizer=name, layer_decay=0.75), args)
+
+
+def test_optimizer_of_timm_has_our_groups_and_the_arguments_of_the_flag():
+    optimizer = of_timm("adamw", "betas=(0.8, 0.95), eps=1e-6")
+    assert type(optimizer).__name__.startswith("AdamW")
+    expected = parameter_groups(cait(), 2e-3, 0.05, 0.75)
+    assert [group["name"] for group in optimizer.param_groups] == [group["name"] for group in expected]
+    for group, like in zip(optimizer.param_groups, expected):
+        assert (group["lr"], group["weight_decay"]) == (like["lr"], like["weight_decay"])
+        assert (group["betas"], group["eps"]) == ((0.8, 0.95), 1e-6)
+    assert {group["betas"] for group in of_timm("adamw").param_groups} == {(0.9, 0.999)}
+
+
 # Adapters
 
 
@@ -241,6 +267,11 @@ def lora(model: torch.nn.Module, targets: str = "q_proj"):
 WRONG = [
     *((lambda v=v: parameter_groups(cait(), 1e-3, 0.05, v), f"--layer_decay is {v}, ") for v in (0.0, 1.5, math.nan)),
     (lambda: parameter_groups(vit(), 1e-3, 0.05, 0.5), "--layer_decay is 0.5, but ViTForImageClassification does not"),
+    (lambda: of_timm("adamax2"), "--timm_optimizer is adamax2, but it must be one of .*adamw"),
+    *(
+        (lambda v=v: of_timm("adamw", v), "--optim_args is .*, but it must be NAME=VALUE, .* timm's adamw")
+        for v in ("0.9", "eps", "eps=abs(1)", "**{}", "speed=1", "eps=-1.0", "eps=1)")
+    ),
     (lambda: schedule(1e-3, 0.0, 1e-2), "--min_lr is 0.01, but it must be from 0 to .* 0.001"),
     (lambda: schedule(1e-3, -1.0, 0.0), "--warmup_lr is -1.0, but it must be from 0 to .* 0.001"),
     (lambda: schedule(0.0, 0.0, 0.0), "--learning_rate is 0.0, "),

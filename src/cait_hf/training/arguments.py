@@ -37,6 +37,7 @@ NEEDED_PACKAGES = {
     "repeated_augmentation": "timm",
     "mixup": "timm",
     "cutmix": "timm",
+    "timm_optimizer": "timm",
     "ema_decay": "timm",
     "lora_rank": "peft",
 }
@@ -129,6 +130,7 @@ class RecipeArguments:
     mixup_switch_prob: float = option("Probability of cutmix where mixup is on too.", 0.5)
     mixup_mode: str = option("What shares a draw: batch, pair or elem.", "batch")
     # optimization
+    timm_optimizer: str | None = option("Optimizer of timm by its name there, such as muon, in place of --optim's.")
     base_learning_rate: float | None = option("Learning rate for 512 images a step; gives --learning_rate.")
     warmup_epochs: float | None = option("Warm-up, of the --num_train_epochs; gives --warmup_steps.")
     warmup_lr: float | None = option("Learning rate at the first step; with it, the official cosine schedule.")
@@ -334,6 +336,12 @@ def _check(
         raise ValueError("--warmup_epochs and --warmup_steps say the same: pass one of them.")
     if recipe.base_learning_rate is not None and args.learning_rate != TrainingArguments.learning_rate:
         raise ValueError("--base_learning_rate gives --learning_rate: pass one of them.")
+    for name in ("optim", "adam_beta1", "adam_beta2", "adam_epsilon"):
+        if recipe.timm_optimizer is not None and name in args.changed:
+            raise ValueError(
+                f"--timm_optimizer is {recipe.timm_optimizer}, but --{name} is about others: drop one of the two. "
+                "--optim_args has the arguments of timm's."
+            )
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}, but it must be at least 1.")

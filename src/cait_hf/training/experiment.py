@@ -22,7 +22,7 @@ from .data import LabeledImages, load_data, load_inputs
 from .distillation import Distillation, load_teacher
 from .ema import ModelEma
 from .models import add_lora, load_config, load_model, plain_model, set_labels
-from .optimization import freeze_all_but, parameter_groups
+from .optimization import freeze_all_but, make_optimizer
 from .prediction_images import TRACKERS, LogPredictions
 from .randomness import Randomness
 from .resume import (
@@ -207,7 +207,7 @@ def prepare(argv: list[str]) -> Experiment:
         model = add_lora(model, recipe)
     else:
         freeze_all_but(model, recipe.trainable)
-    parameter_groups(plain_model(model), args.learning_rate, args.weight_decay, recipe.layer_decay)  # may raise
+    make_optimizer(plain_model(model), recipe, args)  # may raise
     if isinstance(train_data, ImageStream) and recipe.repeated_augmentation > 1:
         raise ValueError("--repeated_augmentation needs to know all images: drop it or --streaming.")
     batch = args.train_batch_size * max(1, args.world_size)  # of all processes

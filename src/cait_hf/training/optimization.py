@@ -5,12 +5,15 @@ Sources: facebookresearch/deit, `main.py` (`--attn-only`, defaults of the schedu
 cosine schedule of timm 0.3.2, which it pins.
 """
 
+import ast
 import math
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import Trainer, get_scheduler
 
+from ..command_line import one_line
 from .arguments import RecipeArguments, TrainingArguments
 
 
@@ -100,14 +103,45 @@ def cosine_schedule(
 
 
 def make_optimizer(model: nn.Module, recipe: RecipeArguments, args: TrainingArguments) -> torch.optim.Optimizer:
-    """The optimizer of `--optim` with this package's groups: layer decay, and what has no weight decay.
+    """The optimizer of `--optim` or `--timm_optimizer` with this package's groups: layer decay, what does not decay.
 
     Args:
         model (`nn.Module`): that of Transformers inside one of PEFT, see `models.plain_model`.
+
+    Raises:
+        ValueError: if timm has no such optimizer, if that does not take `--optim_args`, or by [`parameter_groups`].
     """
-    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
     groups = parameter_groups(model, args.learning_rate, args.weight_decay, recipe.layer_decay)
+    if recipe.timm_optimizer is not None:
+        return _timm_optimizer(groups, recipe.timm_optimizer, args)
+    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
     return optimizer_class(groups, **options)
+
+
+def _timm_optimizer(groups: list[dict], name: str, args: TrainingArguments) -> torch.optim.Optimizer:
+    """With timm's own defaults, whatever `--adam_beta1` and the like are, and the keywords of `--optim_args`."""
+    from timm.optim import get_optimizer_class, list_optimizers
+
+    if name not in list_optimizers():
+        raise ValueError(f"--timm_optimizer is {name}, but it must be one of {', '.join(list_optimizers())}.")
+    try:
+        return get_optimizer_class(name)(groups, lr=args.learning_rate, **_keywords(args.optim_args or ""))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"--optim_args is {args.optim_args}, but it must be NAME=VALUE, with commas between, of arguments of "
+            f"timm's {name} ({one_line(error)})."
+        ) from error
+
+
+def _keywords(text: str) -> dict[str, Any]:
+    """`{"eps": 1e-6, "betas": (0.9, 0.99)}` of "eps=1e-6, betas=(0.9, 0.99)"; runs no code."""
+    try:
+        call = ast.parse(f"dict({text})", mode="eval").body
+    except SyntaxError as error:
+        raise ValueError("not a list of arguments") from error
+    if not isinstance(call, ast.Call) or call.args or not all(keyword.arg for keyword in call.keywords):
+        raise ValueError("not a list of arguments")
+    return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
 
 
 def warmup_steps(recipe: RecipeArguments, args: TrainingArguments, num_training_steps: int) -> int:

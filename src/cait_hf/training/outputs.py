@@ -250,6 +250,8 @@ def settings_of(experiment: Experiment, state: TrainerState) -> dict[str, object
     values.pop("num_train_epochs" if args.max_steps > 0 else "max_steps", None)
     if recipe.official_schedule:
         values["lr_scheduler_type"] = "cosine of the official training, by warmup_lr and min_lr"
+    if recipe.timm_optimizer is not None:
+        values["optim"] = f"timm's {recipe.timm_optimizer}"
     values["warmup_steps"] = warmup_steps(recipe, args, state.max_steps)
     train_images = experiment.record.data["train"]["images"] if experiment.record.data["train"] else None
     step, epoch = saved_step(args, state)

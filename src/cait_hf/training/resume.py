@@ -329,5 +329,6 @@ def could_not_go_on(checkpoint: str | None) -> Iterator[None]:
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Raise ValueError if what was loaded is the state of another kind of optimizer."""
-    if not optimizer.defaults.keys() <= optimizer.param_groups[0].keys():
+    expected = optimizer.defaults.keys() - {"differentiable"}  # which loading adds to the defaults of some
+    if not expected <= optimizer.param_groups[0].keys():
         raise ValueError("the optimizer was another one.")
