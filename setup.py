@@ -118,9 +118,9 @@ setup(
     ],
     extras_require={
         "app": ["gradio>=6.31"],
-        "train": ["timm>=1.0.20", "torchvision"],
+        "train": ["timm>=1.0.21", "torchvision"],
         "benchmark": [
-            *("matplotlib>=3.8", "timm>=1.0.20", "torchvision"),
+            *("matplotlib>=3.8", "timm>=1.0.21", "torchvision"),
             *("onnx>=1.21", "onnxruntime>=1.20", "onnxscript>=0.7", "openvino>=2026.3"),
         ],
         "export": ["onnx>=1.21", "onnxruntime>=1.20", "onnxscript>=0.7"],

@@ -181,7 +181,7 @@ def test_missing_and_old_packages(tmp_path, monkeypatch, capsys):
     stored = report.read_json(tmp_path / "gpu.json")
     assert stored["packages"]["datasets"] is None
     reasons = {letter: part["reason"] for letter, part in stored["parts"].items() if part["status"] == "skipped"}
-    assert reasons == {"c": "timm is 1.0.9, but it must be 1.0.20 or newer", "d": "accelerate is not installed"}
+    assert reasons == {"c": "timm is 1.0.9, but it must be 1.0.21 or newer", "d": "accelerate is not installed"}
     assert all(f": SKIPPED, {reason}\n" in printed.err for reason in reasons.values())
 
 

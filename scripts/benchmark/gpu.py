@@ -20,7 +20,7 @@ from report import GPU_PARTS, read_json
 
 
 # of setup.py, where it has one
-OLDEST = {"torch": "2.11", "transformers": "5.17", "timm": "1.0.20"}
+OLDEST = {"torch": "2.11", "transformers": "5.17", "timm": "1.0.21"}
 OLDEST |= {"accelerate": "1.1", "datasets": "4.0", "evaluate": "0.4.6"}
 KERNELS = ("torch", "triton", "transformers")
 TRAINING = ("torch", "transformers", "accelerate", "datasets", "evaluate", "pillow", "pyyaml")
