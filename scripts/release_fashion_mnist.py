@@ -97,11 +97,14 @@ def what_was_tried(runs: list[Path]) -> list[list]:
         flags = json.loads((run / "run_record.json").read_text(encoding="utf-8"))["flags"]
         fields = (flags.pop("config_overrides") or "").split(",")
         flags["teacher"] = "yes" if flags.pop("teacher_model_name_or_path") else "no"
+        if flags.get("timm_optimizer"):
+            flags["adam_beta2"] = None  # Transformers' optimizers have it
         settings.append(flags | dict(field.split("=") for field in fields if field))
     names = sorted({name for flags in settings for name in flags} - {"output_dir", *LENGTH})
     differ = [*LENGTH, *(name for name in names if len({str(flags.get(name)) for flags in settings}) > 1)]
     rows = [
-        [*(flags.get(name, "") for name in differ), metrics_of(run)["eval_top1"]] for flags, run in zip(settings, runs)
+        [*("" if flags.get(name) is None else flags[name] for name in differ), metrics_of(run)["eval_top1"]]
+        for flags, run in zip(settings, runs)
     ]
     return [[*differ, "held-out accuracy"], *sorted(rows, key=lambda row: row[-1], reverse=True)]
 
@@ -118,8 +121,8 @@ def about_teacher(run: Path, images: int, test: datasets.Dataset) -> dict:
     }
 
 
-def what_was_logged(run: Path, images: int) -> dict[str, float]:
-    """Epochs, seconds and last losses of a training on so many images.
+def what_was_logged(run: Path, images: int) -> dict:
+    """Epochs, seconds and last losses of a training on so many images, and the flags that were changed on a resume.
 
     The seconds are those of all epochs at the mean speed since the training was last resumed, without evaluation.
 
@@ -134,6 +137,7 @@ def what_was_logged(run: Path, images: int) -> dict[str, float]:
         "seconds": state["epoch"] * images / metrics["train_images_per_second"],
         "loss": found["loss"],
         "validation_loss": metrics["eval_loss"],
+        "changes": json.loads((run / "run_record.json").read_text(encoding="utf-8"))["changes"],
     }
 
 

@@ -246,7 +246,8 @@ def write_training(folder: Path, seed: int, top1: float, ema_top1: float, **flag
     (folder / "trainer_state.json").write_text(json.dumps({"log_history": log, "epoch": 3.0}))
     same = {"output_dir": str(folder), "dataset_name": "/a/path", "max_train_samples": 100, "num_train_epochs": 2}
     flags = {**same, "teacher_model_name_or_path": None, "config_overrides": "hidden_size=8", **flags}
-    (folder / "run_record.json").write_text(json.dumps({"flags": flags}))
+    changes = [{"step": 1234, "flag": "num_train_epochs", "before": 4, "after": 2}] if seed == 1 else []
+    (folder / "run_record.json").write_text(json.dumps({"flags": flags, "changes": changes}))
 
 
 def release_flags(trainings: list[Path], tmp_path: Path, output: Path) -> list[str]:
@@ -289,6 +290,8 @@ def test_release(trainings, tmp_path, monkeypatch, capsys):
     assert "The seeds took 1, 2 minutes for 3 epochs each on an abacus" in card
     assert "teacher's 3 minutes for 3" in card
     assert "loss was 1.25, 1.25 on" in card and "and 1.50, 1.50 on held-out ones" in card
+    assert card.count("resumed") == 1
+    assert "\nSeed 1 was resumed at step 1,234 with `num_train_epochs` 2 in the place of 4.\n" in card
     assert "(mean of 2 seeds" in card and "names\n75.0% of the held-out" in card
     assert "release_fashion_mnist.py outputs/seed0 outputs/seed1 --teacher outputs/teacher" in card
     assert len(re.findall(r"^\| T-shirt \|", card, re.MULTILINE)) == 1
@@ -299,7 +302,7 @@ def test_release_of_one_seed_and_what_was_tried(trainings, tmp_path, monkeypatch
     """Of short trainings the card has what differs, the best first, and no path."""
     monkeypatch.setattr(release, "SAMPLE", 5)
     tried = [tmp_path / "tried" / str(index) for index in range(3)]
-    write_training(tried[0], 0, 0.5, 0.625)
+    write_training(tried[0], 0, 0.5, 0.625, learning_rate=None)
     write_training(tried[1], 0, 0.5, 0.75, config_overrides="hidden_size=16", learning_rate=0.1)
     write_training(tried[2], 0, 0.5, 0.5, teacher_model_name_or_path="/a/teacher", learning_rate=0.1)
     output = tmp_path / "released"
@@ -346,18 +349,6 @@ def test_sample_is_of_the_test_split():
     pixels = b"".join(image.tobytes() for image in images)
     sha256 = "00cc52584679205ab764cf9e1e98915407f8bb5a0ab0bd054345f1805679a298"
     assert hashlib.sha256(pixels).hexdigest() == sha256  # of t10k-images-idx3's bytes 16 to 392,016
-
-
-def test_half_precision_names_the_same_classes():
-    """As the file contains the weights."""
-    images, _ = load_sample()
-    pixel_values = CaitImageProcessorPil.from_pretrained(CHECKPOINT)(images, return_tensors="pt")["pixel_values"]
-    classes = []
-    for dtype in (torch.float16, torch.float32):
-        model = CaitForImageClassification.from_pretrained(CHECKPOINT, dtype=dtype).eval()
-        with torch.no_grad():
-            classes.append(model(pixel_values.to(dtype)).logits.argmax(-1))
-    assert (classes[0] == classes[1]).float().mean() >= 0.99
 
 
 def test_documentation_and_recipe_are_about_this_checkpoint():
