@@ -104,7 +104,7 @@ def test_recipe_trains_a_step(recipe, workplace, tmp_path, monkeypatch):
     assert float(settings["learning_rate"]) == ran["learning_rate"]
     assert float(settings["weight_decay"]) == ran["weight_decay"]
     assert float(settings["label_smoothing_factor"]) == ran["smoothing"]
-    assert settings["optim"].split("_")[0] == ran["optimizer"].lower()
+    assert settings["optim"].removeprefix("timm's ").split("_")[0] == ran["optimizer"].lower()
     schedule = getattr(ran["schedule"], "func", ran["schedule"]).__qualname__
     if schedule.startswith("cosine_schedule"):  # ours
         assert settings["lr_scheduler_type"].startswith("cosine of the official training")
