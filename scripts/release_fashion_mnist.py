@@ -32,6 +32,7 @@ from cait_hf import CaitConfig, CaitImageProcessorPil
 from cait_hf.cards import render
 from cait_hf.fashion_mnist import FOLDER
 from cait_hf.files import write_json, write_text
+from cait_hf.training.run_record import RunRecord
 
 
 SAMPLE = 500
@@ -90,11 +91,23 @@ def metrics_of(run: Path) -> dict[str, float]:
     return metrics
 
 
+def record_of(run: Path) -> RunRecord:
+    """The record of a training.
+
+    Raises:
+        FileNotFoundError: if it has none.
+    """
+    record = RunRecord.read(run)
+    if record is None:
+        raise FileNotFoundError(f"{run} has no record of a training")
+    return record
+
+
 def what_was_tried(runs: list[Path]) -> list[list]:
     """A head and, best first, a row for each training: its length, the flags in which they differ, its accuracy."""
     settings = []
     for run in runs:
-        flags = json.loads((run / "run_record.json").read_text(encoding="utf-8"))["flags"]
+        flags = record_of(run).flags
         fields = (flags.pop("config_overrides") or "").split(",")
         flags["teacher"] = "yes" if flags.pop("teacher_model_name_or_path") else "no"
         if flags.get("timm_optimizer"):
@@ -137,7 +150,7 @@ def what_was_logged(run: Path, images: int) -> dict:
         "seconds": state["epoch"] * images / metrics["train_images_per_second"],
         "loss": found["loss"],
         "validation_loss": metrics["eval_loss"],
-        "changes": json.loads((run / "run_record.json").read_text(encoding="utf-8"))["changes"],
+        "changes": record_of(run).changes,
     }
 
 

@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import transformers
 import yaml
 from official_files import official_tensors, write_pth, write_xxs24_timm_folder
 from PIL import Image
@@ -149,15 +148,15 @@ def block_with(sign: str) -> str:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
-def test_python_blocks_run_in_order(page, workplace):
+def test_python_blocks_run_in_order(page, workplace, request):
     """A comment after `print(...)` is what is printed."""
     if page == "docs/prediction.md":
         pytest.importorskip("sklearn", reason="the search is scikit-learn's")
         run_predictions(workplace)
     if page.endswith(".ipynb"):
         pytest.importorskip("torchvision", reason="the notebook takes the processor on torchvision")
-    if page == "docs/usage.md" and hasattr(transformers.AutoImageProcessor, "_backends"):
-        pytest.skip("in Transformers 5.17 AutoImageProcessor is a stand-in without torchvision: see troubleshooting")
+    if page == "docs/usage.md":
+        request.getfixturevalue("auto_image_processor")
     _, printed = run_python(page)
     stated = [line for block in blocks(page, "python") for line in re.findall(r"^print\(.+\)  # (.+)$", block, re.M)]
     assert [line for line in stated if f"\n{line}\n" not in f"\n{printed}"] == []

@@ -32,6 +32,7 @@ from transformers import (
 from cait_hf import CaitConfig, CaitForImageClassification, CaitImageProcessorPil
 from cait_hf.fashion_mnist import CHECKPOINT, FOLDER, load_sample
 from cait_hf.training.arguments import RECIPES
+from cait_hf.training.run_record import RunRecord
 
 
 prepare, release = load_script("prepare_fashion_mnist"), load_script("release_fashion_mnist")
@@ -247,7 +248,7 @@ def write_training(folder: Path, seed: int, top1: float, ema_top1: float, **flag
     same = {"output_dir": str(folder), "dataset_name": "/a/path", "max_train_samples": 100, "num_train_epochs": 2}
     flags = {**same, "teacher_model_name_or_path": None, "config_overrides": "hidden_size=8", **flags}
     changes = [{"step": 1234, "flag": "num_train_epochs", "before": 4, "after": 2}] if seed == 1 else []
-    (folder / "run_record.json").write_text(json.dumps({"flags": flags, "changes": changes}))
+    RunRecord(flags, data={}, changes=changes).write(folder)
 
 
 def release_flags(trainings: list[Path], tmp_path: Path, output: Path) -> list[str]:
@@ -319,8 +320,10 @@ def test_release_of_one_seed_and_what_was_tried(trainings, tmp_path, monkeypatch
 
 
 def test_release_of_an_unfinished_training_ends_with_an_error_message(trainings, tmp_path):
-    (trainings[1] / "all_results.json").unlink()
     output = tmp_path / "released"
+    with pytest.raises(SystemExit, match="error: .*nothing has no record of a training"):
+        release.main([*release_flags(trainings, tmp_path, output), "--tried", str(tmp_path / "nothing")])
+    (trainings[1] / "all_results.json").unlink()
     with pytest.raises(SystemExit, match="error: .*all_results.json"):
         release.main(release_flags(trainings, tmp_path, output))
     assert not output.exists()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import transformers
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import UndefinedError
 from PIL import Image
@@ -300,10 +299,7 @@ def save(folder: Path, image_processor: bool = True) -> Path:
     return folder
 
 
-@pytest.mark.skipif(
-    hasattr(transformers.AutoImageProcessor, "_backends"),
-    reason="the cards' code needs torchvision in Transformers 5.17, where AutoImageProcessor is a stand-in without it",
-)
+@pytest.mark.usefixtures("auto_image_processor")
 @pytest.mark.parametrize("kind", ["checkpoint", "training"])
 def test_code_with_the_package(kind, workplace, capsys):
     checkpoint = find_checkpoint("M48_448")
